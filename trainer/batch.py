@@ -1,0 +1,64 @@
+"""What a training step works on: images, their text condition, and where in the stream they stand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Condition:
+    """Text features of N captions.
+
+    tokens: (N, L, D) float word-level features; (N, L) int64 token ids where the text encoder is trained with the model.
+    mask: (N, L) bool, True where there is a token.
+    pooled: (N, D) float, one vector a caption; (N, 0) beside token ids.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    pooled: Tensor
+
+    def __len__(self) -> int:
+        return len(self.mask)
+
+    def __getitem__(self, index: Any) -> Condition:
+        return Condition(self.tokens[index], self.mask[index], self.pooled[index])
+
+    def to(self, *args: Any, **kwargs: Any) -> Condition:
+        return Condition(self.tokens.to(*args, **kwargs), self.mask.to(*args, **kwargs), self.pooled.to(*args, **kwargs))
+
+
+@dataclass
+class Batch:
+    """N training samples of one rank.
+
+    image: (N, 3, H, W), uint8 as loaded (channels last in memory), float in [-1, 1] in a training step.
+    condition: text features of each image's caption.
+    caption: (N,) int64, number of the caption; equal numbers mean equal captions.
+    position: (N,) int64, absolute position of the sample in the endless training stream; all randomness hangs on it.
+    """
+
+    image: Tensor
+    condition: Condition
+    caption: Tensor
+    position: Tensor
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+    def __getitem__(self, index: Any) -> Batch:
+        return Batch(self.image[index], self.condition[index], self.caption[index], self.position[index])
+
+    def as_float(self) -> Batch:
+        """The same batch with uint8 [0, 255] images as float [-1, 1]."""
+        image = self.image if self.image.is_floating_point() else self.image.float().div_(127.5).sub_(1)
+        return Batch(image, self.condition, self.caption, self.position)
+
+    def neighbour(self) -> Tensor:
+        """(N,) index that swaps samples 2k and 2k+1: mismatched captions that do not depend on how a batch is split."""
+        index = torch.arange(len(self), device=self.position.device)
+        return torch.where(index % 2 == 0, index + 1, index - 1).clamp_(max=len(self) - 1)

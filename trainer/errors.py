@@ -1,0 +1,5 @@
+"""The one exception that is the user's to mend."""
+
+
+class UserError(ValueError):
+    """Bad input. The message is one line: the value, what was expected, the remedy. Entry points print it and exit with 2."""

@@ -1,0 +1,43 @@
+"""Random numbers as a pure function of (seed, stream, position).
+
+One position draws the same numbers on any device, rank, micro-batch and after any resume, so nothing has to be saved or
+synchronised. The bits are SplitMix64 (Steele et al. 2014) of a counter; normals are Box-Muller.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MIX2 = 0x94D049BB133111EB - (1 << 64)
+
+
+def _mix(z: Tensor) -> Tensor:
+    z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * _MIX1  # int64 arithmetic wraps; the masks make the shifts logical
+    z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * _MIX2
+    return z ^ ((z >> 31) & 0x1FFFFFFFF)
+
+
+def bits(seed: int, stream: str, position: Tensor, count: int) -> Tensor:
+    """(N, count) int64 with 64 random bits each, for (N,) int64 positions."""
+    start = torch.tensor([seed], dtype=torch.int64, device=position.device) * _GOLDEN + zlib.crc32(stream.encode())
+    row = _mix(_mix(start) + position * _GOLDEN)
+    column = torch.arange(1, count + 1, device=position.device) * _GOLDEN
+    return _mix(row[:, None] + column[None, :])
+
+
+def uniform(seed: int, stream: str, position: Tensor, count: int) -> Tensor:
+    """(N, count) float32, uniform in [0, 1)."""
+    return ((bits(seed, stream, position, count) >> 40) & 0xFFFFFF).float() / (1 << 24)
+
+
+def normal(seed: int, stream: str, position: Tensor, count: int) -> Tensor:
+    """(N, count) float32, standard normal."""
+    raw = bits(seed, stream, position, count)
+    radius = (((raw >> 32) & 0xFFFFFFFF).double() + 1) / (1 << 32)  # (0, 1], never log 0
+    angle = (raw & 0xFFFFFFFF).double() / (1 << 32)
+    return (torch.sqrt(-2 * torch.log(radius)) * torch.cos(2 * torch.pi * angle)).float()
