@@ -1,0 +1,61 @@
+"""Gradient penalties on a discriminator D: one value a sample, (N,), unweighted; the objective multiplies by its weight.
+
+An exact penalty differentiates twice: run D's forward eager, in float32 and outside autocast. It assumes that the logit of
+sample i depends on image i alone (no batch statistics in D). Nothing here draws numbers: noise and mixing weights are arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Discriminate = Callable[[Tensor], Tensor]  # images (N, C, H, W) -> logits (N,)
+
+
+def gradient_norm2(logits: Tensor, inputs: Tensor) -> Tensor:
+    """||grad_x D(x)||^2 a sample, (N,) float32, itself differentiable.
+
+    logits: (N,), computed from inputs (N, ...), which must have had `requires_grad_()` called before D's forward.
+    """
+    assert inputs.requires_grad, "call requires_grad_() on the images before the discriminator's forward"
+    with torch.autocast(inputs.device.type, enabled=False):
+        (gradient,) = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
+        return gradient.float().square().flatten(1).sum(1)
+
+
+def r1(logits: Tensor, real: Tensor) -> Tensor:
+    """R1 (Mescheder et al. 2018): ||grad_x D(x)||^2 on real images. The usual term is gamma / 2 times its mean."""
+    return gradient_norm2(logits, real)
+
+
+def r2(logits: Tensor, fake: Tensor) -> Tensor:
+    """R2 (Mescheder et al. 2018): ||grad_x D(x)||^2 on generated images, cut off from the generator (`fake.detach()`)."""
+    return gradient_norm2(logits, fake)
+
+
+def approximate_r1(discriminate: Discriminate, images: Tensor, logits: Tensor, noise: Tensor, sigma: float) -> Tensor:
+    """R1 (or R2 on generated images) by a finite difference: no double backward, so it compiles and runs in bf16.
+
+    (D(x) - D(x + sigma n))^2 / sigma^2, n ~ N(0, I). Lin et al. 2025 (Seaweed-APT) write L_aR1 = ||D(x) - D(N(x, sigma I))||^2
+    with a weight of 100 at sigma = 0.01; the division by sigma^2 makes its expectation ||grad_x D(x)||^2 + O(sigma^2), so that
+    one weight means the same here and for `r1` (theirs is 100 * 0.01^2 = 0.01). One draw has the relative variance of chi^2_1.
+
+    images: (N, C, H, W); logits: (N,), D(images) that the loss has already computed, graph and all; noise: like images.
+    """
+    return ((discriminate(images + sigma * noise).float() - logits.float()) / sigma).square()
+
+
+def gradient_penalty(
+    discriminate: Discriminate, real: Tensor, fake: Tensor, mix: Tensor, target: float = 1.0
+) -> Tensor:
+    """WGAN-GP (Gulrajani et al. 2017): (||grad_x D(x)|| - target)^2 at x = u real + (1 - u) fake; usual weight 10.
+
+    mix: (N,) in [0, 1), the u of each pair.
+    """
+    weight = mix.view(-1, *[1] * (real.dim() - 1)).to(real.dtype)
+    between = (weight * real + (1 - weight) * fake).detach().requires_grad_()
+    with torch.autocast(between.device.type, enabled=False):
+        norm2 = gradient_norm2(discriminate(between), between)
+    return ((norm2 + 1e-12).sqrt() - target).square()  # the slope of sqrt at 0 is infinite
