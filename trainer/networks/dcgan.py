@@ -1,0 +1,115 @@
+"""DCGAN (Radford et al. 2016) with text: strided convolutions only, the caption modulates every layer of the generator."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.batch import Condition
+from trainer.networks.layers import START, ModulatedNorm, PosteriorHead, ProjectionHead, Style, channels_at, num_stages
+
+
+class Generator(nn.Module):
+    """Latent (N, latent_channels) and Condition to images (N, 3, H, W) in [-1, 1].
+
+    text: the part of the text encoder that trains with this network (`torch.nn.Identity` for a frozen encoder).
+    """
+
+    def __init__(
+        self,
+        resolution: int,
+        latent_channels: int,
+        text_channels: int,
+        text: nn.Module,
+        base_channels: int = 32,
+        max_channels: int = 256,
+        style_channels: int = 256,
+    ):
+        super().__init__()
+        sizes = [START << i for i in range(num_stages(resolution) + 1)]
+        widths = [channels_at(size, resolution, base_channels, max_channels) for size in sizes]
+        self.latent_channels = latent_channels
+        self.text = text
+        self.style = Style(latent_channels, text_channels, style_channels)
+        self.start = nn.Linear(style_channels, widths[0] * START * START)
+        self.norms = nn.ModuleList(ModulatedNorm(width, style_channels) for width in widths)
+        self.ups = nn.ModuleList(
+            nn.ConvTranspose2d(a, b, kernel_size=4, stride=2, padding=1) for a, b in zip(widths, widths[1:], strict=False)
+        )
+        self.image = nn.Conv2d(widths[-1], 3, kernel_size=3, padding=1)
+
+    def forward(self, noise: Tensor, condition: Condition) -> Tensor:
+        style = self.style(noise, self.text(condition))
+        x = self.start(style).view(len(noise), START, START, -1).permute(0, 3, 1, 2)  # (N, C, 4, 4), channels last
+        for norm, up in zip(self.norms[:-1], self.ups, strict=True):
+            x = up(F.leaky_relu(norm(x, style), 0.2))
+        return self.image(F.leaky_relu(self.norms[-1](x, style), 0.2)).tanh()
+
+
+class Trunk(nn.Module):
+    """Strided convolutions from images (N, 3, H, W) to features (N, out_channels, 4, 4)."""
+
+    def __init__(self, resolution: int, base_channels: int, max_channels: int):
+        super().__init__()
+        sizes = [resolution >> i for i in range(num_stages(resolution) + 1)]
+        widths = [channels_at(size, resolution, base_channels, max_channels) for size in sizes]
+        self.image = nn.Conv2d(3, widths[0], kernel_size=3, padding=1)
+        self.downs = nn.ModuleList(
+            nn.Conv2d(a, b, kernel_size=4, stride=2, padding=1) for a, b in zip(widths, widths[1:], strict=False)
+        )
+        self.out_channels = widths[-1]
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.image(image)
+        for down in self.downs:
+            x = down(F.leaky_relu(x, 0.2))
+        return F.leaky_relu(x, 0.2)
+
+
+class Discriminator(nn.Module):
+    """Images and Condition to logits (N,), higher = real and matching.
+
+    `features` sees the image alone and `logits` joins the caption, so one image is judged against several captions cheaply.
+    """
+
+    def __init__(
+        self,
+        resolution: int,
+        text_channels: int,
+        text: nn.Module,
+        base_channels: int = 32,
+        max_channels: int = 256,
+        head_channels: int = 256,
+    ):
+        super().__init__()
+        self.text = text
+        self.features = Trunk(resolution, base_channels, max_channels)
+        self.head = ProjectionHead(self.features.out_channels, text_channels, head_channels)
+
+    def logits(self, features: Tensor, condition: Condition) -> Tensor:
+        return self.head(features, self.text(condition))
+
+    def forward(self, image: Tensor, condition: Condition) -> Tensor:
+        return self.logits(self.features(image), condition)
+
+
+class Encoder(nn.Module):
+    """Images and Condition to the posterior's mean and log variance, each (N, latent_channels)."""
+
+    def __init__(
+        self,
+        resolution: int,
+        latent_channels: int,
+        text_channels: int,
+        text: nn.Module,
+        base_channels: int = 32,
+        max_channels: int = 256,
+        head_channels: int = 256,
+    ):
+        super().__init__()
+        self.text = text
+        self.features = Trunk(resolution, base_channels, max_channels)
+        self.head = PosteriorHead(self.features.out_channels, text_channels, head_channels, latent_channels)
+
+    def forward(self, image: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        return self.head(self.features(image), self.text(condition))

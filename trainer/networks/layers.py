@@ -1,0 +1,141 @@
+"""Blocks that the architectures share: text pooling, modulation, word attention, heads."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.batch import Condition
+from trainer.errors import UserError
+
+START = 4  # generators begin and discriminators end at START x START pixels
+
+
+def num_stages(resolution: int) -> int:
+    """Number of doublings from 4 pixels to `resolution`, which must be a power of two from 16 to 256."""
+    if resolution not in {16, 32, 64, 128, 256}:
+        raise UserError(f"resolution {resolution} is not one of 16, 32, 64, 128, 256; set data.resolution to one of them")
+    return int(math.log2(resolution // START))
+
+
+def channels_at(size: int, resolution: int, base_channels: int, max_channels: int) -> int:
+    """Channels of the feature map that is `size` pixels wide: `base_channels` at full resolution, doubled at each halving."""
+    return min(max_channels, base_channels * resolution // size)
+
+
+class TextVector(nn.Module):
+    """One vector a caption: `num_queries` learned queries attend to the words, joined with the pooled features.
+
+    A pooled sentence vector alone blurs which word belongs to which ("red circle on blue"); the queries read single words.
+    forward: Condition -> (N, out_channels).
+    """
+
+    def __init__(self, text_channels: int, out_channels: int, num_queries: int = 8, head_channels: int = 32):
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(num_queries, head_channels))
+        self.key = nn.Linear(text_channels, head_channels)
+        self.value = nn.Linear(text_channels, head_channels)
+        self.out = nn.Linear(num_queries * head_channels + text_channels, out_channels)
+
+    def forward(self, condition: Condition) -> Tensor:
+        words = F.layer_norm(condition.tokens, condition.tokens.shape[-1:])
+        score = self.key(words) @ self.query.T / math.sqrt(self.query.shape[1])  # (N, L, Q)
+        score = score.masked_fill(~condition.mask[..., None], -torch.inf)
+        read = score.softmax(1).transpose(1, 2) @ self.value(words)  # (N, Q, head_channels)
+        pooled = F.layer_norm(condition.pooled, condition.pooled.shape[-1:])
+        return self.out(torch.cat([read.flatten(1), pooled], 1))
+
+
+class Style(nn.Module):
+    """Latent and caption to the vector that modulates every block: (N, Z), Condition -> (N, style_channels)."""
+
+    def __init__(self, latent_channels: int, text_channels: int, style_channels: int):
+        super().__init__()
+        self.text = TextVector(text_channels, style_channels)
+        self.mix = nn.Sequential(
+            nn.Linear(latent_channels + style_channels, style_channels),
+            nn.LeakyReLU(0.2),
+            nn.Linear(style_channels, style_channels),
+            nn.LeakyReLU(0.2),
+        )
+
+    def forward(self, noise: Tensor, condition: Condition) -> Tensor:
+        return self.mix(torch.cat([noise, F.leaky_relu(self.text(condition), 0.2)], 1))
+
+
+class ModulatedNorm(nn.Module):
+    """Layer norm over the channels of each pixel, then a scale and shift read from the style (FiLM, Perez et al. 2018).
+
+    y = (1 + scale(s)) * norm(x) + shift(s). No statistic crosses pixels or samples. (N, C, H, W), (N, S) -> (N, C, H, W).
+    """
+
+    def __init__(self, channels: int, style_channels: int):
+        super().__init__()
+        self.style = nn.Linear(style_channels, 2 * channels)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        scale, shift = self.style(style)[:, :, None, None].chunk(2, 1)
+        normed = F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2]).permute(0, 3, 1, 2)
+        return torch.addcmul(shift, normed, 1 + scale)
+
+
+class WordAttention(nn.Module):
+    """Pixels attend to the words of their caption (AttnGAN, Xu et al. 2018): x + attention(q = pixels, k = v = words).
+
+    The residual branch starts at zero, so a block begins as the identity. (N, C, H, W), Condition -> (N, C, H, W).
+    """
+
+    def __init__(self, channels: int, text_channels: int, num_heads: int = 4):
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(channels, channels)
+        self.key_value = nn.Linear(text_channels, 2 * channels)
+        self.out = nn.Linear(channels, channels)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor, condition: Condition) -> Tensor:
+        n, c, h, w = x.shape
+        pixels = x.permute(0, 2, 3, 1).reshape(n, h * w, c)
+        words = F.layer_norm(condition.tokens, condition.tokens.shape[-1:])
+        query = self.query(F.layer_norm(pixels, (c,))).view(n, h * w, self.num_heads, -1).transpose(1, 2)
+        key, value = self.key_value(words).view(n, words.shape[1], 2, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        read = F.scaled_dot_product_attention(query, key, value, attn_mask=condition.mask[:, None, None, :])
+        pixels = pixels + self.out(read.transpose(1, 2).reshape(n, h * w, c))
+        return pixels.view(n, h, w, c).permute(0, 3, 1, 2)
+
+
+class ProjectionHead(nn.Module):
+    """Projection discriminator (Miyato & Koyama 2018): logits = w . h + <h, V text> / sqrt(E), h = features of E channels.
+
+    (N, C, 4, 4), Condition -> (N,).
+    """
+
+    def __init__(self, channels: int, text_channels: int, head_channels: int):
+        super().__init__()
+        self.features = nn.Linear(channels * START * START, head_channels)
+        self.text = TextVector(text_channels, head_channels)
+        self.unconditional = nn.Linear(head_channels, 1)
+
+    def forward(self, x: Tensor, condition: Condition) -> Tensor:
+        h = F.leaky_relu(self.features(x.flatten(1)), 0.2)
+        match = (h * self.text(condition)).sum(1) / math.sqrt(h.shape[1])
+        return self.unconditional(h).squeeze(1) + match
+
+
+class PosteriorHead(nn.Module):
+    """Image features and caption to the mean and log variance of a diagonal Gaussian: (N, C, 4, 4) -> (N, Z), (N, Z)."""
+
+    def __init__(self, channels: int, text_channels: int, head_channels: int, latent_channels: int):
+        super().__init__()
+        self.text = TextVector(text_channels, head_channels)
+        self.features = nn.Linear(channels * START * START, head_channels)
+        self.out = nn.Linear(2 * head_channels, 2 * latent_channels)
+
+    def forward(self, x: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        joined = torch.cat([self.features(x.flatten(1)), self.text(condition)], 1)
+        mean, log_variance = self.out(F.leaky_relu(joined, 0.2)).chunk(2, 1)
+        return mean, log_variance.clamp(-12, 6)  # a posterior narrower or wider than this is a runaway

@@ -1,0 +1,176 @@
+"""The only training loop: an objective is a dict of phases, network name -> loss, and each phase steps its network alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from trainer import noise
+from trainer.batch import Batch, Condition
+from trainer.errors import UserError
+
+Phase = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
+Schedule = Callable[[float], float]
+
+
+class Objective(pl.LightningModule):
+    """Base of all objectives.
+
+    A subclass makes its networks, then sets `phases`: for each network that trains, in the order of the steps, a loss
+    `Batch -> (scalar, logs)`. A loss never calls backward and never sees a strategy.
+
+    optimizer: network name -> function of parameters (`_partial_: true`); one for each phase.
+    schedule: images seen -> factor on every learning rate.
+    clip: largest gradient norm of a network, None for no limit.
+    accumulate: number of micro-batches a batch is split into; the step equals that of the whole batch.
+    """
+
+    automatic_optimization = False
+    phases: dict[str, Phase]
+    averaged: tuple[str, ...] = ()  # networks whose EMA weights are sampled from
+    latent_channels: int
+
+    def __init__(
+        self,
+        optimizer: dict[str, Callable[..., Optimizer]],
+        schedule: Schedule,
+        seed: int,
+        clip: float | None = None,
+        accumulate: int = 1,
+    ):
+        super().__init__()
+        self.make_optimizer = optimizer
+        self.schedule = schedule
+        self.seed = seed
+        self.clip = clip
+        self.accumulate = accumulate
+        self.images_seen = 0
+        self.config: dict[str, Any] = {}  # the resolved configuration, kept in every checkpoint
+        self.logs: dict[str, Tensor] = {}
+        self.ema: dict[str, Tensor] = {}
+        self.time_phases = False
+        self.phase_seconds: dict[str, float] = {}
+
+    def sample(self, latent: Tensor, condition: Condition) -> Tensor:
+        """Images (N, 3, H, W) in [-1, 1] from latents (N, latent_channels) and captions."""
+        raise NotImplementedError
+
+    # The loop ---------------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        strategy: Any = self.trainer.strategy
+        micro_batches = self.split(batch)
+        self.logs = {}
+        for (name, loss), optimizer in zip(self.phases.items(), self.trainer.optimizers, strict=True):
+            with self.only(name), self.timed(name):
+                optimizer.zero_grad()
+                for number, micro in enumerate(micro_batches, start=1):
+                    value, logs = loss(micro)
+                    strategy.backward(value / self.accumulate, optimizer, sync=number == self.accumulate)
+                    self.record(logs)
+                self.set_learning_rate(optimizer)
+                norm = strategy.optimizer_step(optimizer, clip=self.clip)
+                if norm is not None:
+                    self.logs[f"{name}/gradient_norm"] = norm
+        self.images_seen += len(batch) * self.trainer.world_size
+        steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        steps.increment_ready()  # global_step counts batches, however many optimisers step in one
+        steps.increment_completed()
+
+    @contextmanager
+    def only(self, name: str) -> Iterator[None]:
+        """Within it, gradients reach the parameters of network `name` alone."""
+        frozen = [p for other in self.phases if other != name for p in self.network(other).parameters() if p.requires_grad]
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(True)
+
+    def split(self, batch: Batch) -> list[Batch]:
+        size, rest = divmod(len(batch), self.accumulate)
+        if rest or (self.accumulate > 1 and size % 2):  # mismatched captions are swapped in pairs
+            raise UserError(
+                f"objective.accumulate={self.accumulate} does not split {len(batch)} images a rank into even micro-batches; "
+                f"choose data.batch_size as a multiple of {2 * self.accumulate * self.trainer.world_size}"
+            )
+        return [batch[i * size : (i + 1) * size] for i in range(self.accumulate)] if self.accumulate > 1 else [batch]
+
+    def record(self, logs: dict[str, Tensor]) -> None:
+        for key, value in logs.items():
+            self.logs[key] = self.logs.get(key, 0) + value.detach() / self.accumulate
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Seconds of a phase into `phase_seconds`, when `time_phases` asks: it waits for the device, which costs time."""
+        if not self.time_phases:
+            yield
+            return
+        synchronize = torch.cuda.synchronize if self.device.type == "cuda" else lambda: None
+        synchronize()
+        start = time.perf_counter()
+        yield
+        synchronize()
+        self.phase_seconds[name] = time.perf_counter() - start
+
+    # Parts of it ------------------------------------------------------------------------------------------------------
+
+    def network(self, name: str) -> nn.Module:
+        return self.get_submodule(name)
+
+    def normal(self, stream: str, batch: Batch, count: int) -> Tensor:
+        """(N, count) standard normals that hang on each sample's position: the same on any number of ranks."""
+        return noise.normal(self.seed, stream, batch.position, count)
+
+    def uniform(self, stream: str, batch: Batch, count: int) -> Tensor:
+        """(N, count) uniform in [0, 1), as `normal`."""
+        return noise.uniform(self.seed, stream, batch.position, count)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        return batch.as_float()  # on the device: uint8 travels, a quarter of the bytes
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        if set(self.make_optimizer) != set(self.phases):
+            raise UserError(
+                f"objective.optimizer names {sorted(self.make_optimizer)}, but the networks that train are {sorted(self.phases)}"
+            )
+        optimizers = [self.make_optimizer[name](self.network(name).parameters()) for name in self.phases]
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["initial_lr"] = group["lr"]
+        return optimizers
+
+    def set_learning_rate(self, optimizer: Optimizer) -> None:
+        factor = self.schedule(self.images_seen)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+    @contextmanager
+    def ema_weights(self) -> Iterator[None]:
+        """Within it, the averaged networks hold their EMA weights; nothing is copied, storages change places."""
+        parameters = dict(self.named_parameters())
+        self._swap(parameters)
+        try:
+            yield
+        finally:
+            self._swap(parameters)
+
+    def _swap(self, parameters: dict[str, nn.Parameter]) -> None:
+        for key, average in self.ema.items():
+            parameters[key].data, self.ema[key] = average, parameters[key].data
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint.update(ema=dict(self.ema), config=self.config, images_seen=self.images_seen)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.images_seen = checkpoint["images_seen"]
+        self.ema = {key: value.to(self.device) for key, value in checkpoint["ema"].items()}

@@ -1,0 +1,132 @@
+"""Text-conditioned GAN: a discriminator that sees real, generated and mismatched pairs, and a generator that answers."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from trainer.batch import Batch, Condition
+from trainer.losses import regularizers
+from trainer.objectives.base import Objective
+
+
+class Adversarial(Protocol):
+    """A pair of losses of logits (N,) -> (N,); see `trainer.losses.adversarial`."""
+
+    needs_real: bool
+
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor: ...
+    def generator(self, fake_logits: Tensor, real_logits: Tensor | None) -> Tensor: ...
+
+
+class GAN(Objective):
+    """Generator G(z, c) against discriminator D(x, c).
+
+    loss: adversarial losses. augment: differentiable augmentation of all that the discriminator sees, or None.
+    matching: weight of real images with another's caption as a second kind of fake (matching-aware, Reed et al. 2016).
+    r1, r2: gamma of gamma/2 |grad D|^2 on real and on generated images (Mescheder et al. 2018); `finite_difference` sigma > 0
+    replaces the double backward by |D(x) - D(x + sigma n)|^2 / sigma^2. gradient_penalty: weight of WGAN-GP.
+    penalty_interval: penalties every so many batches, scaled by it (lazy regularisation, Karras et al. 2020).
+    """
+
+    averaged = ("generator",)
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        loss: Adversarial,
+        augment: nn.Module | None = None,
+        matching: float = 0.0,
+        r1: float = 0.0,
+        r2: float = 0.0,
+        gradient_penalty: float = 0.0,
+        finite_difference: float = 0.0,
+        penalty_interval: int = 1,
+        **loop: Any,
+    ):
+        super().__init__(**loop)
+        self.generator = generator
+        self.discriminator = discriminator
+        self.loss = loss
+        self.augment = augment
+        self.matching = matching
+        self.r1, self.r2, self.gradient_penalty = r1, r2, gradient_penalty
+        self.finite_difference = finite_difference
+        self.penalty_interval = penalty_interval
+        self.latent_channels = generator.latent_channels
+        self.phases = {"discriminator": self.discriminator_loss, "generator": self.generator_loss}
+
+    def sample(self, latent: Tensor, condition: Condition) -> Tensor:
+        return self.generator(latent, condition)
+
+    def discriminator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        penalize = bool(self.r1 or self.r2 or self.gradient_penalty) and self.trainer.global_step % self.penalty_interval == 0
+        real = self.augmented(batch.image, batch, "discriminator/real")
+        fake = self.augmented(self.generated(batch, "discriminator"), batch, "discriminator/fake").detach()
+        if penalize and not self.finite_difference:
+            real.requires_grad_(True)
+            fake.requires_grad_(True)
+
+        features = self.discriminator.features(real)
+        real_logits = self.discriminator.logits(features, batch.condition)
+        fake_logits = self.discriminator(fake, batch.condition)
+        loss = self.loss.discriminator(real_logits, fake_logits)
+        logs = {"discriminator/real_logits": real_logits.mean(), "discriminator/fake_logits": fake_logits.mean()}
+
+        if self.matching:
+            other = batch.neighbour()
+            differs = (batch.caption != batch.caption[other]).float()
+            wrong_logits = self.discriminator.logits(features, batch.condition[other])
+            loss = loss + self.matching * differs * self.loss.discriminator(real_logits, wrong_logits)
+            logs["discriminator/mismatched_logits"] = wrong_logits.mean()
+
+        logs["discriminator/loss"] = loss.mean()
+        if penalize:
+            penalty, parts = self.penalty(batch, real, fake, real_logits, fake_logits)
+            loss = loss + self.penalty_interval * penalty
+            logs |= parts
+        return loss.mean(), logs
+
+    def generator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        fake = self.augmented(self.generated(batch, "generator"), batch, "generator/fake")
+        real_logits = None
+        if self.loss.needs_real:
+            real_logits = self.discriminator(self.augmented(batch.image, batch, "generator/real"), batch.condition)
+        loss = self.loss.generator(self.discriminator(fake, batch.condition), real_logits).mean()
+        return loss, {"generator/loss": loss}
+
+    def penalty(
+        self, batch: Batch, real: Tensor, fake: Tensor, real_logits: Tensor, fake_logits: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        def judge(image: Tensor) -> Tensor:
+            return self.discriminator(image, batch.condition)
+
+        total = torch.zeros(len(batch), device=real.device)
+        logs = {}
+        for name, gamma, image, logits in (("r1", self.r1, real, real_logits), ("r2", self.r2, fake, fake_logits)):
+            if not gamma:
+                continue
+            if self.finite_difference:
+                step = self.normal(f"discriminator/{name}", batch, image[0].numel()).view_as(image)
+                value = regularizers.approximate_r1(judge, image, logits, step, self.finite_difference)
+            else:
+                value = regularizers.r1(logits, image)
+            logs[f"discriminator/{name}"] = value.mean()
+            total = total + gamma / 2 * value
+        if self.gradient_penalty:
+            mix = self.uniform("discriminator/gradient_penalty", batch, 1).view(-1, 1, 1, 1)
+            value = regularizers.gradient_penalty(judge, real, fake, mix)
+            logs["discriminator/gradient_penalty"] = value.mean()
+            total = total + self.gradient_penalty * value
+        return total, logs
+
+    def generated(self, batch: Batch, stream: str) -> Tensor:
+        return self.generator(self.normal(stream, batch, self.latent_channels), batch.condition)
+
+    def augmented(self, image: Tensor, batch: Batch, stream: str) -> Tensor:
+        if self.augment is None:
+            return image
+        return self.augment(image, self.uniform(stream, batch, self.augment.num_draws))

@@ -1,0 +1,52 @@
+"""Text-conditioned VAE (Kingma & Welling 2014; Sohn et al. 2015): the caption conditions encoder and decoder, the prior is N(0, I)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from trainer.batch import Batch, Condition
+from trainer.losses.reconstruction import gaussian_kl
+from trainer.networks.autoencoder import Autoencoder
+from trainer.objectives.base import Objective
+
+
+class VAE(Objective):
+    """Minimises distortion + kl_weight * rate: E_q[-log p(x | z, c)] + kl_weight * KL(q(z | x, c) || N(0, I)).
+
+    reconstruction: (reconstruction, image) -> (N,), see `trainer.losses.reconstruction`; nats an image where it is a likelihood.
+    warmup_kimg: kl_weight grows linearly from 0 over this many thousand images.
+    """
+
+    averaged = ("autoencoder",)
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        reconstruction: Callable[[Tensor, Tensor], Tensor],
+        kl_weight: float = 1.0,
+        warmup_kimg: float = 0.0,
+        **loop: Any,
+    ):
+        super().__init__(**loop)
+        self.autoencoder = autoencoder
+        self.reconstruction = reconstruction
+        self.kl_weight = kl_weight
+        self.warmup_kimg = warmup_kimg
+        self.latent_channels = autoencoder.decoder.latent_channels
+        self.phases = {"autoencoder": self.autoencoder_loss}
+
+    def sample(self, latent: Tensor, condition: Condition) -> Tensor:
+        return self.autoencoder.decoder(latent, condition)
+
+    def autoencoder_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        noise = self.normal("autoencoder", batch, self.latent_channels)
+        reconstructed, mean, log_variance = self.autoencoder(batch.image, batch.condition, noise)
+        distortion = self.reconstruction(reconstructed, batch.image).mean()
+        rate = gaussian_kl(mean, log_variance).mean()
+        warm = min(1.0, self.images_seen / 1000 / self.warmup_kimg) if self.warmup_kimg else 1.0
+        loss = distortion + warm * self.kl_weight * rate
+        logs = {"autoencoder/loss": loss, "autoencoder/distortion": distortion, "autoencoder/rate": rate}
+        return loss / batch.image[0].numel(), logs  # per dimension: step sizes do not depend on the resolution

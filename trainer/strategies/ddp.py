@@ -1,0 +1,39 @@
+"""Data parallel: one reducer per network, armed for the network that steps."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from pytorch_lightning.strategies import DDPStrategy
+
+from trainer.strategies.base import PerNetwork
+
+
+class DDP(PerNetwork, DDPStrategy):
+    """`torch.nn.parallel.DistributedDataParallel` around each network of a phase, for its reducer only: it is never called.
+
+    A whole-module DDP would all-reduce both players in both phases. Here a phase moves exactly the gradients of its network,
+    once, also when a loss calls a network several times or differentiates it twice. Buffers are synchronised at setup only.
+    """
+
+    engines: dict[int, DistributedDataParallel]
+
+    def configure_ddp(self) -> None:
+        objective = self.lightning_module
+        self.engines = {}
+        for name in objective.phases:
+            self.engines[name] = DistributedDataParallel(
+                objective.network(name),
+                device_ids=self.determine_ddp_device_ids(),
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+            )
+
+    def backward(self, value: Tensor, optimizer: Optimizer, sync: bool = True) -> None:  # type: ignore[override]
+        if sync:
+            name = list(self.engines)[[id(o) for o in self.optimizers].index(id(optimizer))]
+            reducer = self.engines[name].reducer
+            reducer._rebuild_buckets()  # after the first backward: buckets in the order in which gradients came
+            reducer.prepare_for_backward([])
+        value.backward()

@@ -1,0 +1,19 @@
+"""One process, one device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pytorch_lightning.strategies import SingleDeviceStrategy
+from torch import Tensor
+from torch.optim import Optimizer
+
+from trainer.strategies.base import PerNetwork
+
+
+class Single(PerNetwork, SingleDeviceStrategy):
+    """Trains on one device: the first GPU where there is one, else the CPU."""
+
+    def __init__(self, device: str | None = None):
+        super().__init__(device=device or ("cuda:0" if torch.cuda.is_available() else "cpu"))
