@@ -8,7 +8,7 @@ from trainer.batch import Condition
 
 
 class Autoencoder(nn.Module):
-    """Gaussian autoencoder. encoder: (image, condition) -> mean, log variance (N, Z); decoder: a generator (latent, condition) -> image."""
+    """encoder: (image, condition) -> mean, log variance (N, Z). decoder: any generator, (latent, condition) -> image."""
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module):
         super().__init__()
@@ -16,6 +16,6 @@ class Autoencoder(nn.Module):
         self.decoder = decoder
 
     def forward(self, image: Tensor, condition: Condition, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruction (N, 3, H, W) in [-1, 1], posterior mean and log variance; z = mean + exp(log_variance / 2) * noise."""
+        """Reconstruction (N, 3, H, W), posterior mean and log variance; z = mean + exp(log_variance / 2) * noise."""
         mean, log_variance = self.encoder(image, condition)
         return self.decoder(mean + (0.5 * log_variance).exp() * noise, condition), mean, log_variance

@@ -1,6 +1,8 @@
-"""DCGAN (Radford et al. 2016) with text: strided convolutions only, the caption modulates every layer of the generator."""
+"""DCGAN (Radford et al. 2016) with text: strided convolutions, the caption modulates each generator layer."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,7 +36,7 @@ class Generator(nn.Module):
         self.start = nn.Linear(style_channels, widths[0] * START * START)
         self.norms = nn.ModuleList(ModulatedNorm(width, style_channels) for width in widths)
         self.ups = nn.ModuleList(
-            nn.ConvTranspose2d(a, b, kernel_size=4, stride=2, padding=1) for a, b in zip(widths, widths[1:], strict=False)
+            nn.ConvTranspose2d(a, b, kernel_size=4, stride=2, padding=1) for a, b in pairwise(widths)
         )
         self.image = nn.Conv2d(widths[-1], 3, kernel_size=3, padding=1)
 
@@ -55,7 +57,7 @@ class Trunk(nn.Module):
         widths = [channels_at(size, resolution, base_channels, max_channels) for size in sizes]
         self.image = nn.Conv2d(3, widths[0], kernel_size=3, padding=1)
         self.downs = nn.ModuleList(
-            nn.Conv2d(a, b, kernel_size=4, stride=2, padding=1) for a, b in zip(widths, widths[1:], strict=False)
+            nn.Conv2d(a, b, kernel_size=4, stride=2, padding=1) for a, b in pairwise(widths)
         )
         self.out_channels = widths[-1]
 
@@ -69,7 +71,7 @@ class Trunk(nn.Module):
 class Discriminator(nn.Module):
     """Images and Condition to logits (N,), higher = real and matching.
 
-    `features` sees the image alone and `logits` joins the caption, so one image is judged against several captions cheaply.
+    `features` sees the image alone, `logits` joins the caption: one image is judged against several captions cheaply.
     """
 
     def __init__(

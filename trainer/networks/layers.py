@@ -17,19 +17,19 @@ START = 4  # generators begin and discriminators end at START x START pixels
 def num_stages(resolution: int) -> int:
     """Number of doublings from 4 pixels to `resolution`, which must be a power of two from 16 to 256."""
     if resolution not in {16, 32, 64, 128, 256}:
-        raise UserError(f"resolution {resolution} is not one of 16, 32, 64, 128, 256; set data.resolution to one of them")
+        raise UserError(f"resolution {resolution} is not one of 16, 32, 64, 128, 256: set data.resolution to one")
     return int(math.log2(resolution // START))
 
 
 def channels_at(size: int, resolution: int, base_channels: int, max_channels: int) -> int:
-    """Channels of the feature map that is `size` pixels wide: `base_channels` at full resolution, doubled at each halving."""
+    """Channels of the map `size` pixels wide: `base_channels` at full resolution, doubled at each halving."""
     return min(max_channels, base_channels * resolution // size)
 
 
 class TextVector(nn.Module):
     """One vector a caption: `num_queries` learned queries attend to the words, joined with the pooled features.
 
-    A pooled sentence vector alone blurs which word belongs to which ("red circle on blue"); the queries read single words.
+    A pooled vector alone blurs which word belongs to which ("red circle on blue"); the queries read single words.
     forward: Condition -> (N, out_channels).
     """
 
@@ -69,7 +69,7 @@ class Style(nn.Module):
 class ModulatedNorm(nn.Module):
     """Layer norm over the channels of each pixel, then a scale and shift read from the style (FiLM, Perez et al. 2018).
 
-    y = (1 + scale(s)) * norm(x) + shift(s). No statistic crosses pixels or samples. (N, C, H, W), (N, S) -> (N, C, H, W).
+    y = (1 + scale(s)) * norm(x) + shift(s); no statistic crosses pixels or samples. (N, C, H, W), (N, S) -> (N, C, H, W).
     """
 
     def __init__(self, channels: int, style_channels: int):
@@ -109,7 +109,7 @@ class WordAttention(nn.Module):
 
 
 class ProjectionHead(nn.Module):
-    """Projection discriminator (Miyato & Koyama 2018): logits = w . h + <h, V text> / sqrt(E), h = features of E channels.
+    """Projection discriminator (Miyato & Koyama 2018): w . h + <h, V text> / sqrt(E), h of E channels.
 
     (N, C, 4, 4), Condition -> (N,).
     """
@@ -127,7 +127,7 @@ class ProjectionHead(nn.Module):
 
 
 class PosteriorHead(nn.Module):
-    """Image features and caption to the mean and log variance of a diagonal Gaussian: (N, C, 4, 4) -> (N, Z), (N, Z)."""
+    """Image features and caption to mean and log variance of a diagonal Gaussian: (N, C, 4, 4) -> (N, Z), (N, Z)."""
 
     def __init__(self, channels: int, text_channels: int, head_channels: int, latent_channels: int):
         super().__init__()

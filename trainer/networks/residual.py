@@ -1,6 +1,8 @@
-"""A residual family with word-level cross-attention: bottleneck-free residual blocks, nearest resizing, attention at 8 and 16 px."""
+"""A residual family with word-level cross-attention at 8 and 16 pixels, nearest resizing and modulated norms."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,7 +34,7 @@ class UpBlock(nn.Module):
         self.skip = nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False)
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        skip = F.interpolate(self.skip(x), scale_factor=2)  # 1x1 before resizing: a quarter of the work, the same result
+        skip = F.interpolate(self.skip(x), scale_factor=2)  # 1x1 before resizing: a quarter of the work
         x = F.interpolate(F.silu(self.norm1(x, style)), scale_factor=2)
         x = self.conv2(F.silu(self.norm2(self.conv1(x), style)))
         return (skip + x) * 0.5**0.5
@@ -73,9 +75,9 @@ class Generator(nn.Module):
         self.text = text
         self.style = Style(latent_channels, text_channels, style_channels)
         self.start = nn.Linear(style_channels, widths[0] * START * START)
-        self.ups = nn.ModuleList(UpBlock(a, b, style_channels) for a, b in zip(widths, widths[1:], strict=False))
+        self.ups = nn.ModuleList(UpBlock(a, b, style_channels) for a, b in pairwise(widths))
         self.attention = nn.ModuleDict(
-            {str(size): WordAttention(w, text_channels) for size, w in zip(sizes, widths, strict=True) if size in ATTENTION_SIZES}
+            {str(s): WordAttention(w, text_channels) for s, w in zip(sizes, widths, strict=True) if s in ATTENTION_SIZES}
         )
         self.norm = ModulatedNorm(widths[-1], style_channels)
         self.image = nn.Conv2d(widths[-1], 3, kernel_size=3, padding=1)
@@ -99,7 +101,7 @@ class Trunk(nn.Module):
         sizes = [resolution >> i for i in range(num_stages(resolution))]
         widths = [channels_at(size, resolution, base_channels, max_channels) for size in sizes]
         self.image = nn.Conv2d(3, widths[0], kernel_size=3, padding=1)
-        self.downs = nn.Sequential(*(DownBlock(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+        self.downs = nn.Sequential(*(DownBlock(a, b) for a, b in pairwise(widths)))
         self.out_channels = widths[-1]
 
     def forward(self, image: Tensor) -> Tensor:
@@ -119,7 +121,7 @@ class WordTrunk(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images and Condition to logits (N,), higher = real and matching; `features` and `logits` split as in `dcgan.Discriminator`."""
+    """Images and Condition to logits (N,), higher = real and matching; split in two as `dcgan.Discriminator` is."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The only training loop: an objective is a dict of phases, network name -> loss, and each phase steps its network alone."""
+"""The only training loop: an objective is a dict of phases, network name -> loss; a phase steps its network alone."""
 
 from __future__ import annotations
 
@@ -87,7 +87,8 @@ class Objective(pl.LightningModule):
     @contextmanager
     def only(self, name: str) -> Iterator[None]:
         """Within it, gradients reach the parameters of network `name` alone."""
-        frozen = [p for other in self.phases if other != name for p in self.network(other).parameters() if p.requires_grad]
+        others = [self.network(other) for other in self.phases if other != name]
+        frozen = [p for network in others for p in network.parameters() if p.requires_grad]
         for parameter in frozen:
             parameter.requires_grad_(False)
         try:
@@ -100,8 +101,8 @@ class Objective(pl.LightningModule):
         size, rest = divmod(len(batch), self.accumulate)
         if rest or (self.accumulate > 1 and size % 2):  # mismatched captions are swapped in pairs
             raise UserError(
-                f"objective.accumulate={self.accumulate} does not split {len(batch)} images a rank into even micro-batches; "
-                f"choose data.batch_size as a multiple of {2 * self.accumulate * self.trainer.world_size}"
+                f"objective.accumulate={self.accumulate} does not split {len(batch)} images a rank into even "
+                f"micro-batches; choose data.batch_size as a multiple of {2 * self.accumulate * self.trainer.world_size}"
             )
         return [batch[i * size : (i + 1) * size] for i in range(self.accumulate)] if self.accumulate > 1 else [batch]
 
@@ -111,7 +112,7 @@ class Objective(pl.LightningModule):
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Seconds of a phase into `phase_seconds`, when `time_phases` asks: it waits for the device, which costs time."""
+        """Seconds of a phase into `phase_seconds`, when `time_phases` asks: waiting for the device costs time."""
         if not self.time_phases:
             yield
             return
@@ -141,7 +142,7 @@ class Objective(pl.LightningModule):
     def configure_optimizers(self) -> list[Optimizer]:
         if set(self.make_optimizer) != set(self.phases):
             raise UserError(
-                f"objective.optimizer names {sorted(self.make_optimizer)}, but the networks that train are {sorted(self.phases)}"
+                f"objective.optimizer names {sorted(self.make_optimizer)}, but these networks train: {sorted(self.phases)}"
             )
         optimizers = [self.make_optimizer[name](self.network(name).parameters()) for name in self.phases]
         for optimizer in optimizers:

@@ -1,4 +1,4 @@
-"""Text-conditioned GAN: a discriminator that sees real, generated and mismatched pairs, and a generator that answers."""
+"""Text-conditioned GAN: a discriminator of real, generated and mismatched pairs, and a generator that answers."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ class GAN(Objective):
 
     loss: adversarial losses. augment: differentiable augmentation of all that the discriminator sees, or None.
     matching: weight of real images with another's caption as a second kind of fake (matching-aware, Reed et al. 2016).
-    r1, r2: gamma of gamma/2 |grad D|^2 on real and on generated images (Mescheder et al. 2018); `finite_difference` sigma > 0
-    replaces the double backward by |D(x) - D(x + sigma n)|^2 / sigma^2. gradient_penalty: weight of WGAN-GP.
+    r1, r2: gamma of gamma/2 |grad D|^2 on real and on generated images (Mescheder et al. 2018).
+    finite_difference: sigma > 0 takes |D(x) - D(x + sigma n)|^2 / sigma^2 instead of the double backward.
+    gradient_penalty: weight of WGAN-GP (Gulrajani et al. 2017).
     penalty_interval: penalties every so many batches, scaled by it (lazy regularisation, Karras et al. 2020).
     """
 
@@ -63,7 +64,7 @@ class GAN(Objective):
         return self.generator(latent, condition)
 
     def discriminator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        penalize = bool(self.r1 or self.r2 or self.gradient_penalty) and self.trainer.global_step % self.penalty_interval == 0
+        penalize = (self.r1 or self.r2 or self.gradient_penalty) and self.trainer.global_step % self.penalty_interval == 0
         real = self.augmented(batch.image, batch, "discriminator/real")
         fake = self.augmented(self.generated(batch, "discriminator"), batch, "discriminator/fake").detach()
         if penalize and not self.finite_difference:

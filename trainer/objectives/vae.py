@@ -1,4 +1,4 @@
-"""Text-conditioned VAE (Kingma & Welling 2014; Sohn et al. 2015): the caption conditions encoder and decoder, the prior is N(0, I)."""
+"""Text-conditioned VAE (Kingma & Welling 2014, Sohn et al. 2015): encoder and decoder read the caption, prior N(0, I)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainer.objectives.base import Objective
 class VAE(Objective):
     """Minimises distortion + kl_weight * rate: E_q[-log p(x | z, c)] + kl_weight * KL(q(z | x, c) || N(0, I)).
 
-    reconstruction: (reconstruction, image) -> (N,), see `trainer.losses.reconstruction`; nats an image where it is a likelihood.
+    reconstruction: (reconstruction, image) -> (N,) of `trainer.losses.reconstruction`; nats an image if a likelihood.
     warmup_kimg: kl_weight grows linearly from 0 over this many thousand images.
     """
 

@@ -1,4 +1,4 @@
-"""What an objective may ask of a strategy. Each network has an engine of its own: where its gradients go and its optimiser lives.
+"""What an objective may ask of a strategy. Each network has an engine: where its gradients go and its optimiser lives.
 
 Forward always goes through the raw networks, so attributes, state keys, EMA, compile and double backward stay plain.
 """
@@ -18,7 +18,7 @@ class PerNetwork:
     """Mixed into a Lightning strategy. The defaults are those of one process."""
 
     def backward(self, value: Tensor, optimizer: Optimizer, sync: bool = True) -> None:  # type: ignore[override]
-        """Adds the gradients of `value` to the optimiser's network; `sync` ends a batch: they are averaged over the ranks."""
+        """Adds the gradients of `value` to the optimiser's network; with `sync` they are averaged over the ranks."""
         value.backward()
 
     def optimizer_step(self, optimizer: Optimizer, clip: float | None = None, **_: Any) -> Tensor | None:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from pytorch_lightning.strategies import DDPStrategy
 
 from trainer.strategies.base import PerNetwork
 
 
 class DDP(PerNetwork, DDPStrategy):
-    """`torch.nn.parallel.DistributedDataParallel` around each network of a phase, for its reducer only: it is never called.
+    """`DistributedDataParallel` around each network of a phase, for its reducer only: it is never called.
 
-    A whole-module DDP would all-reduce both players in both phases. Here a phase moves exactly the gradients of its network,
-    once, also when a loss calls a network several times or differentiates it twice. Buffers are synchronised at setup only.
+    A whole-module DDP would all-reduce both players in both phases. Here a phase moves exactly the gradients of its
+    network, once, also when a loss calls a network several times or differentiates it twice. Buffers are synchronised
+    at setup only.
     """
 
-    engines: dict[int, DistributedDataParallel]
+    engines: dict[str, DistributedDataParallel]
 
     def configure_ddp(self) -> None:
         objective = self.lightning_module

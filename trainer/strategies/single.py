@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from pytorch_lightning.strategies import SingleDeviceStrategy
-from torch import Tensor
-from torch.optim import Optimizer
 
 from trainer.strategies.base import PerNetwork
 
