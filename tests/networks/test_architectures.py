@@ -1,0 +1,111 @@
+"""Every network: shapes, a gradient for every parameter, and no sample that sees another."""
+
+import pytest
+import torch
+from torch import nn
+
+from trainer.batch import Condition
+from trainer.errors import UserError
+from trainer.networks import dcgan, residual
+from trainer.networks.autoencoder import Autoencoder
+
+FAMILIES = [dcgan, residual]
+TEXT, LATENT = 24, 8
+
+
+def make_condition(num: int, length: int = 6) -> Condition:
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.arange(length)[None] < torch.arange(1, num + 1).clamp(max=length)[:, None]
+    tokens = torch.randn(num, length, TEXT, generator=generator)
+    return Condition(tokens, mask, torch.randn(num, TEXT, generator=generator))
+
+
+def make(family, kind: str, resolution: int = 16) -> nn.Module:
+    torch.manual_seed(0)
+    sizes = {"base_channels": 8, "max_channels": 32}
+    latent = {} if kind == "Discriminator" else {"latent_channels": LATENT}
+    network = getattr(family, kind)(resolution=resolution, text_channels=TEXT, text=nn.Identity(), **latent, **sizes)
+    for name, parameter in network.named_parameters():  # zero-initialised branches would hide a missing gradient
+        if name.endswith(("attention.out.weight", "attention.8.out.weight", "attention.16.out.weight")):
+            nn.init.normal_(parameter, std=0.1)
+    return network
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("resolution", [16, 32, 64, 128, 256])
+def test_shapes(family, resolution):
+    condition = make_condition(2)
+    image = make(family, "Generator", resolution)(torch.randn(2, LATENT), condition)
+    assert image.shape == (2, 3, resolution, resolution)
+    assert image.abs().max() <= 1
+    assert make(family, "Discriminator", resolution)(image, condition).shape == (2,)
+    mean, log_variance = make(family, "Encoder", resolution)(image, condition)
+    assert mean.shape == log_variance.shape == (2, LATENT)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_parameter_gets_a_gradient(family):
+    condition = make_condition(4)
+    generator, discriminator = make(family, "Generator"), make(family, "Discriminator")
+    encoder = make(family, "Encoder")
+    discriminator(generator(torch.randn(4, LATENT), condition), condition).square().sum().backward()
+    mean, log_variance = encoder(torch.randn(4, 3, 16, 16), condition)
+    (mean.square() + log_variance).sum().backward()
+    for network in (generator, discriminator, encoder):
+        dead = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+        assert not dead
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", ["Generator", "Discriminator", "Encoder"])
+def test_samples_are_independent(family, kind):
+    network, condition = make(family, kind), make_condition(4)
+    first = (torch.randn(4, LATENT) if kind == "Generator" else torch.randn(4, 3, 16, 16)).requires_grad_()
+    condition.tokens.requires_grad_()
+    out = network(first, condition)
+    out = out[0] if isinstance(out, tuple) else out
+    out[1].sum().backward()
+    for gradient in (first.grad, condition.tokens.grad):
+        touched = gradient.flatten(1).abs().sum(1) > 0
+        assert touched.tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_is_not_read(family):
+    generator, condition = make(family, "Generator"), make_condition(4)
+    latent = torch.randn(4, LATENT)
+    before = generator(latent, condition)
+    condition.tokens[~condition.mask] = 1e3
+    torch.testing.assert_close(generator(latent, condition), before)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_words_change_the_image_and_the_logits(family):
+    condition = make_condition(4)
+    other = Condition(condition.tokens.flip(0), condition.mask, condition.pooled)
+    generator, discriminator = make(family, "Generator"), make(family, "Discriminator")
+    latent = torch.randn(4, LATENT)
+    image = generator(latent, condition)
+    assert (generator(latent, other) - image).abs().amax((1, 2, 3)).min() > 1e-4
+    assert (discriminator(image, other) - discriminator(image, condition)).abs().min() > 1e-6
+
+
+def test_feature_split_equals_forward():
+    for family in FAMILIES:
+        discriminator, condition = make(family, "Discriminator"), make_condition(3)
+        image = torch.randn(3, 3, 16, 16)
+        split = discriminator.logits(discriminator.features(image), condition)
+        torch.testing.assert_close(split, discriminator(image, condition))
+
+
+def test_autoencoder_reparameterises():
+    autoencoder = Autoencoder(make(dcgan, "Encoder"), make(dcgan, "Generator"))
+    condition, image, noise = make_condition(3), torch.randn(3, 3, 16, 16), torch.randn(3, LATENT)
+    reconstruction, mean, log_variance = autoencoder(image, condition, noise)
+    latent = mean + log_variance.exp().sqrt() * noise
+    torch.testing.assert_close(reconstruction, autoencoder.decoder(latent, condition))
+
+
+def test_resolution_is_checked():
+    with pytest.raises(UserError, match="resolution 48"):
+        make(dcgan, "Generator", 48)
