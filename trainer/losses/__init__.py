@@ -1,1 +1,1 @@
-"""Losses as plain functions of tensors; each returns one value a sample, (N,), and the objective takes the mean once."""
+"""Losses as plain functions of tensors: one value a sample, (N,); the objective takes the mean once."""

@@ -1,8 +1,8 @@
 """Adversarial losses: what the discriminator D and the generator G make of logits, where higher means real.
 
-Each class has `discriminator(real_logits, fake_logits) -> (N,)` and `generator(fake_logits, real_logits) -> (N,)`, both to be
-minimised, in float32 whatever the logits' dtype. Logits are (N,). `needs_real` says whether the generator's loss looks at
-real logits; where it does not they may be None. With r = D(x) and f = D(G(z)), paired by index:
+Each class has `discriminator(real_logits, fake_logits) -> (N,)` and `generator(fake_logits, real_logits) -> (N,)`, both
+to be minimised, in float32 whatever the logits' dtype. Logits are (N,). `needs_real` says whether the generator's loss
+looks at real logits; where it does not they may be None. In the equations r = D(x) and f = D(G(z)).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Relativistic:
 
 
 class Wasserstein:
-    """Wasserstein loss (Arjovsky et al. 2017): L_D = f - r, L_G = -f. D must be kept Lipschitz, see `gradient_penalty`."""
+    """Wasserstein loss (Arjovsky et al. 2017): L_D = f - r, L_G = -f. D must be Lipschitz, see `gradient_penalty`."""
 
     needs_real = False
 

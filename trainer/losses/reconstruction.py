@@ -1,7 +1,8 @@
 """How far a reconstruction is from its target, and the cost of the latent that carried it: one value a sample, (N,).
 
-`l1`, `l2`, `charbonnier` are means over the C*H*W values of an image in [-1, 1]: weights do not change with resolution, but they are
-not likelihoods. `gaussian_nll` and `gaussian_kl` are nats per image, summed over all values: their sum is the negative ELBO.
+`l1`, `l2`, `charbonnier` are means over the C*H*W values of an image in [-1, 1]: weights do not change with resolution,
+but they are not likelihoods. `gaussian_nll` and `gaussian_kl` are nats per image, summed over all values and latents: their
+sum is the negative ELBO.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ def charbonnier(prediction: Tensor, target: Tensor, epsilon: float = 1e-3) -> Te
 def gaussian_nll(prediction: Tensor, target: Tensor, min_sigma: float = 1 / 255) -> Tensor:
     """-log N(x; y, sigma^2 I) in nats per image, with the best sigma of each image (Rybkin et al. 2021, "sigma-VAE").
 
-    d values of an image: d/2 log(2 pi sigma^2) + |x - y|^2 / (2 sigma^2) at sigma^2 = max(|x - y|^2 / d, min_sigma^2), which weighs
-    reconstruction against KL without a knob. It is a density of x in [-1, 1]: for -log P of the 256-level image add d log(127.5).
-    min_sigma is half the step between two levels by default, as no finer error can be told.
+    With d values in an image: d/2 log(2 pi sigma^2) + |x - y|^2 / (2 sigma^2) at sigma^2 = max(|x - y|^2 / d, min_sigma^2),
+    which weighs reconstruction against KL without a knob. A density of x in [-1, 1] may be below 0 nats: -log P of the image
+    in 256 levels is d log(127.5) more. min_sigma is half the step between two levels by default: no finer error can be told.
     """
     error = l2(prediction, target)
     num_values = target[0].numel()
@@ -40,7 +41,7 @@ def gaussian_nll(prediction: Tensor, target: Tensor, min_sigma: float = 1 / 255)
 
 
 def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, e^log_variance) || N(0, I)) in nats per image (Kingma & Welling 2014), summed over all latents, float32.
+    """KL(N(mean, e^log_variance) || N(0, I)) in nats per image (Kingma & Welling 2014), summed over latents.
 
     1/2 sum (mean^2 + e^log_variance - 1 - log_variance); mean and log_variance (N, ...).
     """

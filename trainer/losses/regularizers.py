@@ -1,7 +1,8 @@
-"""Gradient penalties on a discriminator D: one value a sample, (N,), unweighted; the objective multiplies by its weight.
+"""Gradient penalties on a discriminator D: one value a sample, (N,), unweighted.
 
-An exact penalty differentiates twice: run D's forward eager, in float32 and outside autocast. It assumes that the logit of
-sample i depends on image i alone (no batch statistics in D). Nothing here draws numbers: noise and mixing weights are arguments.
+An exact penalty differentiates twice: run D's forward eager, in float32 and outside autocast. It assumes that the logit
+of sample i depends on image i alone (no batch statistics in D). Nothing here draws numbers: noise and mixing weights are
+arguments.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ def r1(logits: Tensor, real: Tensor) -> Tensor:
 
 
 def r2(logits: Tensor, fake: Tensor) -> Tensor:
-    """R2 (Mescheder et al. 2018): ||grad_x D(x)||^2 on generated images, cut off from the generator (`fake.detach()`)."""
+    """R2 (Mescheder et al. 2018): ||grad_x D(x)||^2 on generated images, detached from the generator."""
     return gradient_norm2(logits, fake)
 
 
 def approximate_r1(discriminate: Discriminate, images: Tensor, logits: Tensor, noise: Tensor, sigma: float) -> Tensor:
     """R1 (or R2 on generated images) by a finite difference: no double backward, so it compiles and runs in bf16.
 
-    (D(x) - D(x + sigma n))^2 / sigma^2, n ~ N(0, I). Lin et al. 2025 (Seaweed-APT) write L_aR1 = ||D(x) - D(N(x, sigma I))||^2
-    with a weight of 100 at sigma = 0.01; the division by sigma^2 makes its expectation ||grad_x D(x)||^2 + O(sigma^2), so that
-    one weight means the same here and for `r1` (theirs is 100 * 0.01^2 = 0.01). One draw has the relative variance of chi^2_1.
+    (D(x) - D(x + sigma n))^2 / sigma^2, n ~ N(0, I). Lin et al. 2025 (Seaweed-APT) write ||D(x) - D(N(x, sigma I))||^2
+    with a weight of 100 at sigma = 0.01. Divided by sigma^2 its expectation is ||grad_x D(x)||^2 + O(sigma^2), so that one
+    weight means the same here and for `r1` (theirs is 100 * 0.01^2 = 0.01). A single draw varies as chi^2 with one degree.
 
     images: (N, C, H, W); logits: (N,), D(images) that the loss has already computed, graph and all; noise: like images.
     """

@@ -11,8 +11,8 @@ from trainer.errors import UserError
 class DiffAugment(nn.Module):
     """Random colour, shift and hole, applied to real and generated images alike (Zhao et al. 2020, "DiffAugment").
 
-    colour: 1 is the paper's: brightness b in [-1/2, 1/2], saturation s in [0, 2], contrast c in [1/2, 3/2]; scales these ranges.
-    translation: largest shift, as a fraction of each side; what leaves is lost, what enters is 0 (mid-grey). The paper's is 1/8.
+    colour: scale of the ranges, at 1 (the paper) brightness [-1/2, 1/2], saturation [0, 2], contrast [1/2, 3/2].
+    translation: largest shift, as a fraction of each side; what enters is 0 (mid-grey). The paper's is 1/8.
     cutout: side of a square of zeros around a random point, as a fraction of each side. The paper's is 1/2.
     A strength of 0 turns that part off; with all at 0 the images are returned as they are.
     """
@@ -23,15 +23,13 @@ class DiffAugment(nn.Module):
         super().__init__()
         for name, strength in (("colour", colour), ("translation", translation), ("cutout", cutout)):
             if not 0 <= strength <= 1:
-                raise ValueError(
-                    f"augmentation strength {name}={strength}: expected 0 (off) to 1; set it in that range"
-                )
+                raise UserError(f"augmentation strength {name}={strength}: expected 0 (off) to 1; set it in that range")
         self.colour, self.translation, self.cutout = colour, translation, cutout
 
     def forward(self, images: Tensor, uniform: Tensor) -> Tensor:
-        """Images like the given ones, (N, C, H, W) in about [-1, 1], channels last; equal rows of draws give equal transforms.
+        """Transformed images (N, C, H, W), in about [-1, 1] as given, channels last. Differentiable twice.
 
-        uniform: (N, num_draws) in [0, 1), one row a sample: the only randomness. Differentiable twice.
+        uniform: (N, num_draws) in [0, 1), one row a sample: the only randomness, so equal rows give equal transforms.
         """
         num, _, height, width = images.shape
         draws = uniform[:, :, None, None, None].unbind(1)  # each (N, 1, 1, 1)
@@ -56,7 +54,7 @@ class DiffAugment(nn.Module):
         return images if keep is None else images * keep.to(images.dtype)
 
     def _colour(self, images: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
-        # with pixel mean m and image mean M, x+b, then s(x-m)+m, then c(x-M)+M are together: cs x + c(1-s) m + (1-c) M + b
+        # x+b, then s(x-m)+m, then c(x-M)+M, with pixel mean m and image mean M: cs x + c(1-s) m + (1-c) M + b
         b = ((brightness - 0.5) * self.colour).to(images.dtype)
         s = (1 + (saturation * 2 - 1) * self.colour).to(images.dtype)
         c = (1 + (contrast - 0.5) * self.colour).to(images.dtype)
