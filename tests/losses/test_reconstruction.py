@@ -32,7 +32,8 @@ def test_gaussian_nll_is_the_lowest_over_sigma(pair):
 
     best = l2(prediction, target).sqrt()
     torch.testing.assert_close(value, nll(best))
-    assert (value < nll(best * 1.05)).all() and (value < nll(best * 0.95)).all()
+    assert (value < nll(best * 1.05)).all()
+    assert (value < nll(best * 0.95)).all()
 
 
 def test_gaussian_nll_gradient_is_that_of_the_profile_likelihood(pair):

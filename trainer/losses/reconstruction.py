@@ -1,8 +1,8 @@
 """How far a reconstruction is from its target, and the cost of the latent that carried it: one value a sample, (N,).
 
 `l1`, `l2`, `charbonnier` are means over the C*H*W values of an image in [-1, 1]: weights do not change with resolution,
-but they are not likelihoods. `gaussian_nll` and `gaussian_kl` are nats per image, summed over all values and latents: their
-sum is the negative ELBO.
+but they are not likelihoods. `gaussian_nll` and `gaussian_kl` are nats per image, summed over all values and latents:
+together they are the negative ELBO.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def charbonnier(prediction: Tensor, target: Tensor, epsilon: float = 1e-3) -> Te
 def gaussian_nll(prediction: Tensor, target: Tensor, min_sigma: float = 1 / 255) -> Tensor:
     """-log N(x; y, sigma^2 I) in nats per image, with the best sigma of each image (Rybkin et al. 2021, "sigma-VAE").
 
-    With d values in an image: d/2 log(2 pi sigma^2) + |x - y|^2 / (2 sigma^2) at sigma^2 = max(|x - y|^2 / d, min_sigma^2),
-    which weighs reconstruction against KL without a knob. A density of x in [-1, 1] may be below 0 nats: -log P of the image
-    in 256 levels is d log(127.5) more. min_sigma is half the step between two levels by default: no finer error can be told.
+    d/2 log(2 pi sigma^2) + |x - y|^2 / (2 sigma^2) at sigma^2 = max(|x - y|^2 / d, min_sigma^2), for d values an image:
+    it weighs reconstruction against KL without a knob. A density of x in [-1, 1] may be below 0 nats; -log P of the
+    image in 256 levels is d log(127.5) more. min_sigma is half the step between two levels: no finer error can be told.
     """
     error = l2(prediction, target)
     num_values = target[0].numel()

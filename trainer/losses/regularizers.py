@@ -1,8 +1,7 @@
 """Gradient penalties on a discriminator D: one value a sample, (N,), unweighted.
 
 An exact penalty differentiates twice: run D's forward eager, in float32 and outside autocast. It assumes that the logit
-of sample i depends on image i alone (no batch statistics in D). Nothing here draws numbers: noise and mixing weights are
-arguments.
+of sample i depends on image i alone (no batch statistics in D). Nothing here draws random numbers: they are arguments.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ def approximate_r1(discriminate: Discriminate, images: Tensor, logits: Tensor, n
     """R1 (or R2 on generated images) by a finite difference: no double backward, so it compiles and runs in bf16.
 
     (D(x) - D(x + sigma n))^2 / sigma^2, n ~ N(0, I). Lin et al. 2025 (Seaweed-APT) write ||D(x) - D(N(x, sigma I))||^2
-    with a weight of 100 at sigma = 0.01. Divided by sigma^2 its expectation is ||grad_x D(x)||^2 + O(sigma^2), so that one
-    weight means the same here and for `r1` (theirs is 100 * 0.01^2 = 0.01). A single draw varies as chi^2 with one degree.
+    with a weight of 100 at sigma = 0.01. Divided by sigma^2 its expectation is ||grad_x D(x)||^2 + O(sigma^2), so that
+    a weight means the same here and for `r1` (theirs is 100 * 0.01^2 = 0.01). One draw varies as chi^2 with one degree.
 
     images: (N, C, H, W); logits: (N,), D(images) that the loss has already computed, graph and all; noise: like images.
     """

@@ -41,7 +41,7 @@ class DiffAugment(nn.Module):
         if self.translation:
             from_row = row - _shift(draws[3], self.translation, height)  # (N, 1, H, 1)
             from_column = column - _shift(draws[4], self.translation, width)  # (N, 1, 1, W)
-            keep = (0 <= from_row) & (from_row < height) & (0 <= from_column) & (from_column < width)
+            keep = (from_row >= 0) & (from_row < height) & (from_column >= 0) & (from_column < width)
             first = torch.arange(num, device=images.device).view(-1, 1, 1, 1) * height
             source = (first + from_row.clamp(0, height - 1)) * width + from_column.clamp(0, width - 1)
             pixels = images.permute(0, 2, 3, 1).reshape(num * height * width, -1)  # free if channels last
