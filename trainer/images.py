@@ -19,7 +19,9 @@ def grid(images: Tensor, captions: Sequence[str], columns: int) -> Image.Image:
     images: (N, 3, H, W) uint8. captions: N texts, an empty one leaves the place blank.
     """
     if len(images) != len(captions) or len(images) == 0 or columns < 1:
-        raise ValueError(f"a grid needs one caption an image and a column: {len(images)} images, {len(captions)} captions")
+        raise ValueError(
+            f"a grid needs one caption an image and a column: {len(images)} images, {len(captions)} captions"
+        )
     height, width = images.shape[-2:]
     factor = max(1, -(-_MIN_CELL // max(height, width)))
     height, width = height * factor, width * factor

@@ -1,0 +1,31 @@
+import re
+
+import pytest
+
+from trainer.callbacks.checkpoint import Checkpoint
+from trainer.callbacks.log import Log
+from trainer.callbacks.progress import Progress, duration
+
+
+def test_lines_panel_and_summary(objective, data, make_trainer, tmp_path, capsys):
+    callbacks = [Log(every_steps=1), Checkpoint(times=1), Progress(every_seconds=0)]
+    make_trainer(callbacks, max_steps=5).fit(objective, data)
+    out = capsys.readouterr().out
+    lines = [line for line in out.splitlines() if line.startswith("kimg")]
+    assert len(lines) == 5
+    pattern = r"kimg 0.0/0.02 \(40%\)  step 2  \d+ img/s  discriminator 1  generator 2  eta \d+s"
+    assert re.fullmatch(pattern, lines[1])
+    assert "experiment  tiny" in out and "6 images to train on, 4 held out" in out
+    assert f"python -m trainer.sample checkpoint={tmp_path} 'prompts=[a red apple]'" in out
+    readme = (tmp_path / "README.md").read_text()
+    assert readme.startswith("# tiny") and "kimg000000.020.ckpt" in readme
+
+
+def test_speaks_rarely(objective, data, make_trainer, capsys):
+    make_trainer([Progress(every_seconds=60)], max_steps=5).fit(objective, data)
+    assert sum(line.startswith("kimg") for line in capsys.readouterr().out.splitlines()) == 1  # the last step
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(8.2, "8s"), (192, "3m12s"), (3723, "1h02m")])
+def test_durations(seconds, text):
+    assert duration(seconds) == text

@@ -1,0 +1,55 @@
+"""Saves the run, by itself and when asked to stop."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from trainer.callbacks.checkpoint_io import AtomicCheckpointIO
+from trainer.callbacks.guard import check_weights
+from trainer.callbacks.schedule import due, kimg_name
+
+
+class Checkpoint(Callback):
+    """Writes RUN/checkpoints/kimg000012.800.ckpt `times` in a run and so at its end, at least every `every_minutes`, and at a stop.
+
+    Keeps the newest `keep`. Checkpoints are taken at the end of a batch, so a resumed run goes on with the next one.
+    Weights that are not finite are never saved (UserError).
+    """
+
+    def __init__(self, times: int = 10, every_minutes: float = 15, keep: int = 2) -> None:
+        if keep < 1:
+            raise ValueError(f"callbacks.checkpoint.keep={keep}: keep at least 1")
+        self.folder = Path()
+        self.times = times
+        self.every_minutes = every_minutes
+        self.keep = keep
+        self._saved_at = time.monotonic()
+
+    def setup(self, trainer: Trainer, objective: LightningModule, stage: str) -> None:
+        self.folder = Path(trainer.default_root_dir, "checkpoints")
+        trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        if trainer.is_global_zero and self.folder.is_dir():
+            for leftover in self.folder.glob(".*.tmp"):  # of a killed run
+                leftover.unlink()
+
+    def on_train_batch_end(self, trainer: Trainer, objective: LightningModule, *_: Any) -> None:
+        if due(trainer, self.times) or trainer.should_stop or self._overdue(trainer):
+            self.save(trainer, objective)
+
+    def _overdue(self, trainer: Trainer) -> bool:
+        if trainer.global_step % 20:  # ranks must agree on the clock; asking at every step would cost
+            return False
+        late = time.monotonic() - self._saved_at > self.every_minutes * 60
+        return trainer.strategy.broadcast(late)
+
+    def save(self, trainer: Trainer, objective: LightningModule) -> None:
+        check_weights(trainer)
+        trainer.save_checkpoint(self.folder / f"{kimg_name(objective.images_seen)}.ckpt")
+        self._saved_at = time.monotonic()
+        if trainer.is_global_zero:
+            for old in sorted(self.folder.glob("kimg*.ckpt"))[: -self.keep]:
+                old.unlink()

@@ -1,0 +1,38 @@
+"""Stops a run that has left the numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Trainer
+
+from trainer.errors import UserError
+
+
+def newest_checkpoint(run_dir: str | Path) -> Path | None:
+    """The checkpoint of a run folder with the most images seen; files appear there only when they are complete."""
+    return max(Path(run_dir, "checkpoints").glob("kimg*.ckpt"), default=None)
+
+
+def check_finite(trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    """Raises UserError that names the first metric that is NaN or infinite, when, and the checkpoint to go back to."""
+    for key, value in metrics.items():
+        if not math.isfinite(value):
+            kimg = trainer.lightning_module.images_seen / 1000
+            good = newest_checkpoint(trainer.default_root_dir)
+            remedy = f"resume={good} with" if good else "start again with"
+            raise UserError(
+                f"{key} is {value} at kimg {kimg:.1f}: {remedy} a lower learning rate, gradient clipping or precision=32"
+            )
+
+
+def check_weights(trainer: Trainer) -> None:
+    """Raises UserError where a trained weight is not finite, so that no such checkpoint is ever written."""
+    for name, network in trainer.lightning_module.named_children():
+        weights = [p.detach() for p in network.parameters() if p.requires_grad or p.grad is not None]
+        if weights:
+            norm = torch.stack(torch._foreach_norm(weights)).norm()  # inf where one is inf, NaN where one is NaN
+            check_finite(trainer, {f"{name} weight norm": norm.item()})

@@ -1,0 +1,156 @@
+"""What a person sees of a run: a start panel, a bar or a line every ten seconds, an end summary."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from rich import progress as rich_progress
+
+from trainer.callbacks.guard import newest_checkpoint
+from trainer.callbacks.schedule import last
+
+_SHOWN = {
+    "val/fd_effnet": "fd_effnet {:.1f}",
+    "throughput/data_wait_percent": "wait {:.1f}%",
+    "memory/peak_gib": "mem {:.1f} GiB",
+}
+
+
+class Progress(Callback):
+    """Prints on rank 0: a bar that moves on a terminal, else one plain line every `every_seconds`, flushed, so that a log file reads well.
+
+    Panel and summary are also RUN/README.md, so that the folder explains itself. Stands last in the list of callbacks.
+    """
+
+    def __init__(self, every_seconds: float = 10) -> None:
+        self.every_seconds = every_seconds
+        self._bar: rich_progress.Progress | None = None
+        self._panel: list[tuple[str, str]] = []
+        self._history: list[tuple[float, float]] = []  # (kimg, val/fd_effnet) at each evaluation
+        self._started = self._printed = 0.0
+        self._first_step = self._first_images = 0
+
+    def on_train_start(self, trainer: Trainer, objective: LightningModule) -> None:
+        self._started = self._printed = time.monotonic()
+        self._first_step, self._first_images = trainer.global_step, objective.images_seen
+        if not trainer.is_global_zero:
+            return
+        self._panel = describe(trainer, objective)
+        width = max(len(key) for key, _ in self._panel)
+        print("\n".join(f"  {key:<{width}}  {value}" for key, value in self._panel), flush=True)
+        self._write_readme(trainer, [])
+        if sys.stdout.isatty():
+            self._bar = rich_progress.Progress(
+                rich_progress.BarColumn(20), rich_progress.TextColumn("{task.description}"), transient=True
+            )
+            self._bar.add_task("starting", total=trainer.max_steps, completed=trainer.global_step)
+            self._bar.start()
+
+    def on_train_batch_end(self, trainer: Trainer, objective: LightningModule, *_: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        distance = trainer.callback_metrics.get("val/fd_effnet")
+        if distance is not None and (not self._history or self._history[-1][1] != float(distance)):
+            self._history.append((objective.images_seen / 1000, float(distance)))
+        now = time.monotonic()
+        if now - self._printed < (0.2 if self._bar else self.every_seconds) and not last(trainer):
+            return
+        self._printed = now
+        line = self.line(trainer, objective, now - self._started)
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=trainer.global_step, description=line)
+        else:
+            print(line, flush=True)
+
+    def line(self, trainer: Trainer, objective: LightningModule, elapsed: float) -> str:
+        """`kimg 12.8/100 (12%)  step 200  412 img/s  discriminator 0.71  generator 1.02  wait 0.3%  mem 1.2 GiB  eta 3m12s`"""
+        step, budget = trainer.global_step, trainer.max_steps
+        done = max(1, step - self._first_step)
+        kimg, images = objective.images_seen / 1000, objective.images_seen - self._first_images
+        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        speed = metrics.get("throughput/images_per_second", images / elapsed)
+        parts = [
+            f"kimg {kimg:.1f}/{kimg * budget / step:.4g} ({100 * step // budget}%)",
+            f"step {step}",
+            f"{speed:.0f} img/s",
+        ]
+        parts += [f"{key.removesuffix('/loss')} {value:.3g}" for key, value in metrics.items() if key.endswith("/loss")]
+        parts += [text.format(metrics[key]) for key, text in _SHOWN.items() if key in metrics]
+        parts.append(f"eta {duration(elapsed / done * (budget - step))}")
+        return "  ".join(parts)
+
+    def on_train_end(self, trainer: Trainer, objective: LightningModule) -> None:
+        self._close_bar()
+        if not trainer.is_global_zero:
+            return
+        run = Path(trainer.default_root_dir)
+        rows = [("trained", f"{objective.images_seen / 1000:.1f} kimg in {duration(time.monotonic() - self._started)}")]
+        if self._history:
+            best = min(self._history, key=lambda entry: entry[1])
+            rows.append(("val/fd_effnet", f"last {self._history[-1][1]:.2f}, best {best[1]:.2f} at kimg {best[0]:.1f}"))
+        checkpoint = newest_checkpoint(run)
+        rows.append(("checkpoint", str(checkpoint or "none")))
+        if (run / "samples" / "latest.png").exists():
+            rows.append(("samples", str(run / "samples" / "latest.png")))
+        if checkpoint:
+            prompt = next(
+                (c for c in trainer.datamodule.fixed_captions(8) if re.fullmatch(r"[\w ]+", c)), "a red apple"
+            )  # type: ignore[attr-defined]
+            rows.append(("draw", f"python -m trainer.sample checkpoint={run} 'prompts=[{prompt}]'"))
+            if not last(trainer):
+                rows.append(("go on", f"the same command with resume={run}"))
+        print("\n".join(f"  {key:<13}  {value}" for key, value in rows), flush=True)
+        self._write_readme(trainer, rows)
+
+    def on_exception(self, trainer: Trainer, objective: LightningModule, exception: BaseException) -> None:
+        self._close_bar()
+
+    def _close_bar(self) -> None:
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+
+    def _write_readme(self, trainer: Trainer, summary: list[tuple[str, str]]) -> None:
+        run = Path(trainer.default_root_dir)
+        run.mkdir(parents=True, exist_ok=True)
+        rows = "\n".join(f"| {key} | {value} |" for key, value in self._panel + summary)
+        (run / "README.md").write_text(f"# {self._panel[0][1]}\n\n| | |\n|---|---|\n{rows}\n\n{_CONTENTS}")
+
+
+_CONTENTS = """`metrics.csv` numbers over the run; `samples/` one grid an evaluation, same captions and seeds; `checkpoints/` to sample from and
+to resume; `wandb/` the run for Weights & Biases (`wandb leet wandb` shows it here, `wandb sync wandb/offline-run-*` uploads it).
+"""
+
+
+def describe(trainer: Trainer, objective: LightningModule) -> list[tuple[str, str]]:
+    """The start panel's rows: what trains on what, where, and where it is written."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    sizes = ", ".join(f"{n} {count(sum(p.numel() for p in m.parameters()))}" for n, m in objective.named_children())
+    rows = [
+        ("experiment", str(objective.config.get("name", type(objective).__name__))),
+        ("run folder", trainer.default_root_dir),
+        ("data", f"{len(data.train.captions)} images to train on, {len(data.heldout.captions)} held out"),
+        ("parameters", sizes),
+        ("devices", f"{trainer.world_size} x {trainer.strategy.root_device.type}, precision {trainer.precision}"),
+    ]
+    rows += [("logged to", logger.where) for logger in trainer.loggers if getattr(logger, "where", None)]
+    if trainer.ckpt_path:
+        rows.append(("resumed from", f"{trainer.ckpt_path} at kimg {objective.images_seen / 1000:.1f}"))
+    return rows
+
+
+def count(number: int) -> str:
+    """12345678 -> `12.3M`."""
+    return f"{number / 1e6:.1f}M" if number >= 1e6 else f"{number / 1e3:.1f}k"
+
+
+def duration(seconds: float) -> str:
+    """192 -> `3m12s`."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{whole % 60:02}s" if minutes else f"{whole}s"

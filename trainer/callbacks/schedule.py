@@ -1,0 +1,26 @@
+"""When things happen in a run: so many times, evenly over the budget, the last time at its very end.
+
+All of it is a pure function of the step and the budget, so every rank agrees without talking and a resumed run keeps the rhythm.
+"""
+
+from __future__ import annotations
+
+from pytorch_lightning import Trainer
+
+
+def last(trainer: Trainer) -> bool:
+    """Whether the step just done is the budget's last one."""
+    return 0 < trainer.max_steps <= trainer.global_step
+
+
+def due(trainer: Trainer, times: int) -> bool:
+    """Whether the step just done is one of `times` evenly spaced ones; 0 times is never, 10 times is every tenth of the run."""
+    if trainer.max_steps < 1:
+        return False
+    step = trainer.global_step
+    return step * times // trainer.max_steps > (step - 1) * times // trainer.max_steps
+
+
+def kimg_name(images_seen: int) -> str:
+    """A file stem that sorts by progress: 12800 images are `kimg000012.800`."""
+    return f"kimg{images_seen / 1000:010.3f}"
