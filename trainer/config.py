@@ -1,0 +1,110 @@
+"""From a command line to a checked configuration: schema, search path, and the entry point that all verbs share."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from trainer import mistakes, run_folder, signatures
+
+
+@dataclass
+class Text:
+    """Keys of `text`: how captions become a condition."""
+
+    encoder: Any = MISSING
+    network: Any = MISSING
+    width: int = MISSING
+    max_tokens: int = MISSING
+
+
+@dataclass
+class Training:
+    """Keys of a training run. What is inside a node is checked against the signature of its `_target_`."""
+
+    name: str = MISSING
+    kimg: float = MISSING
+    seed: int = 0
+    resume: str | None = None
+    run_dir: str = "${run_dir:${name}}"
+    objective: Any = MISSING
+    data: Any = MISSING
+    text: Text = MISSING
+    strategy: Any = MISSING
+    trainer: Any = MISSING
+    callbacks: Any = MISSING
+    logger: Any = MISSING
+
+
+def conf_folders() -> list[Path]:
+    """Where configs are looked for, first match wins: the user's ./conf, then the packaged one."""
+    here = Path(__file__).parent
+    packaged = here / "conf" if (here / "conf").is_dir() else here.parent / "conf"  # in a wheel, in a checkout
+    own = Path.cwd() / "conf"
+    return [own, packaged] if own.is_dir() and not own.samefile(packaged) else [packaged]
+
+
+class UserConf(SearchPathPlugin):
+    """Puts the user's ./conf before the packaged one, so that it extends and overrides."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in conf_folders()[:-1]:
+            search_path.prepend(provider="./conf", path=f"file://{folder}", anchor="main")
+
+
+def steps(kimg: float, batch_size: int) -> int:
+    """Batches in a budget of thousand images."""
+    return math.ceil(kimg * 1000 / batch_size)
+
+
+def entry(task: Callable[[DictConfig], None], config_name: str, schema: type) -> None:
+    """Runs `task` with the configuration `config_name` of the command line: composed and checked.
+
+    schema: dataclass of the root keys, which the root config lists as `{config_name}_schema` in its defaults.
+    The user's mistakes, wherever they come up, end in one line on stderr and exit code 2; others keep their traceback.
+    """
+    ConfigStore.instance().store(name=f"{config_name}_schema", node=schema)
+    Plugins.instance().register(UserConf)
+    OmegaConf.register_new_resolver("steps", steps, replace=True)
+    OmegaConf.register_new_resolver("run_dir", run_folder.default, replace=True)
+    OmegaConf.register_new_resolver("help", lambda: mistakes.listing(conf_folders()), replace=True)
+    sys.argv[1:] = [f"+{arg}" if arg.startswith("experiment=") else arg for arg in sys.argv[1:]]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions on instead of printing them
+
+    def job(cfg: DictConfig) -> None:
+        with reported():
+            signatures.check(cfg, schema, conf_folders())
+            task(cfg)
+
+    with reported():
+        hydra.main(version_base="1.3", config_path=str(conf_folders()[-1]), config_name=config_name)(job)()
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
+        line = mistakes.explain(error, conf_folders())
+        if line is None:
+            traceback.print_exc()
+            sys.exit(1)
+        print(line if rank == "0" else f"rank {rank}: {line}", file=sys.stderr, flush=True)
+        sys.exit(2)

@@ -1,0 +1,161 @@
+"""The folder of a run: one for all its ranks and restarts, and it explains itself."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from trainer.errors import UserError
+
+VARIABLE = "TRAINER_RUN_DIR"  # children, other ranks and requeued jobs find the folder here
+COMPOSED = "composed.yaml"
+STAMP = time.strftime("%Y-%m-%d_%H-%M-%S")
+GROUPS = ("objective", "data", "text", "strategy", "trainer", "callbacks", "logger")
+FREE = ("kimg", "resume", "run_dir", "trainer", "callbacks", "logger", "strategy")  # may change when a run goes on
+FREE_ANYWHERE = ("num_workers", "cache_dir")
+
+
+def default(name: str) -> str:
+    """$TRAINER_RUN_DIR, else outputs/NAME/TIME; in a SLURM step of several tasks its number, which they share."""
+    step = os.environ.get("SLURM_STEP_ID") if int(os.environ.get("SLURM_NTASKS", 1)) > 1 else None
+    stamp = STAMP if step is None else f"slurm-{os.environ['SLURM_JOB_ID']}.{step}"
+    return os.environ.get(VARIABLE) or f"outputs/{name}/{stamp}"
+
+
+def make(cfg: DictConfig) -> Path:
+    """Creates the folder that `cfg.run_dir` stands for, sets it there, and exports it."""
+    folder = Path(cfg.run_dir)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        sys.argv[1:] = HydraConfig.get().overrides.task  # children of this job run this job, not the sweep
+    elif OmegaConf.is_interpolation(cfg, "run_dir") and VARIABLE not in os.environ and "slurm-" not in folder.name:
+        folder = agreed(folder) if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else claimed(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ[VARIABLE] = cfg.run_dir = str(folder)
+    return folder
+
+
+def claimed(folder: Path) -> Path:
+    """`folder`, or with -2, -3 ... behind it where another run was quicker."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        try:
+            candidate.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return candidate
+
+
+def agreed(folder: Path) -> Path:
+    """One folder for all ranks and restarts under torchrun, through its store."""
+    from torch.distributed import TCPStore
+
+    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    if os.environ["RANK"] == "0" and not store.check([VARIABLE]):
+        store.set(VARIABLE, str(claimed(folder)))
+    return Path(store.get(VARIABLE).decode())
+
+
+def describe(folder: Path, cfg: DictConfig) -> None:
+    """Writes config.yaml (resolved) and composed.yaml (what a resume reads), adds this start to environment.txt."""
+    command = shlex.join(["python", "-m", "trainer", *sys.argv[1:]])
+    header = f"# {command}\n# continue: python -m trainer resume={folder}\n"
+    (folder / "config.yaml").write_text(header + OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+    (folder / COMPOSED).write_text("# config.yaml before ${} is filled in\n" + OmegaConf.to_yaml(cfg), encoding="utf-8")
+    packages = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)
+    start = [
+        time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        f"command   {command}",
+        f"folder    {Path.cwd()}",
+        f"commit    {commit()}",
+        f"machine   {platform.node()}, {platform.platform()}, {os.cpu_count()} CPUs",
+        f"python    {platform.python_version()}",
+        f"packages  {' '.join(packages)}",
+    ]
+    with open(folder / "environment.txt", "a", encoding="utf-8") as file:
+        file.write("\n".join(start) + "\n\n")
+
+
+def commit() -> str:
+    """Commit of the checkout that this code runs from, '+ changes' where files differ from it."""
+    here = Path(__file__).parent.parent
+    if not (here / ".git").exists():
+        return "no checkout"
+    try:
+        git = ["git", "-C", str(here)]
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10).stdout
+        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return head.strip() + (" + changes" if changes.strip() else "")
+
+
+# Going on -------------------------------------------------------------------------------------------------------------
+
+
+def offer_saved_config(arguments: list[str]) -> None:
+    """For `resume=RUN`: the run goes on in its folder and, where no experiment is named, by its own configuration.
+
+    It becomes an experiment that leaves nothing of the default groups, so that overrides work as on any other.
+    """
+    given = [a.partition("=")[2].strip("'\"") for a in arguments if a.startswith("resume=")]
+    if not given or given[-1] in ("", "null"):
+        return
+    path = Path(given[-1])
+    folder = next((f for f in (path, *path.parents) if (f / COMPOSED).is_file()), None) if path.exists() else None
+    if folder is None:
+        raise UserError(f"resume={path}: expected a run folder (with {COMPOSED} in it) or a checkpoint in one")
+    if not any(a.startswith("run_dir=") for a in arguments):
+        os.environ[VARIABLE] = str(folder)
+    if not any(a.lstrip("+").startswith("experiment=") for a in arguments):
+        arguments.append("+experiment=resumed")
+    if "+experiment=resumed" in arguments:  # also in the children of a resumed run
+        saved = load(folder)
+        node = {key: value for key, value in saved.items() if key not in ("run_dir", "resume")}
+        node["defaults"] = [*({f"override /{group}": None} for group in GROUPS), "_self_"]
+        ConfigStore.instance().store("resumed", node, group="experiment", package="_global_")
+
+
+def refuse_another(folder: Path, cfg: DictConfig) -> None:
+    """UserError if the run in `folder` has another configuration than `cfg`, the budget and the like aside."""
+    if not (folder / COMPOSED).is_file():
+        return
+    saved, now = flat(load(folder)), flat(OmegaConf.to_container(cfg))
+    for key in sorted(saved.keys() | now.keys()):
+        free = key.split(".")[0] in FREE or key.split(".")[-1] in FREE_ANYWHERE
+        if not free and saved.get(key) != now.get(key):
+            raise UserError(
+                f"{key}={now.get(key)}: the run in {folder} has {saved.get(key)}; "
+                f"continue it by resume={folder} alone, or start another"
+            )
+
+
+def load(folder: Path) -> dict[str, Any]:
+    saved = OmegaConf.to_container(OmegaConf.load(folder / COMPOSED))
+    assert isinstance(saved, dict)
+    return {str(key): value for key, value in saved.items()}
+
+
+def flat(node: Any, path: str = "") -> dict[str, Any]:
+    """Dotted key -> leaf."""
+    if not isinstance(node, dict) or not node:
+        return {path: node}
+    leaves: dict[str, Any] = {}
+    for key, child in node.items():
+        leaves |= flat(child, f"{path}.{key}" if path else str(key))
+    return leaves
