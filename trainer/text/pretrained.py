@@ -1,0 +1,155 @@
+"""Frozen text encoders through `transformers`, run once per distinct caption."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainer.batch import Condition
+from trainer.errors import UserError
+from trainer.text.cache import CAPTIONS_PER_SHARD, FORMAT, TextCache, cache_root, caption_keys
+from trainer.text.features import Features, pad
+from trainer.text.models import FAMILIES, load, max_positions, projected, quiet_transformers
+from trainer.text.progress import Progress, say
+from trainer.text.weights import find_folder, fingerprint, minilm_folder
+
+TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 32_768}  # large, so that busy cores seldom wait for one another
+FLOAT16_MAX = 65_504
+
+
+class Pretrained:
+    """A frozen encoder by name: minilm, clip, bert, roberta, albert, gpt2 or t5.
+
+    width: D, must be the model's. max_tokens: L, special tokens included; longer captions are cut and counted.
+    path: hub id or local folder in place of the family's default. cache_dir: see `cache_root`.
+    The model is loaded on first need, onto the GPU if there is one, and never when all captions are cached. Features
+    are rounded to float16 with and without the cache, so both give the same numbers.
+    UserError: unknown name, model out of reach or of another kind, wrong width, too many tokens, unusable cache.
+    """
+
+    def __init__(self, name: str, width: int, max_tokens: int, path: str | None = None, cache_dir: str | None = None):
+        if name not in FAMILIES:
+            nearest = difflib.get_close_matches(name, FAMILIES, 1, cutoff=0)
+            raise UserError(f"text.encoder.name={name}: expected one of {', '.join(FAMILIES)}; nearest: {nearest[0]}")
+        if max_tokens < 3:
+            raise UserError(f"text.max_tokens={max_tokens}: expected at least 3, one word between two special tokens")
+        self.name, self.width, self.max_tokens, self.path = name, width, max_tokens, path
+        self.root = cache_root(cache_dir)
+        self._pool = FAMILIES[name].pool
+        self._folder: Path | None = None
+        self._cache: TextCache | None = None
+        self._model: Any = None
+        self._tokenizer: Any = None
+
+    def prepare(self, captions: Sequence[str]) -> Features:
+        """`features[(N,) int array] -> Condition` of n captions. What the cache lacks is encoded and added to it."""
+        keys = caption_keys(captions)
+        self._cache = self._open_cache()
+        if (self._cache.locate(keys)[0] < 0).any():
+            with self._cache.one_writer():
+                self._cache = self._open_cache()  # another process may have written while we waited
+                self._extend(self._cache, captions, keys)
+        return Features(self._cache.shards, self._cache.locate(keys), self.max_tokens, self.width)
+
+    def __call__(self, captions: Sequence[str]) -> Condition:
+        """Condition of any captions: cached ones are read, others are encoded. Writes nothing."""
+        self._cache = self._cache or self._open_cache()
+        distinct = list(dict.fromkeys(captions))
+        located = self._cache.locate(caption_keys(distinct))
+        cached, missing = np.flatnonzero(located[0] >= 0), np.flatnonzero(located[0] < 0)
+        features = Features(self._cache.shards, located, self.max_tokens, self.width)
+        rows = dict(zip((distinct[i] for i in cached), features.rows(cached), strict=True))
+        if len(missing):
+            for which, encoded in self._encode(self._tokenize(distinct, missing)):
+                rows.update(zip((distinct[i] for i in missing[which]), encoded, strict=True))
+        return pad([rows[caption] for caption in captions], self.max_tokens, self.width)
+
+    def _extend(self, cache: TextCache, captions: Sequence[str], keys: np.ndarray) -> None:
+        distinct, first = np.unique(keys, return_index=True)
+        missing = np.sort(first[cache.locate(distinct)[0] < 0])
+        progress = Progress("encoded", len(missing))
+        for begin in range(0, len(missing), CAPTIONS_PER_SHARD):
+            part = missing[begin : begin + CAPTIONS_PER_SHARD]
+            ids = self._tokenize(captions, part)
+            cache.add(self._batches(ids, keys[part], progress, begin), sum(map(len, ids)) + len(ids), self.width)
+        self._model = self._tokenizer = None  # give the memory back: training reads features only
+
+    def _batches(
+        self, ids: list[list[int]], keys: np.ndarray, progress: Callable[[int], None], done: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for which, features in self._encode(ids):
+            yield keys[which], features
+            done += len(which)
+            progress(done)
+
+    def _open_cache(self) -> TextCache:
+        identity = fingerprint(self._find_folder(), self.root / "checksums")
+        cache = TextCache(self.root / f"{self.name}-{self.max_tokens}-{identity[:16]}-v{FORMAT}")
+        self._check_width(self.width if cache.width is None else cache.width)
+        return cache
+
+    def _find_folder(self) -> Path:
+        if self._folder is None:
+            path = self.path or FAMILIES[self.name].hub_id
+            self._folder = find_folder(path) if path else minilm_folder(self.root / "checksums")
+        return self._folder
+
+    def _check_width(self, actual: int) -> None:
+        if actual != self.width:
+            what = self.path or self.name
+            raise UserError(f"text.width={self.width}, but {what} has width {actual}: set text.width={actual}")
+
+    def _load(self) -> None:
+        model, self._tokenizer = load(self.name, self._find_folder())
+        config, what = model.config, self.path or self.name
+        self._check_width(config.hidden_size)
+        if self._pool is projected and config.projection_dim != self.width:
+            raise UserError(
+                f"{what} projects {self.width} channels to {config.projection_dim}: choose a CLIP with both equal"
+            )
+        limit = max_positions(config)
+        if limit and self.max_tokens > limit:
+            raise UserError(f"text.max_tokens={self.max_tokens}, but {what} reads {limit}: set text.max_tokens={limit}")
+        self._model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def _tokenize(self, captions: Sequence[str], which: np.ndarray) -> list[list[int]]:
+        """1 to max_tokens ids of each caption in `which`, special tokens included."""
+        if self._model is None:
+            self._load()
+        texts = [captions[i] for i in which]
+        with quiet_transformers():
+            ids = self._tokenizer(texts)["input_ids"]
+            longest = max(map(len, ids))
+            long = [i for i, each in enumerate(ids) if len(each) > self.max_tokens]
+            if long:
+                cut = self._tokenizer([texts[i] for i in long], truncation=True, max_length=self.max_tokens)[
+                    "input_ids"
+                ]
+                for i, each in zip(long, cut, strict=True):
+                    ids[i] = each
+                say(f"{len(long)} of {len(ids)} captions cut to text.max_tokens={self.max_tokens}, longest: {longest}")
+        return [each or [self._tokenizer.eos_token_id] for each in ids]  # GPT-2 makes nothing of an empty caption
+
+    @torch.inference_mode()
+    def _encode(self, ids: list[list[int]]) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Yields n indices into ids with their features (n, 1 + length, D) float16: the pooled vector, then the tokens.
+
+        Captions of one length go together: without padding no caption's features depend on its neighbours, and none of
+        the time goes into pads.
+        """
+        device = self._model.device
+        by_length = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        for length, group in itertools.groupby(by_length, key=lambda i: len(ids[i])):
+            same = list(group)
+            size = max(1, TOKENS_PER_BATCH[device.type] // length)
+            for begin in range(0, len(same), size):
+                which = same[begin : begin + size]
+                output = self._model(input_ids=torch.tensor([ids[i] for i in which], device=device))
+                features = torch.cat([self._pool(output)[:, None], output.last_hidden_state], 1)
+                yield which, features.clamp(-FLOAT16_MAX, FLOAT16_MAX).half().cpu().numpy()

