@@ -15,11 +15,9 @@ def train(cfg: DictConfig) -> None:
     import pytorch_lightning as pl  # here, so that --help and a mistyped key are answered at once
     from hydra.utils import instantiate
 
-    from trainer import checkpoint
-
     folder = run_folder.make(cfg)
-    newest = checkpoint.newest(cfg.resume or folder) if cfg.resume or (folder / "checkpoints").is_dir() else None
-    if newest is not None:
+    resumed = cfg.resume or (folder if any(folder.glob("checkpoints/*.ckpt")) else None)  # a requeued job goes on by itself
+    if resumed:
         run_folder.refuse_another(folder, cfg)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -36,9 +34,12 @@ def train(cfg: DictConfig) -> None:
     objective.config = config
     if trainer.is_global_zero:
         run_folder.describe(folder, cfg)
-    if newest is not None:
-        data.start_at(checkpoint.images_seen(newest))
+    newest = None
+    if resumed:
+        from trainer import checkpoint
 
+        newest = checkpoint.newest(resumed)
+        data.start_at(checkpoint.images_seen(newest))
     trainer.fit(objective, datamodule=data, ckpt_path=newest)
     stopped_by = max((getattr(callback, "signal", 0) for callback in callbacks), default=0)
     if stopped_by:

@@ -5,14 +5,14 @@ Hydra checks what is typed on the command line. A key mistyped inside an experim
 
 from __future__ import annotations
 
+import importlib
 import inspect
-import typing
+import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from trainer.errors import UserError
@@ -71,15 +71,21 @@ def check_call(path: str, node: DictConfig) -> None:
 
 
 def find(path: str, target: str) -> Callable[..., Any]:
-    try:
-        found: Callable[..., Any] = get_object(target)
-    except Exception as error:
-        module = target.rpartition(".")[0]
+    """What a `_target_` names. UserError with the nearest name, or with the package that it lacks."""
+    found: Any = None
+    name = ""
+    for part in target.split("."):
+        name = f"{name}.{part}" if name else part
         try:
-            names = [f"{module}.{name}" for name in dir(get_object(module))]
-        except Exception:  # the module is not there or does not import
-            raise UserError(f"{path}._target_={target}: {str(error).splitlines()[-1]}") from error
-        raise UserError(f"{path}._target_={target}: not found" + nearest(target, names)) from error
+            found = getattr(found, part) if hasattr(found, part) else importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name and not target.startswith(error.name):
+                raise UserError(f"{path}._target_={target}: needs the package {error.name}") from error
+            modules = [module.name for module in pkgutil.iter_modules(getattr(found, "__path__", []))]
+            near = nearest(part, [*dir(found), *modules] if found is not None else [])
+            raise UserError(f"{path}._target_={target}: there is no {name}{near}") from error
+    if not callable(found):
+        raise UserError(f"{path}._target_={target}: expected something to call")
     return found
 
 
@@ -87,7 +93,7 @@ def parameters(function: Callable[..., Any]) -> set[str] | None:
     """Names that a call accepts, through the `**kwargs` that a class hands to its bases; None if it takes any."""
     makers = [function]
     if inspect.isclass(function):
-        makers = [base.__init__ for base in function.__mro__ if "__init__" in vars(base)]
+        makers = [vars(base)["__init__"] for base in function.__mro__ if "__init__" in vars(base)]
     names: set[str] = set()
     for maker in makers:
         try:
@@ -103,10 +109,10 @@ def parameters(function: Callable[..., Any]) -> set[str] | None:
 def type_hints(function: Callable[..., Any]) -> dict[str, type]:
     """Arguments annotated with a plain int, float, str or bool."""
     try:
-        hints = typing.get_type_hints(vars(function).get("__init__", function))
-    except Exception:  # annotations that only a type checker can resolve
+        found = inspect.signature(function, eval_str=True).parameters.values()
+    except Exception:  # written in C, or annotations that only a type checker can resolve
         return {}
-    return {name: hint for name, hint in hints.items() if hint in (int, float, str, bool)}
+    return {p.name: p.annotation for p in found if p.annotation in (int, float, str, bool)}
 
 
 def fits(value: Any, wanted: type) -> bool:

@@ -1,0 +1,116 @@
+"""What all tests share: no network, no cache of the user's, and the command line in this process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRAINER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("WANDB_MODE", "offline")
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.delenv("TRAINER_RUN_DIR", raising=False)
+        yield
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace]:
+    """`command("experiment=x", "seed=1")` is `python -m trainer experiment=x seed=1`: its code, out and err."""
+
+    def run(*arguments: str, main: Callable[[], None] | None = None) -> SimpleNamespace:
+        from trainer.__main__ import main as train
+
+        before = dict(os.environ)
+        monkeypatch.setattr(sys, "argv", ["trainer", *arguments])
+        capsys.readouterr()
+        code = 0
+        try:
+            (main or train)()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+        out, err = capsys.readouterr()
+        return SimpleNamespace(code=code, out=out, err=err)
+
+    return run
+
+
+STAND_INS = '''
+from pathlib import Path
+from trainer.errors import UserError
+
+class Base:
+    def __init__(self, width: int = 8, rate: float = 0.1):
+        pass
+
+class Network(Base):
+    def __init__(self, depth: int = 1, **base):
+        super().__init__(**base)
+
+class Objective:
+    def __init__(self, network, images: int = 0):
+        self.images = images
+
+class Data:
+    start = 0
+    def __init__(self, text, resolution: int, batch_size: int, source: str = "good", num_workers: int = 0):
+        if source == "bad":
+            raise UserError("data.source=bad: expected good")
+        if source == "denied":
+            raise PermissionError(13, "Permission denied", "/data")
+        if source == "broken":
+            raise RuntimeError("a bug")
+    def start_at(self, images):
+        self.start = images
+
+class Trainer:
+    """Trains nothing, and leaves word of what it was given."""
+    is_global_zero = True
+    def __init__(self, strategy, callbacks, logger, max_steps: int, default_root_dir: str):
+        self.word = f"strategy={type(strategy).__name__} callbacks={len(callbacks)} max_steps={max_steps}"
+        self.root = Path(default_root_dir)
+    def fit(self, objective, datamodule, ckpt_path):
+        print(f"{self.word} start={datamodule.start} checkpoint={ckpt_path} root={self.root}")
+
+class Part:
+    def __init__(self, every: int = 1, signal: int = 0):
+        self.signal = signal
+'''
+
+STAND_IN_CONF = {
+    "data/emoji": "_target_: standin.Data\nresolution: 32\nbatch_size: 64\nsource: good\nnum_workers: 0",
+    "data/shapes": "_target_: standin.Data\nresolution: 16\nbatch_size: 64",
+    "text/minilm": "encoder: {_target_: standin.Part}\nnetwork: {_target_: standin.Part}\nwidth: 384\nmax_tokens: 24",
+    "strategy/auto": "_target_: standin.Part",
+    "trainer/default": "_target_: standin.Trainer\nmax_steps: ${steps:${kimg},${data.batch_size}}\n"
+    "default_root_dir: ${run_dir}",
+    "callbacks/default": "samples: {_target_: standin.Part, every: 1}\nema: {_target_: standin.Part}",
+    "logger/default": "csv: {_target_: standin.Part}",
+    "objective/gan": "_target_: standin.Objective\nnetwork: {_target_: standin.Network, depth: 2, width: 8, rate: 0.1}",
+    "experiment/small": "# @package _global_\n# one small $5 run\n\ndefaults:\n  - override /objective: gan\n"
+    "name: small\nkimg: 1",
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, whose ./conf replaces every heavy part by a stand-in."""
+    for name, text in STAND_IN_CONF.items():
+        file = tmp_path / "conf" / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text + "\n")
+    (tmp_path / "standin.py").write_text(STAND_INS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "standin", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

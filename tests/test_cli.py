@@ -1,0 +1,176 @@
+"""The command line as a user meets it: mistakes, help, run folders, resume."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+MISTAKES = {
+    "root key": (["sed=1"], "sed: no such key; did you mean seed?"),
+    "added root key": (["+sed=1"], "sed: no such key; did you mean seed?"),
+    "key in a node": (["data.resolutoin=64"], "data.resolutoin: no such key; did you mean data.resolution?"),
+    "node of a key": (["dta.resolution=64"], "dta.resolution: no such key; did you mean data.resolution?"),
+    "key without its node": (["resolution=64"], "resolution: no such key; did you mean data.resolution?"),
+    "added key": (
+        ["+data.resolutoin=64"],
+        "data.resolutoin: standin.Data takes no resolutoin; did you mean data.resolution?",
+    ),
+    "argument of a base": (["+objective.network.wdth=64"], "did you mean objective.network.width?"),
+    "group": (["objectve=gan"], "objectve: no such key; did you mean objective?"),
+    "added group": (["+experimnt=small"], "experimnt: no such key; did you mean experiment?"),
+    "option": (["data=emojis"], "data=emojis: no such option; did you mean emoji?"),
+    "far option": (["strategy=quantum"], "strategy=quantum: no such option; choose one of auto, ddp, single"),
+    "group of a part": (["generator=dcgan"], "generator: no such group in this configuration"),
+    "callback": (["+callbacks.sample.every=2"], "callbacks.sample: no such part; did you mean samples?"),
+    "type of a root key": (["seed=abc"], "seed: Value 'abc' of type 'str' could not be converted to Integer"),
+    "type of an argument": (["data.batch_size=abc"], "data.batch_size=abc: expected int"),
+    "bool for a number": (["data.batch_size=true"], "data.batch_size=True: expected int"),
+    "class": (["objective._target_=standin.Objectiv"], "there is no standin.Objectiv; did you mean Objective?"),
+    "module": (
+        ["objective._target_=trainer.objectivs.gan.GAN"],
+        "there is no trainer.objectivs; did you mean objectives?",
+    ),
+    "interpolation": (["data.batch_size='${data.size}'"], "Interpolation key 'data.size' not found"),
+    "syntax": (["data.batch_size=["], "no viable alternative at input '['"),
+    "user error": (["data.source=bad"], "data.source=bad: expected good"),
+    "permission": (["data.source=denied"], "/data: Permission denied"),
+    "resume": (["resume=nowhere"], "resume=nowhere: expected a run folder"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(project, command, case):
+    arguments, expected = MISTAKES[case]
+    result = command("experiment=small", *arguments)
+    assert expected in result.err
+    assert result.err.count("\n") == 1
+    assert result.code == 2
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("kimgg: 3", "experiment/wrong.yaml: kimgg: no such key; did you mean kimg?"),
+        ("data: {resolutoin: 8}", "data.resolutoin: standin.Data takes no resolutoin; did you mean data.resolution?"),
+        ("text: {widht: 8}", "experiment/wrong.yaml: text.widht: no such key; did you mean text.width?"),
+        ("objective: {network: {dept: 8}}", "did you mean objective.network.depth?"),
+        ("callbacks: {sampels: {every: 8}}", "callbacks.sampels: no such part; did you mean samples?"),
+        ("defaults: [{override /dta: shapes}]", "dta: no such group in this configuration; did you mean data?"),
+        ("defaults: [{override /data: shaps}]", "data=shaps: no such option; did you mean shapes?"),
+    ],
+)
+def test_a_mistake_inside_an_experiment_file(project, command, lines, expected):
+    header = "# @package _global_\n" + ("" if "defaults" in lines else "defaults: [{override /objective: gan}]\n")
+    (project / "conf/experiment/wrong.yaml").write_text(
+        f"{header}name: wrong\nkimg: 1\n".replace("kimg: 1\n", "") + lines
+    )
+    result = command("experiment=wrong")
+    assert expected in result.err
+    assert result.err.count("\n") == 1
+    assert result.code == 2
+
+
+def test_no_experiment(project, command):
+    result = command()
+    assert result.code == 2
+    assert "experiment=NAME" in result.err
+    assert "small" in result.err
+
+
+def test_a_mistake_leaves_no_folder_behind(project, command):
+    command("experiment=small", "data.resolutoin=64")
+    command("experiment=small", "+data.resolutoin=64")
+    assert not (project / "outputs").exists()
+
+
+def test_a_bug_keeps_its_traceback(project, command):
+    result = command("experiment=small", "data.source=broken")
+    assert result.code == 1
+    assert "Traceback" in result.err
+    assert "RuntimeError: a bug" in result.err
+
+
+def test_both_spellings_run_the_same(project, command):
+    for argument in ("experiment=small", "+experiment=small"):
+        result = command(argument)
+        assert result.code == 0
+        assert "max_steps=16 start=0 checkpoint=None" in result.out  # ceil(1000 / 64)
+
+
+def test_run_folder_explains_itself(project, command):
+    command("experiment=small", "seed=7", "run_dir=here")
+    config = yaml.safe_load((project / "here/config.yaml").read_text())
+    assert config["seed"] == 7
+    assert config["trainer"]["max_steps"] == 16
+    environment = (project / "here/environment.txt").read_text()
+    assert "seed=7" in environment
+    assert "torch==" in environment
+    assert {file.name for file in (project / "here").iterdir()} == {"config.yaml", "composed.yaml", "environment.txt"}
+
+
+def test_two_runs_of_one_second_have_two_folders(project, command):
+    command("experiment=small")
+    command("experiment=small")
+    first, second = sorted((project / "outputs/small").iterdir())
+    assert second.name == f"{first.name}-2"
+
+
+def test_children_find_the_folder_in_the_environment(project, command, monkeypatch):
+    monkeypatch.setenv("TRAINER_RUN_DIR", "shared")
+    assert "root=shared" in command("experiment=small").out
+
+
+def test_tasks_of_a_slurm_step_share_a_folder(project, command, monkeypatch):
+    for key, value in {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "12", "SLURM_STEP_ID": "0"}.items():
+        monkeypatch.setenv(key, value)
+    for _ in range(2):
+        assert "root=outputs/small/slurm-12.0\n" in command("experiment=small").out
+
+
+def test_sweep(project, command):
+    result = command("-m", "experiment=small", "seed=1,2")
+    assert result.code == 0, result.err
+    runs = sorted((project / "outputs/sweep").glob("*/*/config.yaml"))
+    assert [yaml.safe_load(run.read_text())["seed"] for run in runs] == [1, 2]
+    assert [yaml.safe_load(run.read_text())["trainer"]["default_root_dir"][-1] for run in runs] == ["0", "1"]
+
+
+def test_interrupted_runs_say_so(project, command):
+    assert command("experiment=small", "+callbacks.samples.signal=15").code == 143
+
+
+def test_own_conf_extends_and_overrides(project, command):
+    (project / "conf/data/mine.yaml").write_text("_target_: standin.Data\nresolution: 16\nbatch_size: 10\n")
+    assert "max_steps=100 " in command("experiment=small", "data=mine").out
+    shown = command("--info", "searchpath").out
+    assert shown.index("./conf") < shown.index("main")
+
+
+def test_cfg_shows_the_job(project, command):
+    shown = yaml.safe_load(command("experiment=small", "--cfg", "job", "--resolve").out)
+    assert shown["trainer"]["max_steps"] == 16
+    assert "hydra" not in shown
+
+
+def run(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
+    root = str(Path(__file__).parent.parent)
+    environment = {**os.environ, "PYTHONPATH": root}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, **options)
+
+
+def test_help_lists_experiments_and_is_quick(project):
+    start = time.perf_counter()
+    result = run("-X", "importtime", "-m", "trainer", "--help", cwd=project)
+    seconds = time.perf_counter() - start
+    assert result.returncode == 0
+    assert "  small            one small $5 run\n" in result.stdout
+    assert "  data             emoji, " in result.stdout
+    for heavy in ("torch", "transformers", "pytorch_lightning", "wandb", "numpy"):
+        assert f" {heavy}\n" not in result.stderr
+    assert seconds < 5  # about 0.6 s on an idle machine
