@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 MISTAKES = {
@@ -131,6 +132,59 @@ def test_tasks_of_a_slurm_step_share_a_folder(project, command, monkeypatch):
         monkeypatch.setenv(key, value)
     for _ in range(2):
         assert "root=outputs/small/slurm-12.0\n" in command("experiment=small").out
+
+
+@pytest.fixture
+def finished(project, command) -> Path:
+    """A run of `small` in the folder `done`, with a checkpoint at 640 images."""
+    assert command("experiment=small", "data=shapes", "run_dir=done").code == 0
+    (project / "done/checkpoints").mkdir()
+    config = yaml.safe_load((project / "done/config.yaml").read_text())
+    saved = {"config": config, "state_dict": {}, "ema": {}, "images_seen": 640}
+    torch.save(saved, project / "done/checkpoints/kimg000000.640.ckpt")
+    return project / "done"
+
+
+def test_resume_goes_on_in_the_folder_by_its_own_configuration(finished, command):
+    result = command("resume=done", "kimg=2")
+    assert result.code == 0, result.err
+    assert "max_steps=32 start=640 checkpoint=done/checkpoints/kimg000000.640.ckpt root=done\n" in result.out
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    assert config["kimg"] == 2
+    assert config["data"] == {"_target_": "standin.Data", "resolution": 16, "batch_size": 64}  # nothing of data=emoji
+    assert (finished / "environment.txt").read_text().count("command ") == 2
+
+
+def test_resume_of_a_file_and_with_the_experiment_named(finished, command):
+    assert "start=640" in command("resume=done/checkpoints/kimg000000.640.ckpt").out
+    assert "start=640" in command("resume=done", "experiment=small", "data=shapes").out
+
+
+def test_a_restart_in_the_same_folder_goes_on(finished, command, monkeypatch):
+    monkeypatch.setenv("TRAINER_RUN_DIR", "done")
+    assert "start=640" in command("experiment=small", "data=shapes").out
+
+
+def test_a_checkpoint_without_its_folder_begins_a_new_run(finished, command):
+    (finished / "checkpoints/kimg000000.640.ckpt").rename("copy.ckpt")
+    result = command("resume=copy.ckpt", "experiment=small", "data=shapes")
+    assert "start=640 checkpoint=copy.ckpt root=outputs/small/" in result.out
+    assert command("resume=copy.ckpt").code == 2
+
+
+@pytest.mark.parametrize("changed", ["data.batch_size=32", "seed=1", "+objective.images=3"])
+def test_resume_refuses_another_run(finished, command, changed):
+    before = (finished / "config.yaml").read_text()
+    result = command("resume=done", changed)
+    assert result.code == 2
+    assert changed.lstrip("+") in result.err
+    assert "the checkpoint is of a run with" in result.err
+    assert (finished / "config.yaml").read_text() == before
+
+
+def test_resume_may_change_what_does_not_change_the_result(finished, command):
+    result = command("resume=done", "callbacks.ema=null", "logger.csv=null", "+data.num_workers=2")
+    assert "callbacks=1 " in result.out, result.err
 
 
 def test_sweep(project, command):

@@ -118,37 +118,40 @@ def offer_saved_config(arguments: list[str]) -> None:
         return
     path = Path(given[-1])
     folder = next((f for f in (path, *path.parents) if (f / COMPOSED).is_file()), None) if path.exists() else None
+    experiment = [a for a in arguments if a.lstrip("+").startswith("experiment=")]
+    if folder is None and experiment and path.is_file():
+        return  # a checkpoint without its folder: a new run from it
     if folder is None:
         raise UserError(f"resume={path}: expected a run folder (with {COMPOSED} in it) or a checkpoint in one")
     if not any(a.startswith("run_dir=") for a in arguments):
         os.environ[VARIABLE] = str(folder)
-    if not any(a.lstrip("+").startswith("experiment=") for a in arguments):
+    if not experiment:
         arguments.append("+experiment=resumed")
     if "+experiment=resumed" in arguments:  # also in the children of a resumed run
-        saved = load(folder)
+        saved: Any = OmegaConf.to_container(OmegaConf.load(folder / COMPOSED))
         node = {key: value for key, value in saved.items() if key not in ("run_dir", "resume")}
         node["defaults"] = [*({f"override /{group}": None} for group in GROUPS), "_self_"]
         ConfigStore.instance().store("resumed", node, group="experiment", package="_global_")
 
 
-def refuse_another(folder: Path, cfg: DictConfig) -> None:
-    """UserError if the run in `folder` has another configuration than `cfg`, the budget and the like aside."""
-    if not (folder / COMPOSED).is_file():
-        return
-    saved, now = flat(load(folder)), flat(OmegaConf.to_container(cfg))
-    for key in sorted(saved.keys() | now.keys()):
+def restarted(folder: Path) -> Path | None:
+    """`folder` if it holds a checkpoint already: a job that was requeued or started again goes on by itself."""
+    return folder if any(folder.glob("checkpoints/*.ckpt")) else None
+
+
+def refuse_another(saved: dict[str, Any], cfg: DictConfig) -> None:
+    """UserError if `cfg` differs from the configuration in a checkpoint, in more than the budget and the like."""
+    before, now = flat(saved), flat(OmegaConf.to_container(cfg, resolve=True))
+    derived = {
+        key for key, value in flat(OmegaConf.to_container(cfg)).items() if isinstance(value, str) and "${" in value
+    }
+    for key in sorted((before.keys() | now.keys()) - derived):
         free = key.split(".")[0] in FREE or key.split(".")[-1] in FREE_ANYWHERE
-        if not free and saved.get(key) != now.get(key):
+        if not free and before.get(key) != now.get(key):
             raise UserError(
-                f"{key}={now.get(key)}: the run in {folder} has {saved.get(key)}; "
-                f"continue it by resume={folder} alone, or start another"
+                f"{key}={now.get(key)}: the checkpoint is of a run with {before.get(key)}; "
+                f"continue that run by resume=RUN alone, or start another"
             )
-
-
-def load(folder: Path) -> dict[str, Any]:
-    saved = OmegaConf.to_container(OmegaConf.load(folder / COMPOSED))
-    assert isinstance(saved, dict)
-    return {str(key): value for key, value in saved.items()}
 
 
 def flat(node: Any, path: str = "") -> dict[str, Any]:
