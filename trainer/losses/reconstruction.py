@@ -1,8 +1,7 @@
 """How far a reconstruction is from its target, and the cost of the latent that carried it: one value a sample, (N,).
 
-`l1`, `l2`, `charbonnier` are means over the C*H*W values of an image in [-1, 1]: weights do not change with resolution,
-but they are not likelihoods. `gaussian_nll` and `gaussian_kl` are nats per image, summed over all values and latents:
-together they are the negative ELBO.
+Reconstruction terms are means over the C*H*W values of an image in [-1, 1], so weights do not change with resolution; those
+that are likelihoods are in nats per value. `gaussian_kl` is in nats per image: distortion + rate / (C*H*W) is the negative ELBO.
 """
 
 from __future__ import annotations
@@ -28,16 +27,15 @@ def charbonnier(prediction: Tensor, target: Tensor, epsilon: float = 1e-3) -> Te
 
 
 def gaussian_nll(prediction: Tensor, target: Tensor, min_sigma: float = 1 / 255) -> Tensor:
-    """-log N(x; y, sigma^2 I) in nats per image, with the best sigma of each image (Rybkin et al. 2021, "sigma-VAE").
+    """-log N(x; y, sigma^2 I) in nats per value, with the best sigma of each image (Rybkin et al. 2021, "sigma-VAE").
 
-    d/2 log(2 pi sigma^2) + |x - y|^2 / (2 sigma^2) at sigma^2 = max(|x - y|^2 / d, min_sigma^2), for d values an image:
-    it weighs reconstruction against KL without a knob. A density of x in [-1, 1] may be below 0 nats; -log P of the
-    image in 256 levels is d log(127.5) more. min_sigma is half the step between two levels: no finer error can be told.
+    1/2 log(2 pi sigma^2) + mean (x - y)^2 / (2 sigma^2) at sigma^2 = max(mean (x - y)^2, min_sigma^2), which weighs
+    reconstruction against KL without a knob. It is a density of x in [-1, 1]: for -log P of the 256-level image add log(127.5).
+    min_sigma is half the step between two levels by default, as no finer error can be told; a larger one trains more calmly.
     """
     error = l2(prediction, target)
-    num_values = target[0].numel()
     variance = error.detach().clamp(min=min_sigma**2)  # at its optimum sigma has no gradient of its own
-    return num_values / 2 * (math.log(2 * math.pi) + variance.log() + error / variance)
+    return 0.5 * (math.log(2 * math.pi) + variance.log() + error / variance)
 
 
 def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:

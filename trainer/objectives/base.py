@@ -158,16 +158,18 @@ class Objective(pl.LightningModule):
     @contextmanager
     def ema_weights(self) -> Iterator[None]:
         """Within it, the averaged networks hold their EMA weights; nothing is copied, storages change places."""
-        parameters = dict(self.named_parameters())
-        self._swap(parameters)
+        averages, self.ema = self.ema, {}  # a nested use finds nothing left to swap, instead of swapping back
+        self._swap(averages)
         try:
             yield
         finally:
-            self._swap(parameters)
+            self._swap(averages)
+            self.ema = averages
 
-    def _swap(self, parameters: dict[str, nn.Parameter]) -> None:
-        for key, average in self.ema.items():
-            parameters[key].data, self.ema[key] = average, parameters[key].data
+    def _swap(self, averages: dict[str, Tensor]) -> None:
+        parameters = dict(self.named_parameters())
+        for key, average in averages.items():
+            parameters[key].data, averages[key] = average, parameters[key].data
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint.update(ema=dict(self.ema), config=self.config, images_seen=self.images_seen)

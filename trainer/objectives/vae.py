@@ -14,9 +14,10 @@ from trainer.objectives.base import Objective
 
 
 class VAE(Objective):
-    """Minimises distortion + kl_weight * rate: E_q[-log p(x | z, c)] + kl_weight * KL(q(z | x, c) || N(0, I)).
+    """Minimises distortion + kl_weight * rate / d for images of d = 3*H*W values: the negative ELBO in nats per value.
 
-    reconstruction: (reconstruction, image) -> (N,) of `trainer.losses.reconstruction`; nats an image if a likelihood.
+    distortion = E_q[-log p(x | z, c)] / d, rate = KL(q(z | x, c) || N(0, I)).
+    reconstruction: (reconstruction, image) -> (N,), a function of `trainer.losses.reconstruction`.
     warmup_kimg: kl_weight grows linearly from 0 over this many thousand images.
     """
 
@@ -47,6 +48,5 @@ class VAE(Objective):
         distortion = self.reconstruction(reconstructed, batch.image).mean()
         rate = gaussian_kl(mean, log_variance).mean()
         warm = min(1.0, self.images_seen / 1000 / self.warmup_kimg) if self.warmup_kimg else 1.0
-        loss = distortion + warm * self.kl_weight * rate
-        logs = {"autoencoder/loss": loss, "autoencoder/distortion": distortion, "autoencoder/rate": rate}
-        return loss / batch.image[0].numel(), logs  # per dimension: step sizes do not depend on the resolution
+        loss = distortion + warm * self.kl_weight * rate / batch.image[0].numel()
+        return loss, {"autoencoder/loss": loss, "autoencoder/distortion": distortion, "autoencoder/rate": rate}
