@@ -1,0 +1,18 @@
+"""Training and sampling of text-conditioned image models. `from trainer import load` for a trained one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainer.pipeline import load
+
+__all__ = ["load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load":  # lazily: the command line answers --help without torch
+        from trainer.pipeline import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

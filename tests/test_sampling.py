@@ -1,0 +1,116 @@
+"""One seed is one image."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import nn
+
+from trainer import noise
+from trainer.batch import Condition
+from trainer.errors import UserError
+from trainer.networks import dcgan, residual
+from trainer.sampling import Sampler
+
+TOKENS, WIDTH, LATENT = 6, 32, 16
+
+
+class Text:
+    """Random features of each caption; counts how often it is asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, captions):
+        self.asked += captions
+        ids = torch.tensor([sum(map(ord, caption)) for caption in captions])
+        tokens = noise.normal(1, "tokens", ids, TOKENS * WIDTH).view(-1, TOKENS, WIDTH)
+        return Condition(tokens, torch.arange(TOKENS) < 2 + ids[:, None] % 4, noise.normal(1, "pooled", ids, WIDTH))
+
+
+class Objective(nn.Module):
+    latent_channels = LATENT
+
+    def __init__(self, generator):
+        super().__init__()
+        self.generator = generator
+        self.dropout = nn.Dropout(0.5)
+        self.factor = 1.0
+
+    def sample(self, latent, condition):
+        return self.dropout(self.generator(latent, condition)) * self.factor
+
+    @contextmanager
+    def ema_weights(self):
+        self.factor = 0.5
+        yield
+        self.factor = 1.0
+
+
+@pytest.fixture(params=[dcgan, residual], ids=["dcgan", "residual"])
+def objective(request):
+    torch.manual_seed(0)
+    generator = request.param.Generator(32, LATENT, WIDTH, nn.Identity(), base_channels=16, max_channels=64)
+    for parameter in generator.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)  # else attention, which starts at zero, stays untested
+    return Objective(generator)
+
+
+CAPTIONS = ["a red apple", "a blue car", "two cats"] * 30
+SEEDS = list(range(90))
+
+
+def test_one_seed_is_one_image_bit_for_bit_at_any_batch_size(objective):
+    expected = Sampler(objective, Text(), 16)(CAPTIONS, SEEDS)
+    assert expected.shape == (90, 3, 32, 32)
+    assert expected.dtype == torch.uint8
+    assert (expected[0] != expected[3]).any()  # one caption, two seeds
+    for batch_size in (1, 3, 48, 64, None):
+        assert torch.equal(Sampler(objective, Text(), batch_size)(CAPTIONS, SEEDS), expected)
+    sampler = Sampler(objective, Text())
+    for chosen in ([0], [88, 4, 17], list(range(89, -1, -1))):  # alone, in other company, in another order
+        images = sampler([CAPTIONS[i] for i in chosen], [SEEDS[i] for i in chosen])
+        assert torch.equal(images, expected[chosen])
+
+
+def test_images_are_those_of_the_objective_in_eval_mode_with_averaged_weights(objective):
+    text, sampler = Text(), Sampler(objective, Text())
+    images = sampler(CAPTIONS[:16], SEEDS[:16])
+    assert objective.training
+    assert objective.dropout.training
+    assert objective.factor == 1
+    latent = noise.normal(0, "sample", torch.arange(16), LATENT)
+    with torch.no_grad():
+        drawn = objective.generator(latent, text(CAPTIONS[:16])) * 0.5
+    assert (images.float() - (drawn + 1) * 127.5).abs().max() <= 0.5 + 1e-3
+
+
+def test_modes_come_back_also_for_parts_that_were_in_eval(objective):
+    objective.generator.eval()
+    Sampler(objective, Text())(CAPTIONS[:1], [0])
+    assert objective.training
+    assert not objective.generator.training
+
+
+def test_a_caption_is_encoded_once(objective):
+    text = Text()
+    sampler = Sampler(objective, text)
+    sampler(CAPTIONS, SEEDS)
+    sampler(CAPTIONS[:2], [1, 2])
+    assert sorted(text.asked) == sorted(CAPTIONS[:3])
+
+
+def test_seeds_are_any_int64(objective):
+    seeds = [-1, 2**62, 0]
+    images = Sampler(objective, Text())(["a red apple"] * 3, seeds)
+    assert len({bytes(image.numpy().tobytes()) for image in images}) == 3
+
+
+def test_bad_input_is_told(objective):
+    with pytest.raises(UserError, match="2 captions and 1 seeds"):
+        Sampler(objective, Text())(["a", "b"], [1])
+    with pytest.raises(UserError, match="at least one"):
+        Sampler(objective, Text())([], [])
+    with pytest.raises(UserError, match="batch_size=0"):
+        Sampler(objective, Text(), 0)

@@ -1,0 +1,106 @@
+"""From a run folder to the trained objective. A checkpoint holds tensors and the resolved configuration, never code."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
+from trainer.errors import UserError
+
+KEYS = ("config", "state_dict", "ema", "images_seen")  # what a checkpoint of ours has
+
+
+def newest(path: str | Path) -> Path:
+    """The newest whole checkpoint of a run folder or of its checkpoints folder; a .ckpt file is itself.
+
+    A file cut short (a full disk, a broken copy) is passed over with a line that says so. UserError if none is left.
+    """
+    path = Path(path).expanduser()
+    if path.is_file():
+        if not _is_whole(path):
+            raise UserError(
+                f"checkpoint {path} is cut short or no checkpoint: give its run folder to take the newest whole one"
+            )
+        return path
+    if not path.exists():
+        raise UserError(f"checkpoint {path} does not exist{_runs_near(path)}")
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    for candidate in sorted(folder.glob("*.ckpt"), reverse=True):  # names begin with the zero-padded kimg
+        if _is_whole(candidate):
+            return candidate
+        print(f"{candidate} is cut short, taking an older one", file=sys.stderr, flush=True)
+    raise UserError(f"no whole checkpoint in {folder}{_runs_near(folder)}")
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint file, tensors mapped from disk. UserError if it is damaged or not one of ours."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError as error:
+        raise UserError(f"checkpoint {path} does not exist{_runs_near(Path(path))}") from error
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError) as error:
+        raise UserError(f"checkpoint {path} is damaged, or holds code instead of tensors: take another one") from error
+    missing = [key for key in KEYS if not isinstance(checkpoint, dict) or key not in checkpoint]
+    if missing:
+        raise UserError(f"{path} is not a checkpoint of a training run, it has no {missing[0]}: give a run folder")
+    return checkpoint
+
+
+def images_seen(path: str | Path) -> int:
+    """How many images, over all ranks, the run had seen."""
+    return int(read(path)["images_seen"])
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> Any:
+    """The objective of a run folder or checkpoint file, ready to sample: EMA weights, eval, no gradients.
+
+    It is built from the configuration kept in the checkpoint, whatever the files in conf/ say today. UserError if it
+    cannot be read or its weights do not fit.
+    """
+    path = newest(path)
+    checkpoint = read(path)
+    try:
+        objective: Any = instantiate(checkpoint["config"]["objective"], _convert_="all")
+        objective.load_state_dict(checkpoint["state_dict"])
+    except (InstantiationException, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"checkpoint {path} does not fit this version of the code or lacks one of yours: {reason}"
+        ) from error
+    parameters = dict(objective.named_parameters())
+    with torch.no_grad():
+        for key, average in checkpoint["ema"].items():
+            parameters[key].copy_(average)
+    objective.config = checkpoint["config"]
+    objective.images_seen = checkpoint["images_seen"]
+    return objective.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+
+
+def _is_whole(path: Path) -> bool:
+    """A zip archive ends with its table of contents: a file that was cut short has none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("data.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
+
+
+def _runs_near(path: Path) -> str:
+    """'; the newest run is ...' under the first parent folder that exists, '' if there is none."""
+    folder = next((parent for parent in (path, *path.parents) if parent.is_dir()), Path())
+    found = [each for pattern in ("checkpoints", "*/checkpoints", "*/*/checkpoints") for each in folder.glob(pattern)]
+    runs = sorted(
+        {each.parent for each in found if any(each.glob("*.ckpt"))} - {path}, key=lambda run: run.stat().st_mtime
+    )
+    return (
+        f"; the newest run there is {runs[-1]}"
+        if runs
+        else ": give the folder that training printed, outputs/NAME/TIME"
+    )

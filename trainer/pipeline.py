@@ -1,0 +1,80 @@
+"""A trained run in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from PIL import Image
+from torch import Tensor
+
+from trainer import checkpoint
+from trainer.errors import UserError
+from trainer.images import grid
+from trainer.sampling import Sampler
+
+
+@dataclass
+class Samples:
+    """Images of prompts and seeds: all seeds of the first prompt, then those of the next.
+
+    pixels: (N, 3, H, W) uint8. prompts, seeds: N each. columns: images a row of the grid, one row a prompt.
+    """
+
+    pixels: Tensor
+    prompts: list[str]
+    seeds: list[int]
+    columns: int
+
+    @property
+    def images(self) -> list[Image.Image]:
+        return [Image.fromarray(each) for each in self.pixels.permute(0, 2, 3, 1).cpu().numpy()]
+
+    def grid(self) -> Image.Image:
+        """All images in one, with captions."""
+        return grid(self.pixels, self.prompts, self.columns)
+
+
+class Pipeline:
+    """Prompts to images with the EMA weights of one checkpoint; made by `trainer.load`.
+
+    path: the checkpoint file. objective, text: what it was trained as. config: the resolved configuration of the run.
+    """
+
+    def __init__(self, path: str | Path, device: str | torch.device, batch_size: int | None = None):
+        self.path = checkpoint.newest(path)
+        self.objective = checkpoint.load(self.path, device)
+        self.config: dict[str, Any] = self.objective.config
+        self.text = instantiate(self.config["text"]["encoder"], _convert_="all")
+        self.sampler = Sampler(self.objective, self.text, batch_size)
+
+    def __call__(self, prompts: str | Sequence[str], seeds: int | Sequence[int] = 0) -> Samples:
+        """Every prompt with every seed. A seed is the same image each time, whatever else is drawn with it."""
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        seeds = [seeds] if isinstance(seeds, int) else [int(seed) for seed in seeds]
+        if not prompts or not seeds or not all(isinstance(p, str) and p.strip() for p in prompts):
+            raise UserError(f"prompts={prompts}, seeds={seeds}: expected at least one of each, and no empty prompt")
+        each_prompt = [prompt for prompt in prompts for _ in seeds]
+        each_seed = seeds * len(prompts)
+        return Samples(self.sampler(each_prompt, each_seed), each_prompt, each_seed, columns=len(seeds))
+
+
+def load(path: str | Path, device: str | torch.device | None = None, batch_size: int | None = None) -> Pipeline:
+    """A pipeline from a run folder (its newest whole checkpoint) or a .ckpt file; on the GPU if there is one.
+
+    >>> from trainer import load
+    >>> pipe = load("outputs/cgan/2026-01-31_12-00-00")
+    >>> pipe("a red apple", seeds=range(4)).images          # 4 PIL images
+    >>> pipe(["a red apple", "a blue car"], seeds=range(8)).grid()
+
+    UserError if there is no such run, its checkpoint cannot be read, or the device is not there.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device={device}: this machine has no usable GPU; leave device out or say cpu")
+    return Pipeline(path, device, batch_size)
