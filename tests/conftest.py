@@ -114,3 +114,38 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delitem(sys.modules, "standin", raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """A run folder with two checkpoints of a small GAN, whose EMA weights are not its weights."""
+    import torch
+    from hydra.utils import instantiate
+
+    text = {
+        "_target_": "trainer.text.scratch.TextTransformer",
+        **{"width": 16, "num_layers": 1, "num_heads": 2, "vocabulary": 64, "max_tokens": 5},
+    }
+    small = {"resolution": 16, "text_channels": 16, "text": text, "base_channels": 8, "max_channels": 16}
+    adam = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 0.001}
+    objective = {
+        "_target_": "trainer.objectives.gan.GAN",
+        "generator": {"_target_": "trainer.networks.dcgan.Generator", "latent_channels": 8, **small},
+        "discriminator": {"_target_": "trainer.networks.dcgan.Discriminator", **small},
+        "loss": {"_target_": "trainer.losses.adversarial.NonSaturating"},
+        "optimizer": {"generator": adam, "discriminator": adam},
+        "schedule": {"_target_": "trainer.schedules.linear", "_partial_": True, "kimg": 1, "start": 0.5, "final": 0.1},
+        "seed": 0,
+    }
+    encoder = {"_target_": "trainer.text.scratch.HashTokenizer", "vocabulary": 64, "max_tokens": 5}
+    run = tmp_path / "outputs" / "small" / "2026-01-31_12-00-00"
+    (run / "checkpoints").mkdir(parents=True)
+    gan = instantiate(objective, _convert_="all")
+    gan.config = {"name": "small", "objective": objective, "text": {"encoder": encoder}}
+    for images in (500, 1500):
+        gan.images_seen = images
+        gan.ema = {f"generator.{k}": p + images / 5000 for k, p in gan.generator.state_dict().items()}
+        content = {"state_dict": gan.state_dict(), "global_step": images // 50}
+        gan.on_save_checkpoint(content)
+        torch.save(content, run / "checkpoints" / f"kimg{images / 1000:010.3f}.ckpt")
+    return run

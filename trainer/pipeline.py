@@ -32,23 +32,29 @@ class Samples:
 
     @property
     def images(self) -> list[Image.Image]:
-        return [Image.fromarray(each) for each in self.pixels.permute(0, 2, 3, 1).cpu().numpy()]
+        return [picture(each) for each in self.pixels]
 
     def grid(self) -> Image.Image:
         """All images in one, with captions."""
         return grid(self.pixels, self.prompts, self.columns)
 
 
+def picture(pixels: Tensor) -> Image.Image:
+    """A PIL image of (3, H, W) uint8."""
+    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+
+
 class Pipeline:
     """Prompts to images with the EMA weights of one checkpoint; made by `trainer.load`.
 
-    path: the checkpoint file. objective, text: what it was trained as. config: the resolved configuration of the run.
+    path: the checkpoint file. step: batches it had trained. config: the resolved configuration of its run.
     """
 
     def __init__(self, path: str | Path, device: str | torch.device, batch_size: int | None = None):
         self.path = checkpoint.newest(path)
         self.objective = checkpoint.load(self.path, device)
         self.config: dict[str, Any] = self.objective.config
+        self.step = int(checkpoint.read(self.path)["global_step"])
         self.text = instantiate(self.config["text"]["encoder"], _convert_="all")
         self.sampler = Sampler(self.objective, self.text, batch_size)
 

@@ -1,0 +1,116 @@
+"""`python -m trainer.sample` as typed."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainer import load
+from trainer.errors import UserError
+from trainer.sample import main, parse_prompts, parse_seeds, slug
+
+
+@pytest.fixture
+def draw(command, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: command(f"checkpoint={trained}", *arguments, main=main)
+
+
+def test_files_and_grid_with_their_origin(draw, trained):
+    result = draw("prompts=[a red apple, a blue car]", "seeds=2-4")
+    assert result.code == 0, result.err
+    folder = trained / "samples" / "kimg000001.500"
+    names = [f"a-{what}_seed000{seed}.png" for what in ("red-apple", "blue-car") for seed in (2, 3, 4)]
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*names, "grid.png"])
+    assert [line for line in result.out.splitlines() if line.endswith(".png")] == [
+        str(folder / name) for name in [*names, "grid.png"]
+    ]
+    assert "6 images, " in result.out
+    assert "images/s on cpu" in result.out
+    image = Image.open(folder / "a-blue-car_seed0003.png")
+    assert image.info == {
+        "Software": "trainer",
+        "experiment": "small",
+        "checkpoint": str(trained / "checkpoints" / "kimg000001.500.ckpt"),
+        "kimg": "1.500",
+        "step": "30",
+        "prompt": "a blue car",
+        "seed": "3",
+    }
+    assert np.array_equal(np.asarray(image), np.asarray(load(trained)("a blue car", 3).images[0]))
+    info = Image.open(folder / "grid.png").info
+    assert json.loads(info["prompts"]) == ["a red apple", "a blue car"]
+    assert json.loads(info["seeds"]) == [2, 3, 4]
+
+
+def test_drawn_again_the_files_stay_and_another_grid_gets_another_name(draw, trained):
+    for _ in range(2):
+        assert draw("prompts=a", "seeds=0").code == 0
+    assert draw("prompts=b", "seeds=0,1").code == 0
+    names = sorted(path.name for path in (trained / "samples" / "kimg000001.500").iterdir())
+    assert names == ["a_seed0000.png", "b_seed0000.png", "b_seed0001.png", "grid-2.png", "grid.png"]
+
+
+def test_files_of_another_checkpoint_are_not_overwritten(draw, trained, tmp_path):
+    older = trained / "checkpoints" / "kimg000000.500.ckpt"
+    assert draw("prompts=a", "out=here").code == 0
+    before = (tmp_path / "here" / "a_seed0000.png").read_bytes()
+    result = draw(f"checkpoint={older}", "prompts=a", "out=here")
+    assert result.code == 2
+    assert "choose another out=FOLDER" in result.err
+    assert (tmp_path / "here" / "a_seed0000.png").read_bytes() == before
+
+
+def test_prompts_file(draw, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red apple\n\n ein grüner Apfel 🍏 \n", encoding="utf-8")
+    result = draw("prompts_file=prompts.txt", "out=here", "batch_size=1")
+    assert result.code == 0, result.err
+    infos = [Image.open(file).info for file in (tmp_path / "here").glob("*_seed0000.png")]
+    assert {info["prompt"] for info in infos} == {"a red apple", "ein grüner Apfel 🍏"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "prompts=[]: expected texts"),
+        (["prompts=[a, '']"], "expected texts and none empty"),
+        (["prompts=a", "seeds=x"], "x is not a seed"),
+        (["prompts=a", "seeds=7-3"], "7-3 is not a seed"),
+        (["prompts=a", "seeds=[]"], "expected at least one"),
+        (["prompts_file=nowhere.txt"], "prompts_file=nowhere.txt"),
+        (["prompts=a", "batch_size=0"], "batch_size=0"),
+        (["prompts=a", "checkpoint=outputs/nothing"], "outputs/nothing does not exist; the newest run there is"),
+        (["prompts=a", "sedes=3"], "did you mean seeds"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(draw, arguments, message):
+    result = draw(*arguments)
+    assert result.code == 2
+    assert message in result.err
+    assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "seeds"),
+    [(3, [3]), ("0-3", [0, 1, 2, 3]), ("0,2,5-7", [0, 2, 5, 6, 7]), ([4, "1-2", 1], [4, 1, 2]), ("-5", [-5])],
+)
+def test_seeds(given, seeds):
+    assert parse_seeds(given) == seeds
+
+
+def test_seeds_beyond_int64_are_refused():
+    with pytest.raises(UserError, match="not a seed"):
+        parse_seeds(2**63)
+
+
+def test_prompts_are_distinct_texts():
+    assert parse_prompts(["b", "a", "b", 3], None) == ["b", "a", "3"]
+
+
+def test_names_can_be_read_and_differ():
+    assert slug("a red apple") == "a-red-apple"
+    assert slug("a red apple!").startswith("a-red-apple-")
+    prompts = ["a red apple", "a red apple!", "a-red-apple", "x" * 70, "x" * 71, "🍏", "🍎", "../../etc"]
+    assert len({slug(prompt) for prompt in prompts}) == len(prompts)
+    assert all("/" not in slug(prompt) and slug(prompt)[0] != "." for prompt in prompts)

@@ -1,0 +1,165 @@
+"""Pictures of prompts: python -m trainer.sample checkpoint=RUN 'prompts=[a red apple, a blue car]' seeds=0-7"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import MISSING, DictConfig, ListConfig
+
+from trainer.config import entry
+from trainer.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from trainer.pipeline import Pipeline
+
+Origin = dict[str, str]  # PNG metadata
+GRID_IMAGES = 256  # of more images the first ones are in the grid
+
+
+@dataclass
+class Sampling:
+    """Keys of conf/sample.yaml, which explains them."""
+
+    checkpoint: str = MISSING
+    prompts: Any = MISSING
+    prompts_file: str | None = None
+    seeds: Any = MISSING
+    out: str | None = None
+    batch_size: int | None = None
+    device: str | None = None
+
+
+def sample(cfg: DictConfig) -> None:
+    """Writes a PNG for each prompt and seed and a grid of them, all with their origin in the metadata."""
+    prompts, seeds = parse_prompts(cfg.prompts, cfg.prompts_file), parse_seeds(cfg.seeds)
+
+    import torch  # here, because these take seconds: a mistyped seed is told at once
+
+    from trainer.images import grid
+    from trainer.pipeline import load, picture
+
+    pipe = load(cfg.checkpoint, cfg.device, cfg.batch_size)
+    run = pipe.path.parent.parent if pipe.path.parent.name == "checkpoints" else pipe.path.parent
+    folder = Path(cfg.out or run / "samples" / pipe.path.stem).expanduser()
+    origin = {
+        "Software": "trainer",
+        "experiment": str(pipe.config.get("name")),
+        "checkpoint": str(pipe.path.resolve()),
+        "kimg": f"{pipe.objective.images_seen / 1000:.3f}",
+        "step": str(pipe.step),
+    }
+    pairs = list(itertools.product(prompts, seeds))
+    files = [folder / f"{slug(prompt)}_seed{seed:04d}.png" for prompt, seed in pairs]
+    for file in files:
+        if file.exists() and not from_origin(file, origin):
+            raise UserError(f"{file} is there already and not from {pipe.path}: choose another out=FOLDER")
+    folder.mkdir(parents=True, exist_ok=True)
+
+    for prompt in prompts:
+        pipe.sampler.condition(prompt)  # before the clock starts: the first one loads the text encoder
+    shown: list[Tensor] = []
+    began = time.monotonic()
+    for (prompt, seed), file, pixels in zip(pairs, files, draw(pipe, pairs), strict=True):
+        save(picture(pixels), file, origin | {"prompt": prompt, "seed": str(seed)})
+        print(file)
+        if len(shown) < GRID_IMAGES:
+            shown.append(pixels)
+    rate = len(pairs) / (time.monotonic() - began)
+
+    all_of_it = origin | {"prompts": json.dumps(prompts, ensure_ascii=False), "seeds": json.dumps(seeds)}
+    numbered = itertools.chain(["grid.png"], (f"grid-{i}.png" for i in itertools.count(2)))
+    file = next(f for f in map(folder.joinpath, numbered) if not f.exists() or from_origin(f, all_of_it))
+    overview = grid(torch.stack(shown), [prompt for prompt, _ in pairs[: len(shown)]], min(len(seeds), 16))
+    save(overview, file, all_of_it)
+    print(f"{file}\n{len(pairs)} images, {rate:.1f} images/s on {pipe.sampler.device}")
+
+
+def draw(pipe: Pipeline, pairs: list[tuple[str, int]]) -> Iterator[Tensor]:
+    """Images (3, H, W) uint8 of pairs of prompt and seed, batch by batch; tells how far it is every 5 s."""
+    began = told = time.monotonic()
+    for start in range(0, len(pairs), pipe.sampler.batch_size):
+        captions, seeds = zip(*pairs[start : start + pipe.sampler.batch_size], strict=True)
+        yield from pipe.sampler(captions, seeds).cpu()
+        done, now = start + len(seeds), time.monotonic()
+        if now - told > 5:
+            told = now
+            print(f"{done} of {len(pairs)} images, {(now - began) / done * (len(pairs) - done):.0f} s left", flush=True)
+
+
+def parse_prompts(given: Any, file: str | None) -> list[str]:
+    """Distinct texts of a text or list, and of the lines of a file; UserError if there are none or one is empty."""
+    prompts = (
+        [str(each).strip() for each in given] if isinstance(given, (ListConfig, list)) else [str(given or "").strip()]
+    )
+    if file:
+        try:
+            lines = Path(file).expanduser().read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"prompts_file={file}: expected a UTF-8 text with a prompt a line ({error})") from error
+        prompts = [each for each in [*prompts, *map(str.strip, lines)] if each]
+    if not prompts or not all(prompts):
+        raise UserError(f"prompts={given}: expected texts and none empty, as in 'prompts=[a red apple, a blue car]'")
+    return list(dict.fromkeys(prompts))
+
+
+def parse_seeds(given: Any) -> list[int]:
+    """Distinct seeds of 3, "0-7", "0,2,5-9" or a list of such; UserError for anything else."""
+    parts = given if isinstance(given, (ListConfig, list)) else str(given).split(",")
+    seeds: list[int] = []
+    for part in map(str, parts):
+        found = re.fullmatch(r"\s*(-?\d+)(?:-(\d+))?\s*", part)
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if first > last or not -(2**63) <= first <= last < 2**63:
+            raise UserError(f"seeds={given}: {part} is not a seed; expected 3, 0-7 or [0,2,5-9]")
+        seeds += range(first, last + 1)
+    if not seeds:
+        raise UserError(f"seeds={given}: expected at least one, as in seeds=0-7")
+    return list(dict.fromkeys(seeds))
+
+
+def slug(prompt: str) -> str:
+    """A file name that can be read; where it says less than the prompt, a checksum keeps two prompts apart."""
+    name = re.sub(r"\W+", "-", prompt)[:60].strip("-")
+    return name if name.replace("-", " ") == prompt else f"{name}-{zlib.crc32(prompt.encode()):08x}".lstrip("-")
+
+
+def save(image: Image, file: Path, origin: Origin) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    for key, value in origin.items():
+        info.add_text(key, value)
+    image.save(file, pnginfo=info)
+
+
+def from_origin(file: Path, origin: Origin) -> bool:
+    """Whether a PNG's metadata says all that `origin` says."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            return origin.items() <= image.info.items()
+    except OSError:  # no image, or cut short
+        return False
+
+
+def main() -> None:
+    # Hydra reads a bare comma as a sweep
+    sys.argv[1:] = [re.sub(r"^seeds=([\d-]+,[\d,-]+)$", r"seeds=[\1]", argument) for argument in sys.argv[1:]]
+    entry(sample, "sample", Sampling)
+
+
+if __name__ == "__main__":
+    main()
