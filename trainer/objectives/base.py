@@ -136,6 +136,9 @@ class Objective(pl.LightningModule):
         """(N, count) uniform in [0, 1), as `normal`."""
         return noise.uniform(self.seed, stream, batch.position, count)
 
+    def setup(self, stage: str) -> None:
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # two to three times faster convolutions
+
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         return batch.as_float()  # on the device: uint8 travels, a quarter of the bytes
 

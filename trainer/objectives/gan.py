@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from trainer.batch import Batch, Condition
 from trainer.losses import regularizers
@@ -25,7 +26,8 @@ class GAN(Objective):
     """Generator G(z, c) against discriminator D(x, c).
 
     loss: adversarial losses. augment: differentiable augmentation of all that the discriminator sees, or None.
-    matching: weight of real images with another's caption as a second kind of fake (matching-aware, Reed et al. 2016).
+    matching: weight of softplus(D(x, c') - D(x, c)) with another image's caption c': for real x in the discriminator's loss
+    (matching-aware, Reed et al. 2016) and for generated x in the generator's (as the contrast of XMC-GAN, Zhang et al. 2021).
     r1, r2: gamma of gamma/2 |grad D|^2 on real and on generated images (Mescheder et al. 2018).
     finite_difference: sigma > 0 takes |D(x) - D(x + sigma n)|^2 / sigma^2 instead of the double backward.
     gradient_penalty: weight of WGAN-GP (Gulrajani et al. 2017).
@@ -78,11 +80,9 @@ class GAN(Objective):
         logs = {"discriminator/real_logits": real_logits.mean(), "discriminator/fake_logits": fake_logits.mean()}
 
         if self.matching:
-            other = batch.neighbour()
-            differs = (batch.caption != batch.caption[other]).float()
-            wrong_logits = self.discriminator.logits(features, batch.condition[other])
-            loss = loss + self.matching * differs * self.loss.discriminator(real_logits, wrong_logits)
-            logs["discriminator/mismatched_logits"] = wrong_logits.mean()
+            mismatch = self.mismatch(batch, features, real_logits)
+            logs["discriminator/mismatch"] = mismatch.mean()
+            loss = loss + self.matching * mismatch
 
         logs["discriminator/loss"] = loss.mean()
         if penalize:
@@ -96,8 +96,21 @@ class GAN(Objective):
         real_logits = None
         if self.loss.needs_real:
             real_logits = self.discriminator(self.augmented(batch.image, batch, "generator/real"), batch.condition)
-        loss = self.loss.generator(self.discriminator(fake, batch.condition), real_logits).mean()
-        return loss, {"generator/loss": loss}
+        features = self.discriminator.features(fake)
+        fake_logits = self.discriminator.logits(features, batch.condition)
+        loss = self.loss.generator(fake_logits, real_logits)
+        logs = {"generator/loss": loss.mean()}
+        if self.matching:
+            mismatch = self.mismatch(batch, features, fake_logits)
+            logs["generator/mismatch"] = mismatch.mean()
+            loss = loss + self.matching * mismatch
+        return loss.mean(), logs
+
+    def mismatch(self, batch: Batch, features: Tensor, logits: Tensor) -> Tensor:
+        """(N,) softplus(D(x, c') - D(x, c)): an image must fit its own caption c better than another's, c'."""
+        other = batch.neighbour()
+        differs = batch.caption != batch.caption[other]
+        return differs * softplus(self.discriminator.logits(features, batch.condition[other]) - logits)
 
     def penalty(
         self, batch: Batch, real: Tensor, fake: Tensor, real_logits: Tensor, fake_logits: Tensor

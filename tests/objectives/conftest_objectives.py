@@ -1,0 +1,68 @@
+"""Tiny objectives on random batches, run by the real Trainer."""
+
+from functools import partial
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from trainer import schedules
+from trainer.batch import Batch, Condition
+from trainer.losses.adversarial import NonSaturating
+from trainer.losses.reconstruction import gaussian_nll
+from trainer.networks import dcgan
+from trainer.networks.autoencoder import Autoencoder
+from trainer.objectives.gan import GAN
+from trainer.objectives.vae import VAE
+from trainer.strategies.single import Single
+
+TEXT, LATENT, RESOLUTION = 12, 6, 16
+SIZES = {"resolution": RESOLUTION, "text_channels": TEXT, "base_channels": 4, "max_channels": 8}
+
+
+def random_batch(size=8, start=0):
+    draw = torch.Generator().manual_seed(start)
+    condition = Condition(
+        torch.randn(size, 5, TEXT, generator=draw),
+        torch.arange(5)[None] < torch.randint(1, 6, (size, 1), generator=draw),
+        torch.randn(size, TEXT, generator=draw),
+    )
+    image = torch.randint(0, 256, (size, RESOLUTION, RESOLUTION, 3), generator=draw, dtype=torch.uint8)
+    return Batch(image.permute(0, 3, 1, 2), condition, torch.arange(size) + start, torch.arange(size) + start)
+
+
+def loop_arguments(networks, optimizer=partial(torch.optim.Adam, lr=1e-2, betas=(0.0, 0.9)), **changes):
+    return {"optimizer": dict.fromkeys(networks, optimizer), "schedule": schedules.constant, "seed": 0} | changes
+
+
+def make_gan(loss=None, optimizer=None, **changes):
+    torch.manual_seed(0)
+    generator = dcgan.Generator(latent_channels=LATENT, text=nn.Identity(), style_channels=16, **SIZES)
+    discriminator = dcgan.Discriminator(text=nn.Identity(), head_channels=16, **SIZES)
+    keys = ("schedule", "clip", "accumulate", "seed")
+    loop = loop_arguments(("generator", "discriminator"), **{k: changes.pop(k) for k in keys if k in changes})
+    if optimizer:
+        loop["optimizer"] = dict.fromkeys(loop["optimizer"], optimizer)
+    return GAN(generator, discriminator, loss or NonSaturating(), **changes, **loop)
+
+
+def make_vae(optimizer=None, **changes):
+    torch.manual_seed(0)
+    encoder = dcgan.Encoder(latent_channels=LATENT, text=nn.Identity(), head_channels=16, **SIZES)
+    decoder = dcgan.Generator(latent_channels=LATENT, text=nn.Identity(), style_channels=16, **SIZES)
+    keys = ("schedule", "clip", "accumulate", "seed")
+    loop = loop_arguments(("autoencoder",), **{k: changes.pop(k) for k in keys if k in changes})
+    if optimizer:
+        loop["optimizer"] = {"autoencoder": optimizer}
+    return VAE(Autoencoder(encoder, decoder), changes.pop("reconstruction", gaussian_nll), **changes, **loop)
+
+
+def run(objective, batches, **trainer_arguments):
+    options = {"max_epochs": 1, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    options |= {"enable_model_summary": False, "use_distributed_sampler": False, "accelerator": "cpu"}
+    trainer = pl.Trainer(strategy=Single("cpu"), **(options | trainer_arguments))
+    trainer.fit(objective, DataLoader(batches, batch_size=None))
+    return trainer
+
+

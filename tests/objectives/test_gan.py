@@ -1,0 +1,91 @@
+"""The GAN's losses against their written formulas."""
+
+import types
+
+import pytest
+import torch
+from conftest_objectives import make_gan, random_batch
+from torch.nn.functional import softplus
+
+from trainer.losses.adversarial import Hinge, NonSaturating, Relativistic, Wasserstein
+
+
+def at_step(gan, step=0):
+    gan._trainer = types.SimpleNamespace(global_step=step, world_size=1)
+    return gan
+
+
+@pytest.fixture()
+def batch():
+    return random_batch().as_float()
+
+
+def fakes(gan, batch, stream):
+    return gan.generator(gan.normal(stream, batch, 6), batch.condition)
+
+
+@pytest.mark.parametrize("loss", [NonSaturating(), Hinge(), Relativistic(), Wasserstein()])
+def test_plain_losses(loss, batch):
+    gan = at_step(make_gan(loss))
+    real, fake = gan.discriminator(batch.image, batch.condition), fakes(gan, batch, "discriminator")
+    value, _ = gan.discriminator_loss(batch)
+    expected = loss.discriminator(real, gan.discriminator(fake, batch.condition)).mean()
+    torch.testing.assert_close(value, expected)
+    value, _ = gan.generator_loss(batch)
+    fake_logits = gan.discriminator(fakes(gan, batch, "generator"), batch.condition)
+    torch.testing.assert_close(value, loss.generator(fake_logits, real).mean())
+
+
+def test_mismatch_compares_with_the_neighbours_caption(batch):
+    gan = at_step(make_gan(matching=2.0))
+    batch.caption[1] = batch.caption[0]  # the first pair says the same: nothing to tell apart
+    swapped = [1, 0, 3, 2, 5, 4, 7, 6]
+    right = gan.discriminator(batch.image, batch.condition)
+    wrong = gan.discriminator(batch.image, batch.condition[swapped])
+    differs = torch.tensor([0.0, 0, 1, 1, 1, 1, 1, 1])
+    with_term, logs = gan.discriminator_loss(batch)
+    torch.testing.assert_close(logs["discriminator/mismatch"], (differs * softplus(wrong - right)).mean())
+    gan.matching = 0.0
+    torch.testing.assert_close(with_term - gan.discriminator_loss(batch)[0], 2 * logs["discriminator/mismatch"])
+
+
+def test_r1_and_r2_are_gradients_at_their_images(batch):
+    gan = at_step(make_gan(r1=0.3, r2=0.7))
+    value, logs = gan.discriminator_loss(batch)
+
+    def norm2(image):
+        image = image.detach().requires_grad_()
+        (grad,) = torch.autograd.grad(gan.discriminator(image, batch.condition).sum(), image)
+        return grad.square().flatten(1).sum(1).mean()
+
+    r1, r2 = norm2(batch.image), norm2(fakes(gan, batch, "discriminator"))
+    torch.testing.assert_close(logs["discriminator/r1"], r1)
+    torch.testing.assert_close(logs["discriminator/r2"], r2)
+    gan.r1 = gan.r2 = 0.0
+    torch.testing.assert_close(value - gan.discriminator_loss(batch)[0], 0.15 * r1 + 0.35 * r2)
+
+
+def test_penalties_are_lazy_and_rescaled(batch):
+    gan = at_step(make_gan(r1=0.3, penalty_interval=4), step=4)
+    due, logs = gan.discriminator_loss(batch)
+    at_step(gan, step=5)
+    not_due, other_logs = gan.discriminator_loss(batch)
+    assert "discriminator/r1" not in other_logs
+    torch.testing.assert_close(due - not_due, 4 * 0.15 * logs["discriminator/r1"])
+
+
+def test_finite_difference_and_gradient_penalty_are_used(batch):
+    gan = at_step(make_gan(r1=1.0, finite_difference=1e-2))
+    exact = at_step(make_gan(r1=1.0))
+    many = [gan.discriminator_loss(random_batch(start=8 * i).as_float())[1]["discriminator/r1"] for i in range(60)]
+    true = [exact.discriminator_loss(random_batch(start=8 * i).as_float())[1]["discriminator/r1"] for i in range(60)]
+    assert torch.stack(many).mean().item() == pytest.approx(torch.stack(true).mean().item(), rel=0.25)
+    gan = at_step(make_gan(Wasserstein(), gradient_penalty=10.0))
+    value, logs = gan.discriminator_loss(batch)
+    plain = logs["discriminator/fake_logits"] - logs["discriminator/real_logits"]
+    torch.testing.assert_close(value, plain + 10 * logs["discriminator/gradient_penalty"])
+
+
+def test_generator_and_discriminator_draw_different_noise(batch):
+    gan = make_gan()
+    assert not torch.equal(fakes(gan, batch, "generator"), fakes(gan, batch, "discriminator"))
