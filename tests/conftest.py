@@ -68,6 +68,8 @@ class Data:
             raise UserError("data.source=bad: expected good")
         if source == "denied":
             raise PermissionError(13, "Permission denied", "/data")
+        if source == "refused":
+            raise ValueError("no such source")
         if source == "broken":
             raise RuntimeError("a bug")
     def start_at(self, images):
@@ -76,7 +78,7 @@ class Data:
 class Trainer:
     """Trains nothing, and leaves word of what it was given."""
     is_global_zero = True
-    def __init__(self, strategy, callbacks, logger, max_steps: int, default_root_dir: str):
+    def __init__(self, strategy, callbacks, logger, max_steps: int, default_root_dir: str, accelerator: str = "auto"):
         self.word = f"strategy={type(strategy).__name__} callbacks={len(callbacks)} max_steps={max_steps}"
         self.root = Path(default_root_dir)
     def fit(self, objective, datamodule, ckpt_path):
@@ -92,7 +94,7 @@ STAND_IN_CONF = {
     "data/shapes": "_target_: standin.Data\nresolution: 16\nbatch_size: 64",
     "text/minilm": "encoder: {_target_: standin.Part}\nnetwork: {_target_: standin.Part}\nwidth: 384\nmax_tokens: 24",
     "strategy/auto": "_target_: standin.Part",
-    "trainer/default": "_target_: standin.Trainer\nmax_steps: ${steps:${kimg},${data.batch_size}}\n"
+    "trainer/default": "_target_: standin.Trainer\naccelerator: auto\nmax_steps: ${steps:${kimg},${data.batch_size}}\n"
     "default_root_dir: ${run_dir}",
     "callbacks/default": "samples: {_target_: standin.Part, every: 1}\nema: {_target_: standin.Part}",
     "logger/default": "csv: {_target_: standin.Part}",

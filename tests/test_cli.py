@@ -31,6 +31,13 @@ MISTAKES = {
     "callback": (["+callbacks.sample.every=2"], "callbacks.sample: no such part; did you mean samples?"),
     "type of a root key": (["seed=abc"], "seed: Value 'abc' of type 'str' could not be converted to Integer"),
     "type of an argument": (["data.batch_size=abc"], "data.batch_size=abc: expected int"),
+    "type of a base's argument": (["objective.network.rate=fast"], "rate=fast: expected float"),
+    "null": (["data.batch_size=null"], "data.batch_size=None: expected int"),
+    "budget": (["kimg=0"], "kimg=0.0, data.batch_size=64: expected more than 0"),
+    "value that a part refuses": (["data.source=refused"], "standin.Data: no such source"),
+    "missing argument": (["~data.resolution"], "missing 1 required positional argument: 'resolution'"),
+    "run folder": (["run_dir=/proc/nowhere"], "run_dir=/proc/nowhere: No such file or directory"),
+    "accelerator": (["trainer.accelerator=gpu"], "trainer.accelerator=gpu: no GPU is visible here"),
     "bool for a number": (["data.batch_size=true"], "data.batch_size=True: expected int"),
     "class": (["objective._target_=standin.Objectiv"], "there is no standin.Objectiv; did you mean Objective?"),
     "module": (

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from trainer import run_folder
 from trainer.config import Training, entry, reported
+from trainer.errors import UserError
 
 
 def train(cfg: DictConfig) -> None:
     import pytorch_lightning as pl  # here, so that --help and a mistyped key are answered at once
+    import torch
     from hydra.utils import instantiate
 
     from trainer import checkpoint
+
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its notices; our callbacks report
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.accelerator.is_available():
+        raise UserError(
+            f"trainer.accelerator={cfg.trainer.accelerator}: no GPU is visible here; leave it out to train on the CPU"
+        )
 
     folder = run_folder.make(cfg)
     source = cfg.resume or run_folder.restarted(folder)
@@ -24,7 +35,6 @@ def train(cfg: DictConfig) -> None:
     if saved:
         run_folder.refuse_another(saved["config"], cfg)
 
-    # the trainer first: it knows whether the devices that were asked for are there
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     callbacks = [instantiate(callback) for callback in config["callbacks"].values() if callback]
     loggers = [instantiate(logger) for logger in config["logger"].values() if logger]
@@ -40,6 +50,8 @@ def train(cfg: DictConfig) -> None:
         run_folder.describe(folder, cfg)
     if saved:
         data.start_at(saved["images_seen"])
+        if trainer.is_global_zero and saved["images_seen"] >= 1000 * cfg.kimg:
+            print(f"{newest} has seen the {cfg.kimg} kimg of its budget; a larger one is kimg=...")
 
     trainer.fit(objective, datamodule=data, ckpt_path=newest)
     stopped_by = max((getattr(callback, "signal", 0) for callback in callbacks), default=0)

@@ -20,6 +20,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from trainer import mistakes, run_folder, signatures
+from trainer.errors import UserError
 
 
 @dataclass
@@ -68,6 +69,8 @@ class UserConf(SearchPathPlugin):
 
 def steps(kimg: float, batch_size: int) -> int:
     """Batches in a budget of thousand images."""
+    if not (kimg > 0 and batch_size > 0):
+        raise UserError(f"kimg={kimg}, data.batch_size={batch_size}: expected more than 0")
     return math.ceil(kimg * 1000 / batch_size)
 
 

@@ -26,7 +26,9 @@ def explain(error: BaseException, folders: list[Path]) -> str | None:
             return one_line(str(cause))
         if isinstance(cause, OSError) and cause.errno in DISK:
             return f"{cause.filename or 'disk'}: {cause.strerror}"
-    if isinstance(error, InstantiationException) or not isinstance(error, (HydraException, OmegaConfBaseException)):
+    if isinstance(error, InstantiationException):
+        return refused(error)
+    if not isinstance(error, (HydraException, OmegaConfBaseException)):
         return None
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return unknown_option(error.missing_cfg_file, options(folders))
@@ -42,6 +44,15 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
         yield error
         omegaconf = isinstance(error, (HydraException, OmegaConfBaseException))  # they often chain by context only
         error = error.__cause__ or (error.__context__ if omegaconf else None)
+
+
+def refused(error: InstantiationException) -> str | None:
+    """For a part that did not take its values, or lacks some; other failures to build it are bugs."""
+    reason = error.__cause__
+    if not isinstance(reason, ValueError) and not re.search(r"missing \d+ required", str(reason)):
+        return None
+    part = re.search(r"target '([^']+)'", str(error))
+    return f"{part[1]}: {one_line(str(reason))}" if part else one_line(str(reason))
 
 
 def unknown_option(file: str, groups: dict[str, dict[str, Path]]) -> str:

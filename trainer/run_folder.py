@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import platform
 import shlex
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -42,9 +44,18 @@ def make(cfg: DictConfig) -> Path:
         sys.argv[1:] = HydraConfig.get().overrides.task  # children of this job run this job, not the sweep
     elif OmegaConf.is_interpolation(cfg, "run_dir") and VARIABLE not in os.environ and "slurm-" not in folder.name:
         folder = agreed(folder) if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else claimed(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"run_dir={folder}: {error.strerror}; name a folder that can be made") from error
+    atexit.register(remove_if_empty, folder)  # where the parts could not be built
     os.environ[VARIABLE] = cfg.run_dir = str(folder)
     return folder
+
+
+def remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def claimed(folder: Path) -> Path:

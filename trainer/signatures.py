@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import types
+import typing
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -53,21 +55,27 @@ def targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
 
 
 def check_call(path: str, node: DictConfig) -> None:
-    function = find(path, node["_target_"])
-    accepted = parameters(function)
+    accepted = parameters(find(path, node["_target_"]))
     if accepted is None:
         return
-    types = type_hints(function)
     for key in map(str, node):
         if key in OF_HYDRA:
             continue
         if key not in accepted:
             near = nearest(f"{path}.{key}", (f"{path}.{name}" for name in accepted))
             raise UserError(f"{path}.{key}: {node['_target_']} takes no {key}{near}")
-        if OmegaConf.is_interpolation(node, key) or OmegaConf.is_missing(node, key):
-            continue
-        if key in types and not fits(node[key], types[key]):
-            raise UserError(f"{path}.{key}={node[key]}: expected {types[key].__name__}")
+        if not (OmegaConf.is_interpolation(node, key) or OmegaConf.is_missing(node, key)):
+            check_type(f"{path}.{key}", node[key], accepted[key])
+
+
+def check_type(key: str, value: Any, hint: Any) -> None:
+    """UserError where an argument is annotated with plain types, such as `float | None`, and `value` is none of them."""
+    wanted = set(typing.get_args(hint) if isinstance(hint, types.UnionType) else [hint])
+    if not wanted <= {int, float, str, bool, type(None)}:
+        return
+    if type(value) not in wanted and not (type(value) is int and float in wanted):
+        names = " or ".join(sorted(kind.__name__ for kind in wanted - {type(None)}))
+        raise UserError(f"{key}={value}: expected {names}")
 
 
 def find(path: str, target: str) -> Callable[..., Any]:
@@ -89,33 +97,26 @@ def find(path: str, target: str) -> Callable[..., Any]:
     return found
 
 
-def parameters(function: Callable[..., Any]) -> set[str] | None:
-    """Names that a call accepts, through the `**kwargs` that a class hands to its bases; None if it takes any."""
+def parameters(function: Callable[..., Any]) -> dict[str, Any] | None:
+    """Arguments of a call and their annotations, through the `**kwargs` that a class hands to its bases; None for any."""
     makers = [function]
     if inspect.isclass(function):
         makers = [vars(base)["__init__"] for base in function.__mro__ if "__init__" in vars(base)]
-    names: set[str] = set()
+    accepted: dict[str, Any] = {}
     for maker in makers:
         try:
-            found = inspect.signature(maker).parameters.values()
+            found = signature(maker).parameters.values()
         except (TypeError, ValueError):  # written in C
             return None
-        names |= {p.name for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        named = (p for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+        accepted = {p.name: p.annotation for p in named} | accepted
         if not any(p.kind is p.VAR_KEYWORD for p in found):
-            return names
+            return accepted
     return None
 
 
-def type_hints(function: Callable[..., Any]) -> dict[str, type]:
-    """Arguments annotated with a plain int, float, str or bool."""
+def signature(function: Callable[..., Any]) -> inspect.Signature:
     try:
-        found = inspect.signature(function, eval_str=True).parameters.values()
-    except Exception:  # written in C, or annotations that only a type checker can resolve
-        return {}
-    return {p.name: p.annotation for p in found if p.annotation in (int, float, str, bool)}
-
-
-def fits(value: Any, wanted: type) -> bool:
-    if isinstance(value, bool):
-        return wanted is bool
-    return isinstance(value, (int, float) if wanted is float else wanted)
+        return inspect.signature(function, eval_str=True)
+    except (NameError, AttributeError):  # annotations that only a type checker can resolve
+        return inspect.signature(function)
