@@ -69,7 +69,7 @@ def check_call(path: str, node: DictConfig) -> None:
 
 
 def check_type(key: str, value: Any, hint: Any) -> None:
-    """UserError where an argument is annotated with plain types, such as `float | None`, and `value` is none of them."""
+    """UserError where an argument is annotated with plain types, as `float | None`, and `value` is none of them."""
     wanted = set(typing.get_args(hint) if isinstance(hint, types.UnionType) else [hint])
     if not wanted <= {int, float, str, bool, type(None)}:
         return
@@ -98,7 +98,7 @@ def find(path: str, target: str) -> Callable[..., Any]:
 
 
 def parameters(function: Callable[..., Any]) -> dict[str, Any] | None:
-    """Arguments of a call and their annotations, through the `**kwargs` that a class hands to its bases; None for any."""
+    """Arguments of a call, annotated, through the `**kwargs` that a class hands to its bases; None for any."""
     makers = [function]
     if inspect.isclass(function):
         makers = [vars(base)["__init__"] for base in function.__mro__ if "__init__" in vars(base)]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from trainer.batch import Batch, Condition
 from trainer.losses.reconstruction import gaussian_kl
-from trainer.networks.autoencoder import Autoencoder
 from trainer.objectives.base import Objective
+
+if TYPE_CHECKING:
+    from trainer.networks.autoencoder import Autoencoder
 
 
 class VAE(Objective):
