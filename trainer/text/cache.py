@@ -48,7 +48,7 @@ def caption_keys(captions: Sequence[str]) -> np.ndarray:
 class TextCache:
     """The shards under `folder`. An unreadable one is dropped with a warning, and its captions count as missing.
 
-    shards: their folders. width: D of their features, None while there are none. UserError if the folder cannot be read.
+    shards: their folders. width: D of their features, None while there are none. UserError if they cannot be listed.
     """
 
     def __init__(self, folder: Path):
@@ -71,7 +71,7 @@ class TextCache:
         return shard, self._start[at], self._stop[at]
 
     def add(self, batches: Iterable[tuple[np.ndarray, np.ndarray]], num_rows: int, width: int) -> None:
-        """Write one shard from batches of keys (n,) and features (n, 1 + length, D) float16 with num_rows rows together.
+        """Write a shard from batches of keys (n,) and features (n, 1 + length, D) float16, num_rows rows together.
 
         UserError where the disk is full or read-only.
         """

@@ -98,15 +98,19 @@ def load(name: str, folder: Path) -> tuple[Any, Any]:
                 expected = " or ".join(family.model_types)
                 raise UserError(f"{folder} holds a {model_type} model, text.encoder.name={name} expects {expected}")
             model_class = getattr(transformers, family.model_class)
-            model, report = model_class.from_pretrained(folder, output_loading_info=True)
+            model, report = model_class.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True)
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     except UserError:
         raise
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # safetensors and tokenizers raise exceptions of their own for broken files
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{folder} cannot be loaded as text encoder {name}: {reason}") from error
-    if absent := sorted(key for key in report["missing_keys"] if "pooler" not in key):  # a head that pooling replaces
-        raise UserError(f"{folder} lacks {len(absent)} weights of {name}, such as {absent[0]}: give a complete model")
+    # "pooler" is a head that our pooling replaces; anything else would silently stay random
+    unset = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    if unset := {key for key in unset if "pooler" not in key}:
+        raise UserError(
+            f"{folder} lacks {len(unset)} fitting weights of {name}, as {min(unset)}: give a complete model"
+        )
     return model.float().eval().requires_grad_(False), tokenizer
 
 

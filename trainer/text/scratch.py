@@ -104,9 +104,11 @@ class TextTransformer(nn.Module):
         super().__init__()
         if width % num_heads:
             raise UserError(f"text.width={width}: expected a multiple of text.network.num_heads={num_heads}")
-        # unit variance, so that at the first step each word is already a random code that the mean keeps apart
+        # equal scales of words and positions, well under the norms' 1: unseen combinations of known words are read best
         self.words = nn.Embedding(vocabulary, width)
-        self.positions = nn.Parameter(0.3 * torch.randn(max_tokens, width))
+        self.positions = nn.Parameter(torch.empty(max_tokens, width))
+        for table in (self.words.weight, self.positions):
+            nn.init.normal_(table, std=0.3)
         self.blocks = nn.ModuleList(Block(width, num_heads, num_layers) for _ in range(num_layers))
         self.norm = nn.LayerNorm(width)
         self.pooled = nn.Linear(width, width)
