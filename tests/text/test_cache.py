@@ -224,6 +224,12 @@ def test_unwritable_folder_is_a_user_error_but_reads_and_samples(encoder, tmp_pa
         unwritable.prepare(CAPTIONS)
 
 
+def test_disk_that_loses_what_was_written_is_a_user_error(encoder, monkeypatch):
+    monkeypatch.setattr(cache.TextCache, "add", lambda *_: None)
+    with pytest.raises(UserError, match="lost what it was given"):
+        encoder().prepare(CAPTIONS)
+
+
 def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("TRAINER_CACHE", str(tmp_path))
     assert cache.cache_root(None) == tmp_path / "text"

@@ -55,12 +55,16 @@ class TextCache:
         self.folder = folder
         self.width: int | None = None
         self.shards: list[Path] = []
-        self._index: list[tuple[np.ndarray, np.ndarray]] = []  # keys and offsets of each shard
         with self._disk_errors():
             found = sorted(folder.glob("shard-*"))
-        for shard in found:
-            self._open(shard)
-        self._merge()
+        opened = [arrays for shard in found if (arrays := self._open(shard))]
+        # one index over all shards, sorted by key
+        unsorted = np.concatenate([np.empty(0, np.uint64), *(keys for keys, _ in opened)])
+        order = np.argsort(unsorted, kind="stable")
+        self._keys = unsorted[order]
+        self._shard = np.repeat(np.arange(len(opened), dtype=np.int32), [len(keys) for keys, _ in opened])[order]
+        self._start = np.concatenate([np.empty(0, np.int64), *(offsets[:-1] for _, offsets in opened)])[order]
+        self._stop = np.concatenate([np.empty(0, np.int64), *(offsets[1:] for _, offsets in opened)])[order]
 
     def locate(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(shard, start, stop), (n,) each: the rows of each key; shard is -1 for a caption that is not cached."""
@@ -73,7 +77,7 @@ class TextCache:
     def add(self, batches: Iterable[tuple[np.ndarray, np.ndarray]], num_rows: int, width: int) -> None:
         """Write a shard from batches of keys (n,) and features (n, 1 + length, D) float16, num_rows rows together.
 
-        UserError where the disk is full or read-only.
+        A cache opened from then on has it. UserError where the disk is full or read-only.
         """
         name = uuid.uuid4().hex[:12]
         writing = self.folder / f"writing-{name}"
@@ -93,11 +97,9 @@ class TextCache:
                     os.fsync(file.fileno())
                 np.save(writing / "keys.npy", np.concatenate(keys))
                 np.save(writing / "offsets.npy", np.cumsum(np.concatenate([[0], *lengths])))
-                shard = writing.rename(self.folder / f"shard-{name}")
+                writing.rename(self.folder / f"shard-{name}")
         finally:
             shutil.rmtree(writing, ignore_errors=True)
-        self._open(shard)
-        self._merge()
 
     @contextlib.contextmanager
     def one_writer(self) -> Iterator[None]:
@@ -118,7 +120,7 @@ class TextCache:
                     shutil.rmtree(left, ignore_errors=True)
             yield
 
-    def _open(self, shard: Path) -> None:
+    def _open(self, shard: Path) -> tuple[np.ndarray, np.ndarray] | None:
         try:
             keys, offsets, rows = np.load(shard / "keys.npy"), np.load(shard / "offsets.npy"), map_rows(shard)
             if offsets.shape != (len(keys) + 1,) or offsets[-1] != len(rows) or rows.dtype != np.float16:
@@ -127,21 +129,10 @@ class TextCache:
             say(f"cache {shard} is unreadable ({error}): its captions are encoded again")
             if not isinstance(error, PermissionError):
                 shutil.rmtree(shard, ignore_errors=True)
-            return
+            return None
         self.width = rows.shape[1]
         self.shards.append(shard)
-        self._index.append((keys, offsets))
-
-    def _merge(self) -> None:
-        """One sorted index over all shards."""
-        keys = [keys for keys, _ in self._index] or [np.empty(0, np.uint64)]
-        self._keys = np.concatenate(keys)
-        order = np.argsort(self._keys, kind="stable")
-        self._keys = self._keys[order]
-        self._shard = np.repeat(np.arange(len(keys), dtype=np.int32), [len(each) for each in keys])[order]
-        if self._index:
-            self._start = np.concatenate([offsets[:-1] for _, offsets in self._index])[order]
-            self._stop = np.concatenate([offsets[1:] for _, offsets in self._index])[order]
+        return keys, offsets
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Iterator[None]:

@@ -55,7 +55,13 @@ class Pretrained:
             with self._cache.one_writer():
                 self._cache = self._open_cache()  # another process may have written while we waited
                 self._extend(self._cache, captions, keys)
-        return Features(self._cache.shards, self._cache.locate(keys), self.max_tokens, self.width)
+            self._cache = self._open_cache()
+        located = self._cache.locate(keys)
+        if (located[0] < 0).any():
+            raise UserError(
+                f"text cache {self._cache.folder} lost what it was given: set text.encoder.cache_dir=/another/folder"
+            )
+        return Features(self._cache.shards, located, self.max_tokens, self.width)
 
     def __call__(self, captions: Sequence[str]) -> Condition:
         """Condition of any captions: cached ones are read, others are encoded. Writes nothing."""
