@@ -103,6 +103,9 @@ def reported() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # of `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except Exception as error:
         rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
         line = mistakes.explain(error, conf_folders())

@@ -39,9 +39,10 @@ def default(name: str) -> str:
 def make(cfg: DictConfig) -> Path:
     """Creates the folder that `cfg.run_dir` stands for, sets it there, and exports it."""
     folder = Path(cfg.run_dir)
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        folder = Path(HydraConfig.get().runtime.output_dir)
-        sys.argv[1:] = HydraConfig.get().overrides.task  # children of this job run this job, not the sweep
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN:
+        folder = Path(hydra.sweep.dir, hydra.sweep.subdir)
+        sys.argv[1:] = hydra.overrides.task  # children of this job run this job, not the sweep
     elif OmegaConf.is_interpolation(cfg, "run_dir") and VARIABLE not in os.environ and "slurm-" not in folder.name:
         folder = agreed(folder) if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else claimed(folder)
     try:

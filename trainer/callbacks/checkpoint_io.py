@@ -30,13 +30,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except (OSError, RuntimeError) as error:  # torch's zip writer turns a failed write into a RuntimeError
-            if (
-                isinstance(error, RuntimeError)
-                and "write" not in str(error)
-                and "PytorchStreamWriter" not in str(error)
-            ):
+            failed = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(failed, OSError) and "write" not in str(error).lower():
                 raise
-            cause = error.strerror if isinstance(error, OSError) else "the disk is full"
+            cause = failed.strerror if isinstance(failed, OSError) else "the disk is full"
             raise UserError(
                 f"cannot write {path}: {cause}; free space or choose another run_dir, then resume"
             ) from error
