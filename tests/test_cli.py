@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
 MISTAKES = {
     "root key": (["sed=1"], "sed: no such key; did you mean seed?"),
     "added root key": (["+sed=1"], "sed: no such key; did you mean seed?"),
@@ -206,6 +207,21 @@ def test_interrupted_runs_say_so(project, command):
     assert command("experiment=small", "+callbacks.samples.signal=15").code == 143
 
 
+def test_other_ranks_say_who_they_are(project, command, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert command("experiment=small", "data.source=bad").err == "rank 1: data.source=bad: expected good\n"
+
+
+def test_a_closed_pipe_is_no_error(project):
+    with subprocess.Popen(
+        [sys.executable, "-m", "trainer", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
 def test_own_conf_extends_and_overrides(project, command):
     (project / "conf/data/mine.yaml").write_text("_target_: standin.Data\nresolution: 16\nbatch_size: 10\n")
     assert "max_steps=100 " in command("experiment=small", "data=mine").out
@@ -219,15 +235,10 @@ def test_cfg_shows_the_job(project, command):
     assert "hydra" not in shown
 
 
-def run(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
-    root = str(Path(__file__).parent.parent)
-    environment = {**os.environ, "PYTHONPATH": root}
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, **options)
-
-
 def test_help_lists_experiments_and_is_quick(project):
     start = time.perf_counter()
-    result = run("-X", "importtime", "-m", "trainer", "--help", cwd=project)
+    command = [sys.executable, "-X", "importtime", "-m", "trainer", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
     seconds = time.perf_counter() - start
     assert result.returncode == 0
     assert "  small            one small $5 run\n" in result.stdout

@@ -21,8 +21,9 @@ def train(cfg: DictConfig) -> None:
 
     from trainer import checkpoint
 
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its notices; our callbacks report
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    for library in ("pytorch_lightning", "lightning_fabric"):  # its notices; our callbacks report
+        logging.getLogger(library).setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", module=library)
     if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.accelerator.is_available():
         raise UserError(
             f"trainer.accelerator={cfg.trainer.accelerator}: no GPU is visible here; leave it out to train on the CPU"
@@ -55,7 +56,7 @@ def train(cfg: DictConfig) -> None:
 
     trainer.fit(objective, datamodule=data, ckpt_path=newest)
     stopped_by = max((getattr(callback, "signal", 0) for callback in callbacks), default=0)
-    if stopped_by:
+    if stopped_by and trainer.is_global_zero:  # from a child, Lightning would take it for a crash and kill the rest
         sys.exit(128 + stopped_by)
 
 

@@ -107,7 +107,8 @@ def reported() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
-        rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
+        ranks = (os.environ[key] for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if key in os.environ)
+        rank = next(ranks, "0")
         line = mistakes.explain(error, conf_folders())
         if line is None:
             traceback.print_exc()
