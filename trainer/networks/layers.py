@@ -36,7 +36,7 @@ class TextVector(nn.Module):
     def __init__(self, text_channels: int, out_channels: int, num_queries: int = 8, head_channels: int = 32):
         super().__init__()
         self.query = nn.Parameter(torch.randn(num_queries, head_channels))
-        self.key = nn.Linear(text_channels, head_channels)
+        self.key = nn.Linear(text_channels, head_channels, bias=False)  # a bias would cancel in the softmax
         self.value = nn.Linear(text_channels, head_channels)
         self.out = nn.Linear(num_queries * head_channels + text_channels, out_channels)
 
@@ -92,7 +92,8 @@ class WordAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.query = nn.Linear(channels, channels)
-        self.key_value = nn.Linear(text_channels, 2 * channels)
+        self.key = nn.Linear(text_channels, channels, bias=False)
+        self.value = nn.Linear(text_channels, channels)
         self.out = nn.Linear(channels, channels)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
@@ -101,8 +102,10 @@ class WordAttention(nn.Module):
         n, c, h, w = x.shape
         pixels = x.permute(0, 2, 3, 1).reshape(n, h * w, c)
         words = F.layer_norm(condition.tokens, condition.tokens.shape[-1:])
-        query = self.query(F.layer_norm(pixels, (c,))).view(n, h * w, self.num_heads, -1).transpose(1, 2)
-        key, value = self.key_value(words).view(n, words.shape[1], 2, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        query, key, value = (
+            x.view(n, -1, self.num_heads, c // self.num_heads).transpose(1, 2)  # (N, heads, H*W or L, C / heads)
+            for x in (self.query(F.layer_norm(pixels, (c,))), self.key(words), self.value(words))
+        )
         read = F.scaled_dot_product_attention(query, key, value, attn_mask=condition.mask[:, None, None, :])
         pixels = pixels + self.out(read.transpose(1, 2).reshape(n, h * w, c))
         return pixels.view(n, h, w, c).permute(0, 3, 1, 2)
