@@ -1,0 +1,1 @@
+"""Captioned images: sources, the decoded cache, and the resumable stream of training batches."""

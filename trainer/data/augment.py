@@ -1,0 +1,69 @@
+"""Augmentation of uint8 batches; what happens to a sample depends on its position alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from trainer import noise
+from trainer.errors import UserError
+
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+class Augment:
+    """Random flip, shift, colour and noise.
+
+    flip: probability of a mirror image. Keep 0 where captions say left or right, or images carry text.
+    crop: largest shift in pixels, each way, with the edge pixels repeated.
+    colour: largest relative change of brightness, contrast and saturation, in [0, 1).
+    noise: standard deviation of Gaussian pixel noise, as a fraction of the full range.
+    """
+
+    def __init__(self, flip: float = 0.0, crop: int = 0, colour: float = 0.0, noise: float = 0.0) -> None:
+        if not 0 <= flip <= 1:
+            raise UserError(f"data.augment.flip={flip}: expected a probability in [0, 1]")
+        if crop < 0 or crop != int(crop):
+            raise UserError(f"data.augment.crop={crop}: expected a whole number of pixels, 0 for none")
+        if not 0 <= colour < 1:
+            raise UserError(f"data.augment.colour={colour}: expected a relative change in [0, 1)")
+        if noise < 0:
+            raise UserError(f"data.augment.noise={noise}: expected a standard deviation of at least 0")
+        self.flip, self.crop, self.colour, self.noise = flip, int(crop), colour, noise
+
+    def __call__(self, images: np.ndarray, seed: int, position: torch.Tensor) -> np.ndarray:
+        """(N, H, W, 3) uint8 -> the same; images is not changed. position: (N,) int64."""
+        if not (self.flip or self.crop or self.colour or self.noise):
+            return images
+        draws = noise.uniform(seed, "augment", position, 6).numpy()
+        if self.flip or self.crop:
+            images = self._move(images, draws[:, :3])
+        if self.colour or self.noise:
+            images = self._tint(images, draws[:, 3:], seed, position)
+        return images
+
+    def _move(self, images: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        flip = draws[:, 0] < self.flip
+        down, right = (draws[:, 1:] * (2 * self.crop + 1)).astype(np.int64).T
+        height, width = images.shape[1:3]
+        border = self.crop
+        source = np.pad(images, ((0, 0), (border, border), (border, border), (0, 0)), "edge") if border else images
+        moved = np.empty_like(images)
+        for i in range(len(images)):  # slices of one image beat a gather over the batch threefold
+            window = source[i, down[i] : down[i] + height, right[i] : right[i] + width]
+            moved[i] = window[:, ::-1] if flip[i] else window
+        return moved
+
+    def _tint(self, images: np.ndarray, draws: np.ndarray, seed: int, position: torch.Tensor) -> np.ndarray:
+        value = images.astype(np.float32)
+        if self.colour:
+            brightness, contrast, saturation = (1 + self.colour * (2 * draws - 1)).T[:, :, None, None, None]
+            value *= brightness
+            mean = value.mean((1, 2, 3), keepdims=True)
+            value = mean + contrast * (value - mean)
+            grey = (value @ _LUMA)[..., None]
+            value = grey + saturation * (value - grey)
+        if self.noise:
+            draw = noise.normal(seed, "augment/noise", position, images[0].size).numpy()
+            value += draw.reshape(images.shape) * (255 * self.noise)
+        return np.clip(value + 0.5, 0, 255).astype(np.uint8)

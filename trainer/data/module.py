@@ -1,0 +1,179 @@
+"""The data of a run: a source, its cache, the train / held-out split and the loader."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from torch.utils.data import DataLoader
+
+from trainer import noise
+from trainer.batch import Batch
+from trainer.data.augment import Augment
+from trainer.data.cache import Cache, open_cache
+from trainer.data.sampler import BatchStarts
+from trainer.data.source import Source
+from trainer.data.stream import Stream
+from trainer.errors import UserError
+
+
+def default_cache_dir() -> Path:
+    return Path(os.environ.get("TRAINER_CACHE", "~/.cache/trainer")).expanduser() / "data"
+
+
+class Split:
+    """One side of the train / held-out split: M images in cache order."""
+
+    def __init__(self, cache: Cache, indices: np.ndarray) -> None:
+        self.cache, self.indices = cache, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def images(self) -> Images:
+        return Images(self.cache.images, self.indices)
+
+    @cached_property
+    def captions(self) -> list[str]:
+        """The first caption of each image."""
+        captions = self.cache.captions
+        return [captions[number] for number in self.cache.caption_ids[self.cache.caption_starts[self.indices]]]
+
+    @cached_property
+    def attributes(self) -> list[dict[str, Any]]:
+        return [record["attributes"] for record in self.cache.records(self.indices)]
+
+
+class Images(Sequence[np.ndarray]):
+    """(M, H, W, 3) uint8 array-like; an index or slice reads just those images."""
+
+    def __init__(self, images: np.ndarray, indices: np.ndarray) -> None:
+        self.shape = (len(indices), *images.shape[1:])
+        self.dtype = images.dtype
+        self._images, self._indices = images, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self._images[self._indices[index]]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+
+class DataModule(LightningDataModule):
+    """Training batches that depend on (seed, position) alone, and the held-out images.
+
+    source: lists the captioned images. text: turns captions into features, once per distinct caption.
+    batch_size: over all ranks. heldout: fraction of concepts kept out of training, [0, 1); a source may draw its own.
+    cache_dir: default $TRAINER_CACHE/data or ~/.cache/trainer/data.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        text: Any,
+        resolution: int,
+        batch_size: int,
+        heldout: float,
+        augment: Augment,
+        seed: int,
+        num_workers: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 <= heldout < 1:
+            raise UserError(f"data.heldout={heldout}: expected a fraction of concepts in [0, 1)")
+        if resolution < 1 or batch_size < 1:
+            raise UserError(f"data.resolution={resolution}, data.batch_size={batch_size}: expected at least 1")
+        self.source, self.text, self.augment = source, text, augment
+        self.resolution, self.batch_size, self.num_workers, self.seed = resolution, batch_size, num_workers, seed
+        self.fraction = heldout
+        self.cache_dir = cache_dir or default_cache_dir()
+        self.start = 0
+        self._prepared = False
+
+    def prepare(self) -> None:
+        """Decode the images and encode the captions, or find both done; any number of calls and processes."""
+        if self._prepared:
+            return
+        cache = open_cache(self.source, self.resolution, self.cache_dir)
+        self.features = self.text.prepare(cache.captions)
+        train, heldout = split(cache, self.fraction, self.seed)
+        self.train, self.heldout = Split(cache, train), Split(cache, heldout)
+        self._prepared = True
+        if self.source.attribution and rank_zero_only.rank == 0:
+            print(self.source.attribution, file=sys.stderr)
+
+    def prepare_data(self) -> None:
+        self.prepare()  # Lightning calls this in one process a node, setup then in all
+
+    def setup(self, stage: str) -> None:
+        self.prepare()
+
+    def start_at(self, images: int) -> None:
+        """Let the next loader begin after this many images of the stream, as a resumed run must."""
+        self.start = images
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        self.prepare()
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        size, rest = divmod(self.batch_size, world_size)
+        if rest:
+            raise UserError(f"data.batch_size={self.batch_size}: not divisible by {world_size} ranks; choose a multiple")
+        cache, indices = self.train.cache, self.train.indices
+        stream = Stream(cache, indices, self.features, self.augment, self.seed, first=rank * size, size=size)
+        return DataLoader(
+            stream,
+            batch_size=None,  # an item is a whole batch already
+            sampler=BatchStarts(self.start, self.batch_size),
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            prefetch_factor=4 if self.num_workers else None,
+        )
+
+    def fixed_captions(self, n: int) -> list[str]:
+        """At most n distinct captions for sample grids, held-out and training ones in turn; the same for every run."""
+        self.prepare()
+        heldout = list(dict.fromkeys(_spread(self.heldout, n)))
+        train = [caption for caption in dict.fromkeys(_spread(self.train, n)) if caption not in set(heldout)]
+        num_heldout = min(len(heldout), max(n // 2, n - len(train)))
+        chosen = [train[: n - num_heldout], heldout[:num_heldout]]
+        mixed = [caption for pair in zip(*chosen, strict=False) for caption in pair]
+        return mixed + chosen[0][num_heldout:] + chosen[1][len(chosen[0]) :]
+
+
+def _spread(side: Split, n: int) -> list[str]:
+    """First captions of a side, taken in an order without pattern; enough for n distinct ones in ordinary data."""
+    order = noise.bits(0, "fixed captions", torch.arange(len(side)), 1)[:, 0].argsort()[: 8 * n]
+    return [side.captions[i] for i in order.tolist()]
+
+
+def split(cache: Cache, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the training and of the held-out images.
+
+    A concept is held out where its hash with the seed falls below the fraction, so new items never move old ones; at
+    least one concept goes each way. Raises UserError where that cannot be.
+    """
+    draw = noise.uniform(seed, "heldout", torch.from_numpy(cache.concepts), 1)[:, 0].numpy()
+    free = cache.heldout < 0
+    heldout = np.where(free, draw < fraction, cache.heldout == 1)
+    if fraction and free.any() and not heldout.any():
+        heldout = free & (draw == draw[free].min())
+    if heldout.all() and free.any():
+        heldout &= ~(free & (draw == draw[free].max()))
+    if heldout.all():
+        raise UserError("every image is held out, none is left to train on; lower data.heldout=")
+    if fraction and not heldout.any():
+        raise UserError(f"data.heldout={fraction}: no concept can be held out of this source; set data.heldout=0")
+    return np.flatnonzero(~heldout), np.flatnonzero(heldout)

@@ -1,0 +1,61 @@
+"""Which image stands where in the endless training stream: a pure function of (seed, position)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+from trainer import noise
+
+_NUM_ROUNDS = 8
+_ODD = np.uint64(0xD6E8FEB86659FD93)
+_SHIFT = np.uint64(32)
+
+
+def shuffled(seed: int, position: np.ndarray, size: int) -> np.ndarray:
+    """(N,) int64 in [0, size) for (N,) int64 stream positions; each epoch of `size` positions is a permutation.
+
+    A Feistel network over the next power of two, keyed by (seed, epoch); results outside the range are permuted again
+    until they fall inside (cycle walking, Black and Rogaway 2002). Costs the same anywhere in an epoch and stores nothing.
+    """
+    epoch, value = np.divmod(position, size)
+    keys = noise.bits(seed, "shuffle", torch.from_numpy(epoch), _NUM_ROUNDS).numpy().view(np.uint64).T
+    value = value.astype(np.uint64)
+    outside = np.arange(len(value))
+    while len(outside):
+        value[outside] = _feistel(value[outside], keys[:, outside], max(size - 1, 1).bit_length())
+        outside = outside[value[outside] >= size]
+    return value.astype(np.int64)
+
+
+def _feistel(value: np.ndarray, keys: np.ndarray, num_bits: int) -> np.ndarray:
+    low_bits = np.uint64(num_bits // 2)
+    high_bits = np.uint64(num_bits) - low_bits
+    one = np.uint64(1)
+    low_mask, high_mask = (one << low_bits) - one, (one << high_bits) - one
+    low, high = value & low_mask, value >> low_bits
+    for key_of_low, key_of_high in zip(keys[::2], keys[1::2], strict=True):
+        low = low ^ (_mix(high + key_of_low) & low_mask)
+        high = high ^ (_mix(low + key_of_high) & high_mask)
+    return (high << low_bits) | low
+
+
+def _mix(z: np.ndarray) -> np.ndarray:
+    z = (z ^ (z >> _SHIFT)) * _ODD
+    return z ^ (z >> _SHIFT)
+
+
+class BatchStarts(Sampler[int]):
+    """Endless first positions of global batches: start, start + batch_size, ..."""
+
+    def __init__(self, start: int, batch_size: int) -> None:
+        self.start, self.batch_size = start, batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        position = self.start
+        while True:
+            yield position
+            position += self.batch_size

@@ -1,0 +1,50 @@
+"""What a data source is: something that lists captioned images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Item:
+    """One captioned image.
+
+    key: names the image to a person, e.g. its file.
+    captions: one or more; the first is the one used in evaluation.
+    concept: items of one concept never stand on both sides of the train / held-out split.
+    load: given the wanted resolution in pixels, the image at any size; the cache crops and resizes it.
+        Sources that draw, or that decode faster at a reduced scale, use the number; others ignore it.
+    attributes: what is known of the image, kept as JSON.
+    heldout: True or False where the source itself draws the split, None where the concept decides.
+    """
+
+    key: str
+    captions: tuple[str, ...]
+    concept: str
+    load: Callable[[int], Image.Image]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    heldout: bool | None = None
+
+
+class Source(Protocol):
+    """Lists captioned images. `attribution` is the credit their licence asks for, '' if none."""
+
+    attribution: str
+
+    def fingerprint(self) -> str:
+        """A text that changes whenever the items would."""
+        ...
+
+    def items(self) -> Iterable[Item]:
+        """The items, always in the same order."""
+        ...
+
+
+def digest(*parts: object) -> str:
+    """16 hex digits that depend on every part."""
+    return hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=8).hexdigest()
