@@ -1,0 +1,73 @@
+"""What a picture shows, read by a classifier that was trained on real pictures of known content."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Probe(nn.Module):
+    """Reads several attributes from one picture: images (N, 3, H, W) uint8 -> one tensor of logits (N, K) an attribute.
+
+    num_values: how many values K each attribute has. resolution: H = W, a power of two from 16.
+    """
+
+    def __init__(self, resolution: int, num_values: list[int]):
+        super().__init__()
+        self.num_values = num_values
+        widths = [3, *(min(32 << i, 128) for i in range(int(math.log2(resolution // 4)) + 1))]
+        layers: list[nn.Module] = []
+        for number, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):
+            kernel = (3, 1, 1) if number == 0 else (4, 2, 1)
+            layers += [nn.Conv2d(a, b, *kernel), nn.BatchNorm2d(b), nn.ReLU()]
+        self.features = nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * 16, 256), nn.ReLU())
+        self.heads = nn.Linear(256, sum(num_values))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = images.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
+        if self.training:  # generated pictures are not quite clean, so the probe must not rely on it
+            x = x + 0.1 * torch.rand(len(x), 1, 1, 1, device=x.device) * torch.randn_like(x)
+        return list(self.heads(self.features(x)).split(self.num_values, 1))
+
+
+def fit(
+    probe: Probe, images: Tensor, labels: Tensor, epochs: int = 5, report: Callable[[int, float], None] | None = None
+) -> Probe:
+    """Trains on images (N, 3, H, W) uint8 and labels (N, A) int64, one column an attribute; the probe in eval mode.
+
+    AdamW with one cycle of the learning rate, batches of 128, a generator of its own: the global state is not touched.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        probe.apply(lambda m: m.reset_parameters() if hasattr(m, "reset_parameters") else None)  # type: ignore[operator]
+        probe.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = torch.optim.AdamW(probe.parameters(), lr=4e-3, weight_decay=1e-2)
+        num_batches = len(images) // 128
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=epochs * num_batches)
+        for epoch in range(epochs):
+            total = 0.0
+            for rows in torch.randperm(len(images))[: num_batches * 128].split(128):
+                logits = probe(images[rows])
+                loss = sum(F.cross_entropy(logit, labels[rows, i]) for i, logit in enumerate(logits))
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[union-attr]
+                optimizer.step()
+                schedule.step()
+                total += float(loss)
+            if report:
+                report(epoch + 1, total / num_batches)
+    return probe.eval()
+
+
+@torch.no_grad()
+def accuracy(probe: Probe, images: Tensor, labels: Tensor) -> Tensor:
+    """(A,) share of images, in [0, 1], whose attribute the probe reads as labelled."""
+    right = [
+        torch.stack([logit.argmax(1) == label[:, i] for i, logit in enumerate(probe(part))], 1)
+        for part, label in zip(images.split(256), labels.split(256), strict=True)
+    ]
+    return torch.cat(right).double().mean(0)
