@@ -13,6 +13,7 @@ from trainer.errors import UserError
 
 CONF = Path(__file__).parent.parent / "conf"
 OPTIONS = mistakes.options([CONF])
+EVERYWHERE = ("experiment", "scale")
 # where a part stands that has no place of its own at the root
 INSIDE = {
     "augment": ("gan", "objective.augment"),
@@ -45,7 +46,15 @@ def test_every_experiment_composes_and_says_what_it_is(compose, experiment):
     assert cfg.trainer.max_steps == -(-cfg.kimg * 1000 // cfg.data.batch_size)
 
 
-@pytest.mark.parametrize(("group", "option"), [(g, o) for g in OPTIONS if g != "experiment" for o in OPTIONS[g]])
+@pytest.mark.parametrize("scale", OPTIONS.get("scale", {}))
+def test_scale_changes_an_experiment_wherever_it_stands(compose, scale):
+    plain = OmegaConf.to_container(compose("experiment=cgan"))
+    scaled = OmegaConf.to_container(compose("experiment=cgan", f"+scale={scale}"))
+    assert scaled != plain
+    assert OmegaConf.to_container(compose(f"scale={scale}", "+experiment=cgan")) == scaled
+
+
+@pytest.mark.parametrize(("group", "option"), [(g, o) for g in OPTIONS if g not in EVERYWHERE for o in OPTIONS[g]])
 def test_every_option_of_every_group_composes(compose, group, option):
     objective, place = INSIDE.get(group, ("gan", group))
     override = f"{group}={option}" if place == group else f"{group}@{place}={option}"
@@ -53,7 +62,7 @@ def test_every_option_of_every_group_composes(compose, group, option):
     if group == "data" and option not in ("emoji", "shapes"):
         arguments.append("data.source.path=somewhere")
     cfg = compose(*arguments, override, "name=x", "kimg=1")
-    assert OmegaConf.select(cfg, place) is not None or option == "none"
+    assert OmegaConf.select(cfg, place) is not None
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def entry(task: Callable[[DictConfig], None], config_name: str, schema: type) ->
     OmegaConf.register_new_resolver("steps", steps, replace=True)
     OmegaConf.register_new_resolver("run_dir", run_folder.default, replace=True)
     OmegaConf.register_new_resolver("help", lambda: mistakes.listing(conf_folders()), replace=True)
-    sys.argv[1:] = [f"+{arg}" if arg.startswith("experiment=") else arg for arg in sys.argv[1:]]
+    sys.argv[1:] = appended(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions on instead of printing them
 
     def job(cfg: DictConfig) -> None:
@@ -95,6 +95,12 @@ def entry(task: Callable[[DictConfig], None], config_name: str, schema: type) ->
 
     with reported():
         hydra.main(version_base="1.3", config_path=str(conf_folders()[-1]), config_name=config_name)(job)()
+
+
+def appended(arguments: list[str]) -> list[str]:
+    """Groups that reach everywhere need no `+` and are merged last, whatever their place: experiment, then scale."""
+    arguments = [f"+{a}" if a.startswith(("experiment=", "scale=")) else a for a in arguments]
+    return sorted(arguments, key=lambda a: not a.startswith("+experiment="))  # stable
 
 
 @contextmanager
