@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "trainer"
-EVERYONE = {"errors", "noise"}  # know nothing themselves
+EVERYONE = {"errors", "noise", "progress"}  # know nothing themselves
 
 # part of trainer/ -> parts that it may import, besides itself and EVERYONE
 ARROWS = {
     "errors": set(),
     "noise": set(),
+    "progress": set(),
     "batch": set(),
     "images": set(),
     "schedules": set(),
@@ -39,7 +40,7 @@ ARROWS = {
     "__main__": {"config", "run_folder", "checkpoint"},
     "sample": {"config", "pipeline", "images"},
 }
-TORCH_ONLY = ("errors", "noise", "batch", "schedules", "losses", "metrics")
+TORCH_ONLY = ("errors", "noise", "progress", "batch", "schedules", "losses", "metrics")
 
 
 def part(file: Path) -> str:

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from trainer.errors import UserError
-from trainer.text import cache, pretrained, progress
+from trainer import progress
+from trainer.text import cache, pretrained
 from trainer.text.pretrained import Pretrained
 
 CAPTIONS = ["a red apple", "the big blue car and a small green square", "apple", "a red car", "the red car on a car"]

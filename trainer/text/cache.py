@@ -27,7 +27,7 @@ import numpy as np
 
 from trainer.errors import UserError
 from trainer.text.features import map_rows
-from trainer.text.progress import say
+from trainer.progress import say
 
 FORMAT = 1  # part of the folder's name, so that a new layout never meets old files
 CAPTIONS_PER_SHARD = 65_536  # what a kill can lose; 10 million captions are 153 open files
@@ -111,7 +111,7 @@ class TextCache:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                say(f"waiting for another process that encodes into {self.folder}")
+                say(f"text: waiting for another process that encodes into {self.folder}")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             except OSError:
                 pass  # no locks on this file system
@@ -126,7 +126,7 @@ class TextCache:
             if offsets.shape != (len(keys) + 1,) or offsets[-1] != len(rows) or rows.dtype != np.float16:
                 raise ValueError("its arrays do not fit together")
         except (OSError, ValueError, EOFError) as error:
-            say(f"cache {shard} is unreadable ({error}): its captions are encoded again")
+            say(f"text: cache {shard} is unreadable ({error}): its captions are encoded again")
             if not isinstance(error, PermissionError):
                 shutil.rmtree(shard, ignore_errors=True)
             return None

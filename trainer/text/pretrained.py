@@ -16,7 +16,7 @@ from trainer.errors import UserError
 from trainer.text.cache import CAPTIONS_PER_SHARD, FORMAT, TextCache, cache_root, caption_keys
 from trainer.text.features import Features, pad
 from trainer.text.models import FAMILIES, load, max_positions, projected, quiet_transformers
-from trainer.text.progress import Progress, say
+from trainer.progress import Progress, say
 from trainer.text.weights import find_folder, fingerprint, minilm_folder
 
 TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 32_768}  # large, so that busy cores seldom wait for one another
@@ -79,7 +79,7 @@ class Pretrained:
     def _extend(self, cache: TextCache, captions: Sequence[str], keys: np.ndarray) -> None:
         distinct, first = np.unique(keys, return_index=True)
         missing = np.sort(first[cache.locate(distinct)[0] < 0])
-        progress = Progress("encoded", len(missing))
+        progress = Progress("text: encoded", "captions", len(missing))
         for begin in range(0, len(missing), CAPTIONS_PER_SHARD):
             part = missing[begin : begin + CAPTIONS_PER_SHARD]
             ids = self._tokenize(captions, part)
@@ -139,7 +139,8 @@ class Pretrained:
                 ]
                 for i, each in zip(long, cut, strict=True):
                     ids[i] = each
-                say(f"{len(long)} of {len(ids)} captions cut to text.max_tokens={self.max_tokens}, longest: {longest}")
+                cut = f"text: {len(long)} of {len(ids)} captions cut to text.max_tokens={self.max_tokens}"
+                say(f"{cut}, longest: {longest}")
         return [each or [self._tokenizer.eos_token_id] for each in ids]  # GPT-2 makes nothing of an empty caption
 
     @torch.inference_mode()

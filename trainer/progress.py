@@ -1,0 +1,38 @@
+"""Lines for work that keeps a user waiting, on stderr so that stdout stays clean for results."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+EVERY_SECONDS = 5.0
+
+
+def say(line: str, end: str = "\n") -> None:
+    """Print one line for the user."""
+    print(line, end=end, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """Call it with the number done: it speaks after 5 s, every 5 s and at the end; quick work stays silent.
+
+    action and things make the sentence: "encoded 5 of 9 captions". total: 0 where nobody knows it.
+    A terminal shows the newest line alone, a file all of them.
+    """
+
+    def __init__(self, action: str, things: str, total: int = 0):
+        self.action, self.things, self.total = action, things, total
+        self.began = self.spoke = time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        now = time.monotonic()
+        finished = done == self.total and self.spoke > self.began
+        if now - self.spoke < EVERY_SECONDS and not finished:
+            return
+        self.spoke = now
+        rate = done / max(now - self.began, 1e-9)
+        of = f" of {self.total:,}" if self.total else ""
+        left = f", {(self.total - done) / rate:,.0f} s left" if rate and done < self.total else ""
+        line = f"{self.action} {done:,}{of} {self.things}, {rate:,.0f}/s{left}"
+        rewritten = sys.stderr.isatty() and done != self.total
+        say(f"\033[K{line}" if sys.stderr.isatty() else line, end="\r" if rewritten else "\n")
