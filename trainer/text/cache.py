@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 
 from trainer.errors import UserError
-from trainer.text.features import map_rows
 from trainer.progress import say
+from trainer.text.features import map_rows
 
 FORMAT = 1  # part of the folder's name, so that a new layout never meets old files
 CAPTIONS_PER_SHARD = 65_536  # what a kill can lose; 10 million captions are 153 open files

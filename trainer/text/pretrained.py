@@ -13,10 +13,10 @@ import torch
 
 from trainer.batch import Condition
 from trainer.errors import UserError
+from trainer.progress import Progress, say
 from trainer.text.cache import CAPTIONS_PER_SHARD, FORMAT, TextCache, cache_root, caption_keys
 from trainer.text.features import Features, pad
 from trainer.text.models import FAMILIES, load, max_positions, projected, quiet_transformers
-from trainer.progress import Progress, say
 from trainer.text.weights import find_folder, fingerprint, minilm_folder
 
 TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 32_768}  # large, so that busy cores seldom wait for one another
