@@ -23,6 +23,17 @@ def encode(captions: Sequence[str]) -> Condition:
     return Condition(pooled[:, None], torch.ones(len(captions), 1, dtype=torch.bool), pooled)
 
 
+class Stream(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        index = torch.arange(self.batch_size)
+        while True:
+            image = torch.zeros(self.batch_size, 3, 8, 8, dtype=torch.uint8)
+            yield Batch(image, encode(["a"] * self.batch_size), index, index)
+
+
 class Data(LightningDataModule):
     def __init__(self, batch_size: int = 4) -> None:
         super().__init__()
@@ -36,14 +47,7 @@ class Data(LightningDataModule):
         return CAPTIONS[:count]
 
     def train_dataloader(self) -> Any:
-        class Stream(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
-            def __iter__(stream) -> Iterator[Batch]:
-                index = torch.arange(self.batch_size)
-                while True:
-                    image = torch.zeros(self.batch_size, 3, 8, 8, dtype=torch.uint8)
-                    yield Batch(image, encode(["a"] * self.batch_size), index, index)
-
-        return torch.utils.data.DataLoader(Stream(), batch_size=None)
+        return torch.utils.data.DataLoader(Stream(self.batch_size), batch_size=None)
 
 
 class Objective(LightningModule):
@@ -121,9 +125,16 @@ def data() -> Data:
 def make_trainer(tmp_path: Any) -> Callable[..., Trainer]:
     def make(callbacks: Sequence[Any], max_steps: int = 10, logger: Any = False) -> Trainer:
         return Trainer(
-            default_root_dir=str(tmp_path), callbacks=list(callbacks), logger=logger, max_steps=max_steps, max_epochs=1,
-            accelerator="cpu", devices=1, enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
-            use_distributed_sampler=False,
-        )  # fmt: skip
+            default_root_dir=str(tmp_path),
+            callbacks=list(callbacks),
+            logger=logger,
+            max_steps=max_steps,
+            max_epochs=1,
+            accelerator="cpu",
+            devices=1,
+            enable_progress_bar=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+        )
 
     return make

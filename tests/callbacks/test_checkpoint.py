@@ -31,7 +31,8 @@ def test_keeps_the_newest_and_saves_at_the_end(objective, data, make_trainer, tm
     make_trainer([Checkpoint(times=5, keep=2)], max_steps=10).fit(objective, data)
     assert names(tmp_path) == ["kimg000000.032.ckpt", "kimg000000.040.ckpt"]
     checkpoint = torch.load(tmp_path / "checkpoints/kimg000000.040.ckpt", weights_only=True)
-    assert checkpoint["images_seen"] == 40 and checkpoint["global_step"] == 10
+    assert checkpoint["images_seen"] == 40
+    assert checkpoint["global_step"] == 10
 
 
 def test_resumes_at_the_next_batch_and_past_an_old_budget(objective, data, make_trainer, tmp_path):
@@ -39,7 +40,9 @@ def test_resumes_at_the_next_batch_and_past_an_old_budget(objective, data, make_
     again = type(objective)()
     trainer = make_trainer([Checkpoint(times=1)], max_steps=7)
     trainer.fit(again, data, ckpt_path=str(tmp_path / "checkpoints/kimg000000.016.ckpt"), weights_only=True)
-    assert trainer.global_step == 7 and again.images_seen == 28 and len(again.seen_timing) == 3
+    assert trainer.global_step == 7
+    assert again.images_seen == 28
+    assert len(again.seen_timing) == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -48,7 +51,8 @@ def test_a_signal_finishes_the_batch_and_saves(objective, data, make_trainer, tm
     stop = Stop()
     trainer = make_trainer([At(3, lambda _: os.kill(os.getpid(), number)), stop, Checkpoint(times=1)], max_steps=10)
     trainer.fit(objective, data)
-    assert trainer.global_step == 3 and stop.signal == number
+    assert trainer.global_step == 3
+    assert stop.signal == number
     assert names(tmp_path) == ["kimg000000.012.ckpt"]
     assert signal.getsignal(number) == before
 

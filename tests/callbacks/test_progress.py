@@ -15,10 +15,12 @@ def test_lines_panel_and_summary(objective, data, make_trainer, tmp_path, capsys
     assert len(lines) == 5
     pattern = r"kimg 0.0/0.02 \(40%\)  step 2  \d+ img/s  discriminator 1  generator 2  eta \d+s"
     assert re.fullmatch(pattern, lines[1])
-    assert "experiment  tiny" in out and "6 images to train on, 4 held out" in out
+    assert "experiment  tiny" in out
+    assert "6 images to train on, 4 held out" in out
     assert f"python -m trainer.sample checkpoint={tmp_path} 'prompts=[a red apple]'" in out
     readme = (tmp_path / "README.md").read_text()
-    assert readme.startswith("# tiny") and "kimg000000.020.ckpt" in readme
+    assert readme.startswith("# tiny")
+    assert "kimg000000.020.ckpt" in readme
 
 
 def test_speaks_rarely(objective, data, make_trainer, capsys):

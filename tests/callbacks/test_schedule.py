@@ -8,7 +8,8 @@ from trainer.callbacks.schedule import due, kimg_name, last
 @pytest.mark.parametrize(("times", "budget"), [(10, 1000), (3, 10), (7, 23), (10, 4), (1, 5)])
 def test_evenly_over_the_budget_and_at_its_end(times, budget):
     steps = [s for s in range(1, budget + 1) if due(SimpleNamespace(global_step=s, max_steps=budget), times)]
-    assert len(steps) == min(times, budget) and steps[-1] == budget
+    assert len(steps) == min(times, budget)
+    assert steps[-1] == budget
     gaps = [b - a for a, b in zip([0, *steps], steps, strict=False)]
     assert max(gaps) - min(gaps) <= 1
 

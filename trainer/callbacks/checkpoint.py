@@ -6,15 +6,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 
 from trainer.callbacks.checkpoint_io import AtomicCheckpointIO
 from trainer.callbacks.guard import check_weights
 from trainer.callbacks.schedule import due, kimg_name
+from trainer.errors import UserError
 
 
 class Checkpoint(Callback):
-    """Writes RUN/checkpoints/kimg000012.800.ckpt `times` in a run and so at its end, at least every `every_minutes`, and at a stop.
+    """Writes RUN/checkpoints/kimg000012.800.ckpt: `times` in a run and at its end, each `every_minutes`, at a stop.
 
     Keeps the newest `keep`. Checkpoints are taken at the end of a batch, so a resumed run goes on with the next one.
     Weights that are not finite are never saved (UserError).
@@ -22,21 +23,21 @@ class Checkpoint(Callback):
 
     def __init__(self, times: int = 10, every_minutes: float = 15, keep: int = 2) -> None:
         if keep < 1:
-            raise ValueError(f"callbacks.checkpoint.keep={keep}: keep at least 1")
+            raise UserError(f"callbacks.checkpoint.keep={keep}: keep at least 1")
         self.folder = Path()
         self.times = times
         self.every_minutes = every_minutes
         self.keep = keep
         self._saved_at = time.monotonic()
 
-    def setup(self, trainer: Trainer, objective: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, objective: Any, stage: str) -> None:
         self.folder = Path(trainer.default_root_dir, "checkpoints")
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         if trainer.is_global_zero and self.folder.is_dir():
             for leftover in self.folder.glob(".*.tmp"):  # of a killed run
                 leftover.unlink()
 
-    def on_train_batch_end(self, trainer: Trainer, objective: LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, objective: Any, *_: Any) -> None:
         if due(trainer, self.times) or trainer.should_stop or self._overdue(trainer):
             self.save(trainer, objective)
 
@@ -46,7 +47,7 @@ class Checkpoint(Callback):
         late = time.monotonic() - self._saved_at > self.every_minutes * 60
         return trainer.strategy.broadcast(late)
 
-    def save(self, trainer: Trainer, objective: LightningModule) -> None:
+    def save(self, trainer: Trainer, objective: Any) -> None:
         check_weights(trainer)
         trainer.save_checkpoint(self.folder / f"{kimg_name(objective.images_seen)}.ckpt")
         self._saved_at = time.monotonic()

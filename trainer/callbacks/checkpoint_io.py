@@ -15,8 +15,9 @@ from trainer.errors import UserError
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target, syncs to disk, renames.
 
-    Lightning's own serialises into memory, writes to the system's temporary folder and moves from there: across file systems that
-    is a copy, which a kill leaves half done. Raises UserError on a full or read-only disk; older files are untouched.
+    Lightning's own serialises into memory, writes to the system's temporary folder and moves from there: across file
+    systems that is a copy, which a kill leaves half done. Raises UserError on a full or read-only disk; older files
+    are untouched.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:

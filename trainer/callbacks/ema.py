@@ -5,24 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 from torch import Tensor
+
+from trainer.errors import UserError
 
 
 class EMA(Callback):
     """Keeps `objective.ema`, fp32 shadows of the networks named in `objective.averaged`.
 
-    The half-life is counted in images, so it means the same at any batch size and on any number of ranks (Karras et al. 2018):
+    The half-life is in images, so it means the same at any batch size and number of ranks (Karras et al. 2018):
     shadow <- weights + decay * (shadow - weights), decay = 0.5 ** (images in the batch / half-life in images).
     Early on the half-life is at most `rampup_ratio` of the images seen, so that the average forgets the random start.
-    Buffers (running statistics) are not averaged: samples use the live ones. A resumed run continues from the shadows in its checkpoint.
+    Buffers (running statistics) are not averaged: samples use the live ones. A resumed run continues from the shadows
+    in its checkpoint.
     """
 
     def __init__(self, halflife_kimg: float, rampup_ratio: float = 0.05) -> None:
         if halflife_kimg < 0 or rampup_ratio <= 0:
-            raise ValueError(
-                f"EMA needs halflife_kimg >= 0 and rampup_ratio > 0, got {halflife_kimg} and {rampup_ratio}"
-            )
+            raise UserError(f"EMA: halflife_kimg={halflife_kimg} must be >= 0 and rampup_ratio={rampup_ratio} > 0")
         self.halflife = halflife_kimg * 1000
         self.rampup_ratio = rampup_ratio
         self._images_seen = 0
@@ -34,7 +35,7 @@ class EMA(Callback):
         halflife = min(self.halflife, images_seen * self.rampup_ratio)
         return 0.5 ** (batch_images / halflife) if halflife > 0 else 0.0
 
-    def on_train_start(self, trainer: Trainer, objective: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, objective: Any) -> None:
         weights = {
             f"{name}.{key}": weight
             for name in objective.averaged
@@ -49,10 +50,9 @@ class EMA(Callback):
         self._weights, self._shadows = list(weights.values()), list(objective.ema.values())
 
     @torch.no_grad()
-    def on_train_batch_end(self, trainer: Trainer, objective: LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, objective: Any, *_: Any) -> None:
         decay = self.decay(objective.images_seen - self._images_seen, objective.images_seen)
         self._images_seen = objective.images_seen
         if self._shadows:
-            torch._foreach_lerp_(
-                self._shadows, [weight.float() for weight in self._weights], 1 - decay
-            )  # one fused call
+            weights = [weight.float() for weight in self._weights]  # no copy where they are fp32 already
+            torch._foreach_lerp_(self._shadows, weights, 1 - decay)  # one fused call for all of them

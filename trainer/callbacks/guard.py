@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from pytorch_lightning import Trainer
@@ -21,18 +22,19 @@ def check_finite(trainer: Trainer, metrics: Mapping[str, float]) -> None:
     """Raises UserError that names the first metric that is NaN or infinite, when, and the checkpoint to go back to."""
     for key, value in metrics.items():
         if not math.isfinite(value):
-            kimg = trainer.lightning_module.images_seen / 1000
+            objective: Any = trainer.lightning_module
             good = newest_checkpoint(trainer.default_root_dir)
             remedy = f"resume={good} with" if good else "start again with"
             raise UserError(
-                f"{key} is {value} at kimg {kimg:.1f}: {remedy} a lower learning rate, gradient clipping or precision=32"
+                f"{key} is {value} at kimg {objective.images_seen / 1000:.1f}: "
+                f"{remedy} a lower learning rate, objective.clip=1 or trainer.precision=32-true"
             )
 
 
 def check_weights(trainer: Trainer) -> None:
     """Raises UserError where a trained weight is not finite, so that no such checkpoint is ever written."""
     for name, network in trainer.lightning_module.named_children():
-        weights = [p.detach() for p in network.parameters() if p.requires_grad or p.grad is not None]
+        weights = [p.detach() for p in network.parameters()]
         if weights:
             norm = torch.stack(torch._foreach_norm(weights)).norm()  # inf where one is inf, NaN where one is NaN
             check_finite(trainer, {f"{name} weight norm": norm.item()})

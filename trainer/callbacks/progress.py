@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 from rich import progress as rich_progress
 
 from trainer.callbacks.guard import newest_checkpoint
@@ -22,7 +22,7 @@ _SHOWN = {
 
 
 class Progress(Callback):
-    """Prints on rank 0: a bar that moves on a terminal, else one plain line every `every_seconds`, flushed, so that a log file reads well.
+    """Prints on rank 0: a bar on a terminal, else one plain line every `every_seconds`, flushed, for log files.
 
     Panel and summary are also RUN/README.md, so that the folder explains itself. Stands last in the list of callbacks.
     """
@@ -35,7 +35,7 @@ class Progress(Callback):
         self._started = self._printed = 0.0
         self._first_step = self._first_images = 0
 
-    def on_train_start(self, trainer: Trainer, objective: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, objective: Any) -> None:
         self._started = self._printed = time.monotonic()
         self._first_step, self._first_images = trainer.global_step, objective.images_seen
         if not trainer.is_global_zero:
@@ -51,7 +51,7 @@ class Progress(Callback):
             self._bar.add_task("starting", total=trainer.max_steps, completed=trainer.global_step)
             self._bar.start()
 
-    def on_train_batch_end(self, trainer: Trainer, objective: LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, objective: Any, *_: Any) -> None:
         if not trainer.is_global_zero:
             return
         distance = trainer.callback_metrics.get("val/fd_effnet")
@@ -67,8 +67,8 @@ class Progress(Callback):
         else:
             print(line, flush=True)
 
-    def line(self, trainer: Trainer, objective: LightningModule, elapsed: float) -> str:
-        """`kimg 12.8/100 (12%)  step 200  412 img/s  discriminator 0.71  generator 1.02  wait 0.3%  mem 1.2 GiB  eta 3m12s`"""
+    def line(self, trainer: Trainer, objective: Any, elapsed: float) -> str:
+        """`kimg 12.8/100 (12%)  step 200  412 img/s  discriminator 0.71  generator 1.02  wait 0.3%  eta 3m12s`"""
         step, budget = trainer.global_step, trainer.max_steps
         done = max(1, step - self._first_step)
         kimg, images = objective.images_seen / 1000, objective.images_seen - self._first_images
@@ -84,7 +84,7 @@ class Progress(Callback):
         parts.append(f"eta {duration(elapsed / done * (budget - step))}")
         return "  ".join(parts)
 
-    def on_train_end(self, trainer: Trainer, objective: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, objective: Any) -> None:
         self._close_bar()
         if not trainer.is_global_zero:
             return
@@ -98,16 +98,15 @@ class Progress(Callback):
         if (run / "samples" / "latest.png").exists():
             rows.append(("samples", str(run / "samples" / "latest.png")))
         if checkpoint:
-            prompt = next(
-                (c for c in trainer.datamodule.fixed_captions(8) if re.fullmatch(r"[\w ]+", c)), "a red apple"
-            )  # type: ignore[attr-defined]
+            captions = trainer.datamodule.fixed_captions(8)  # type: ignore[attr-defined]
+            prompt = next((c for c in captions if re.fullmatch(r"[\w ]+", c)), "a red apple")  # needs no quoting
             rows.append(("draw", f"python -m trainer.sample checkpoint={run} 'prompts=[{prompt}]'"))
             if not last(trainer):
                 rows.append(("go on", f"the same command with resume={run}"))
         print("\n".join(f"  {key:<13}  {value}" for key, value in rows), flush=True)
         self._write_readme(trainer, rows)
 
-    def on_exception(self, trainer: Trainer, objective: LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, objective: Any, exception: BaseException) -> None:
         self._close_bar()
 
     def _close_bar(self) -> None:
@@ -122,12 +121,15 @@ class Progress(Callback):
         (run / "README.md").write_text(f"# {self._panel[0][1]}\n\n| | |\n|---|---|\n{rows}\n\n{_CONTENTS}")
 
 
-_CONTENTS = """`metrics.csv` numbers over the run; `samples/` one grid an evaluation, same captions and seeds; `checkpoints/` to sample from and
-to resume; `wandb/` the run for Weights & Biases (`wandb leet wandb` shows it here, `wandb sync wandb/offline-run-*` uploads it).
+_CONTENTS = """- `metrics.csv`: numbers over the run
+- `samples/`: grids of the same captions and seeds as training goes on
+- `checkpoints/`: to sample from and to resume
+- `config.yaml`, `environment.txt`: what was run, where
+- `wandb/`: the run for Weights & Biases; `wandb leet wandb` shows it here, `wandb sync wandb/offline-run-*` uploads it
 """
 
 
-def describe(trainer: Trainer, objective: LightningModule) -> list[tuple[str, str]]:
+def describe(trainer: Trainer, objective: Any) -> list[tuple[str, str]]:
     """The start panel's rows: what trains on what, where, and where it is written."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     sizes = ", ".join(f"{n} {count(sum(p.numel() for p in m.parameters()))}" for n, m in objective.named_children())
@@ -138,7 +140,7 @@ def describe(trainer: Trainer, objective: LightningModule) -> list[tuple[str, st
         ("parameters", sizes),
         ("devices", f"{trainer.world_size} x {trainer.strategy.root_device.type}, precision {trainer.precision}"),
     ]
-    rows += [("logged to", logger.where) for logger in trainer.loggers if getattr(logger, "where", None)]
+    rows += [("logged to", getattr(logger, "where", type(logger).__name__)) for logger in trainer.loggers]
     if trainer.ckpt_path:
         rows.append(("resumed from", f"{trainer.ckpt_path} at kimg {objective.images_seen / 1000:.1f}"))
     return rows

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 
 from trainer.callbacks.schedule import due, kimg_name
 from trainer.images import grid
@@ -16,7 +16,7 @@ from trainer.sampling import Sampler
 class Samples(Callback):
     """A grid of fixed captions and seeds, drawn with the EMA weights, `times` in a run and so at its end.
 
-    Writes RUN/samples/kimg000012.800.png and RUN/samples/latest.png, and each image with its caption to the loggers that take images.
+    Writes RUN/samples/kimg000012.800.png and latest.png, and each image with its caption to loggers that take images.
     """
 
     def __init__(self, times: int = 10, num_images: int = 32, columns: int = 8) -> None:
@@ -24,13 +24,12 @@ class Samples(Callback):
         self.num_images = num_images
         self.columns = columns
 
-    def on_train_batch_end(self, trainer: Trainer, objective: LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, objective: Any, *_: Any) -> None:
         if not due(trainer, self.times) or not trainer.is_global_zero:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
         captions = data.fixed_captions(self.num_images)
-        with objective.ema_weights():
-            images = Sampler(objective, data.text)(captions, list(range(len(captions))))
+        images = Sampler(objective, data.text)(captions, range(len(captions)))
         path = Path(trainer.default_root_dir, "samples", f"{kimg_name(objective.images_seen)}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         grid(images, captions, self.columns).save(path)

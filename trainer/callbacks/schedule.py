@@ -1,6 +1,6 @@
 """When things happen in a run: so many times, evenly over the budget, the last time at its very end.
 
-All of it is a pure function of the step and the budget, so every rank agrees without talking and a resumed run keeps the rhythm.
+It is a pure function of step and budget: every rank agrees without talking, and a resumed run keeps the rhythm.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ def last(trainer: Trainer) -> bool:
 
 
 def due(trainer: Trainer, times: int) -> bool:
-    """Whether the step just done is one of `times` evenly spaced ones; 0 times is never, 10 times is every tenth of the run."""
+    """Whether the step just done is one of `times` evenly spaced ones: 10 is every tenth of the run, 0 is never."""
     if trainer.max_steps < 1:
         return False
     step = trainer.global_step

@@ -8,14 +8,14 @@ from types import FrameType
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 
 
 class Stop(Callback):
-    """The first SIGINT or SIGTERM finishes the batch, lets `Checkpoint` save and stops on all ranks; the second one aborts.
+    """The first SIGINT or SIGTERM finishes the batch, lets `Checkpoint` save and stops all ranks; the second aborts.
 
     `signal` is then the number of the signal, and the process should end with 128 + signal, as a shell would say it
-    (130 for Ctrl-C), so that a script can tell a finished run from an interrupted one. Stands before `Checkpoint` in the list.
+    (130 for Ctrl-C), so that a script can tell a finished run from an interrupted one. Stands before `Checkpoint`.
     """
 
     def __init__(self, every_steps: int = 10) -> None:
@@ -23,7 +23,7 @@ class Stop(Callback):
         self.signal = 0
         self._previous: dict[int, Any] = {}
 
-    def on_train_start(self, trainer: Trainer, objective: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, objective: Any) -> None:
         # Lightning's own handlers, registered before this, would raise in the middle of a step.
         self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -38,7 +38,7 @@ class Stop(Callback):
             flush=True,
         )
 
-    def on_train_batch_end(self, trainer: Trainer, objective: LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, objective: Any, *_: Any) -> None:
         if trainer.world_size > 1:
             if trainer.global_step % self.every_steps:
                 return
@@ -52,8 +52,8 @@ class Stop(Callback):
             signal.signal(number, handler)
         self._previous = {}
 
-    def on_train_end(self, trainer: Trainer, objective: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, objective: Any) -> None:
         self._restore()
 
-    def on_exception(self, trainer: Trainer, objective: LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, objective: Any, exception: BaseException) -> None:
         self._restore()

@@ -14,8 +14,8 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 class CSV(Logger):
     """Appends to one file, a row a step, in time that does not grow with the run.
 
-    Metrics of the same step share a row. A new metric adds a column (the file is then rewritten once). A resumed run drops the rows
-    from its first new step on, so no step appears twice.
+    Metrics of the same step share a row. A new metric adds a column (the file is then rewritten once). A resumed run
+    drops the rows from its first new step on, so no step appears twice.
     """
 
     def __init__(self, path: str) -> None:
