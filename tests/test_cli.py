@@ -46,6 +46,7 @@ MISTAKES = {
         "there is no trainer.objectivs; did you mean objectives?",
     ),
     "interpolation": (["data.batch_size='${data.size}'"], "Interpolation key 'data.size' not found"),
+    "group without option": (["data=null"], "Got NoneType; a part is left out by ~group"),
     "syntax": (["data.batch_size=["], "no viable alternative at input '['"),
     "user error": (["data.source=bad"], "data.source=bad: expected good"),
     "permission": (["data.source=denied"], "/data: Permission denied"),

@@ -28,6 +28,8 @@ def explain(error: BaseException, folders: list[Path]) -> str | None:
             return f"{cause.filename or 'disk'}: {cause.strerror}"
     if isinstance(error, InstantiationException):
         return refused(error)
+    if str(error).startswith("Config group override must be"):  # group=null
+        return f"{error}; a part is left out by ~group"
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
         return None
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
