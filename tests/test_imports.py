@@ -39,6 +39,7 @@ ARROWS = {
     "__init__": {"pipeline"},
     "__main__": {"config", "run_folder", "checkpoint"},
     "sample": {"config", "pipeline", "images"},
+    "evaluate": {"config", "pipeline", "metrics", "data"},
 }
 TORCH_ONLY = ("errors", "noise", "progress", "batch", "schedules", "losses", "metrics")
 
