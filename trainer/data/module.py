@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
@@ -18,57 +15,16 @@ from torch.utils.data import DataLoader
 from trainer import noise
 from trainer.batch import Batch
 from trainer.data.augment import Augment
-from trainer.data.cache import Cache, open_cache
+from trainer.data.cache import open_cache
 from trainer.data.sampler import BatchStarts
 from trainer.data.source import Source
+from trainer.data.split import Split, split
 from trainer.data.stream import Stream
 from trainer.errors import UserError
 
 
 def default_cache_dir() -> Path:
     return Path(os.environ.get("TRAINER_CACHE", "~/.cache/trainer")).expanduser() / "data"
-
-
-class Split:
-    """One side of the train / held-out split: M images in cache order."""
-
-    def __init__(self, cache: Cache, indices: np.ndarray) -> None:
-        self.cache, self.indices = cache, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    @property
-    def images(self) -> Images:
-        return Images(self.cache.images, self.indices)
-
-    @cached_property
-    def captions(self) -> list[str]:
-        """The first caption of each image."""
-        captions = self.cache.captions
-        return [captions[number] for number in self.cache.caption_ids[self.cache.caption_starts[self.indices]]]
-
-    @cached_property
-    def attributes(self) -> list[dict[str, Any]]:
-        return [record["attributes"] for record in self.cache.records(self.indices)]
-
-
-class Images(Sequence[np.ndarray]):
-    """(M, H, W, 3) uint8 array-like; an index or slice reads just those images."""
-
-    def __init__(self, images: np.ndarray, indices: np.ndarray) -> None:
-        self.shape = (len(indices), *images.shape[1:])
-        self.dtype = images.dtype
-        self._images, self._indices = images, indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        return self._images[self._indices[index]]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self[:].astype(dtype or self.dtype, copy=False)
 
 
 class DataModule(LightningDataModule):
@@ -112,8 +68,8 @@ class DataModule(LightningDataModule):
         train, heldout = split(cache, self.fraction, self.seed)
         self.train, self.heldout = Split(cache, train), Split(cache, heldout)
         self._prepared = True
-        if self.source.attribution and rank_zero_only.rank == 0:
-            print(self.source.attribution, file=sys.stderr)
+        if self.source.attribution:
+            rank_zero_only(print)(self.source.attribution, file=sys.stderr)
 
     def prepare_data(self) -> None:
         self.prepare()  # Lightning calls this in one process a node, setup then in all
@@ -130,7 +86,7 @@ class DataModule(LightningDataModule):
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         size, rest = divmod(self.batch_size, world_size)
         if rest:
-            raise UserError(f"data.batch_size={self.batch_size}: not divisible by {world_size} ranks; choose a multiple")
+            raise UserError(f"data.batch_size={self.batch_size}: expected a multiple of the {world_size} ranks")
         cache, indices = self.train.cache, self.train.indices
         stream = Stream(cache, indices, self.features, self.augment, self.seed, first=rank * size, size=size)
         return DataLoader(
@@ -157,23 +113,3 @@ def _spread(side: Split, n: int) -> list[str]:
     """First captions of a side, taken in an order without pattern; enough for n distinct ones in ordinary data."""
     order = noise.bits(0, "fixed captions", torch.arange(len(side)), 1)[:, 0].argsort()[: 8 * n]
     return [side.captions[i] for i in order.tolist()]
-
-
-def split(cache: Cache, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the training and of the held-out images.
-
-    A concept is held out where its hash with the seed falls below the fraction, so new items never move old ones; at
-    least one concept goes each way. Raises UserError where that cannot be.
-    """
-    draw = noise.uniform(seed, "heldout", torch.from_numpy(cache.concepts), 1)[:, 0].numpy()
-    free = cache.heldout < 0
-    heldout = np.where(free, draw < fraction, cache.heldout == 1)
-    if fraction and free.any() and not heldout.any():
-        heldout = free & (draw == draw[free].min())
-    if heldout.all() and free.any():
-        heldout &= ~(free & (draw == draw[free].max()))
-    if heldout.all():
-        raise UserError("every image is held out, none is left to train on; lower data.heldout=")
-    if fraction and not heldout.any():
-        raise UserError(f"data.heldout={fraction}: no concept can be held out of this source; set data.heldout=0")
-    return np.flatnonzero(~heldout), np.flatnonzero(heldout)

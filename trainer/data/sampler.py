@@ -19,7 +19,7 @@ def shuffled(seed: int, position: np.ndarray, size: int) -> np.ndarray:
     """(N,) int64 in [0, size) for (N,) int64 stream positions; each epoch of `size` positions is a permutation.
 
     A Feistel network over the next power of two, keyed by (seed, epoch); results outside the range are permuted again
-    until they fall inside (cycle walking, Black and Rogaway 2002). Costs the same anywhere in an epoch and stores nothing.
+    until they fall inside (cycle walking, Black and Rogaway 2002). Stores nothing, costs the same anywhere in an epoch.
     """
     epoch, value = np.divmod(position, size)
     keys = noise.bits(seed, "shuffle", torch.from_numpy(epoch), _NUM_ROUNDS).numpy().view(np.uint64).T

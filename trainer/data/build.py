@@ -1,0 +1,113 @@
+"""Writing a cache: each image of a source decoded, cropped and resized once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from operator import length_hint
+from pathlib import Path
+from struct import error as StructError
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from trainer.data.source import Item, Source, digest
+from trainer.errors import UserError
+
+_CHUNK = 512  # images decoded before a write, so memory stays flat for sources of any length
+_CORRUPT = (OSError, SyntaxError, ValueError, EOFError, StructError, Image.DecompressionBombError)
+_RECORD = ("key", "captions", "concept", "attributes", "heldout")
+
+
+def write_cache(source: Source, resolution: int, building: Path, name: str) -> tuple[int, int]:
+    """Decode every item of the source into the folder `building`; (images written, corrupt images skipped)."""
+    captions: dict[str, int] = {}
+    caption_ids: list[int] = []
+    caption_starts, concepts, heldout, num_skipped = [0], [], [], 0
+    items = source.items()
+    progress = _Progress(name, length_hint(items, 0))
+    with (
+        open(building / "images.npy", "wb") as images,
+        open(building / "records.jsonl", "w", encoding="utf-8") as records,
+        open(building / "skipped.txt", "w", encoding="utf-8") as skipped,
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads,
+    ):
+        _header(images, 0, resolution)
+        stream = iter(items)
+        while chunk := list(islice(stream, _CHUNK)):
+            for item, pixels in zip(chunk, threads.map(lambda item: _decode(item, resolution), chunk), strict=True):
+                if isinstance(pixels, Exception):
+                    num_skipped += 1
+                    skipped.write(f"{item.key}\t{type(pixels).__name__}: {pixels}\n")
+                    continue
+                images.write(pixels.tobytes())
+                caption_ids += [captions.setdefault(caption, len(captions)) for caption in item.captions]
+                caption_starts.append(len(caption_ids))
+                concepts.append(int(digest(item.concept), 16) - (1 << 63))
+                heldout.append(-1 if item.heldout is None else int(item.heldout))
+                record = {field: getattr(item, field) for field in _RECORD}
+                records.write(json.dumps(record, ensure_ascii=False) + "\n")
+            progress.show(len(heldout) + num_skipped)
+        _header(images, len(heldout), resolution)
+    np.save(building / "caption_ids.npy", np.array(caption_ids, np.int64))
+    np.save(building / "caption_starts.npy", np.array(caption_starts, np.int64))
+    np.save(building / "concepts.npy", np.array(concepts, np.int64))
+    np.save(building / "heldout.npy", np.array(heldout, np.int8))
+    (building / "captions.json").write_text(json.dumps(list(captions), ensure_ascii=False), encoding="utf-8")
+    return len(heldout), num_skipped
+
+
+def _header(file: Any, num_images: int, resolution: int) -> None:
+    """The .npy header; numpy pads it so that the first axis can grow without moving the data."""
+    shape = (num_images, resolution, resolution, 3)
+    file.seek(0)
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+
+
+def _decode(item: Item, resolution: int) -> np.ndarray | Exception:
+    if not item.captions or not all(caption.strip() for caption in item.captions):
+        raise UserError(f"{item.key}: image without a caption; give it one or remove it")
+    try:
+        return np.asarray(fit(item.load(resolution), resolution))
+    except UserError:
+        raise
+    except _CORRUPT as error:
+        return error
+
+
+def fit(image: Image.Image, resolution: int) -> Image.Image:
+    """RGB at (resolution, resolution): upright, transparency on white, centre square, area-true resize."""
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB")
+    if image.size == (resolution, resolution):
+        return image
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = (left, top, left + side, top + side)
+    return image.resize((resolution, resolution), Image.Resampling.LANCZOS, box, reducing_gap=3)
+
+
+class _Progress:
+    """A line every two seconds: rewritten on a terminal, a new one elsewhere."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self.name, self.total, self.start = name, total, time.monotonic()
+        self.shown = self.start
+
+    def show(self, done: int) -> None:
+        now = time.monotonic()
+        if now - self.shown < 2:
+            return
+        self.shown = now
+        of = f"/{self.total:,}" if self.total else ""
+        line = f"caching {self.name}: {done:,}{of} images, {done / (now - self.start):,.0f}/s"
+        end = "\r" if sys.stderr.isatty() and done != self.total else "\n"
+        print(line, end=end, file=sys.stderr, flush=True)
