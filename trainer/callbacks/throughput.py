@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
 from trainer.callbacks.log import record
@@ -21,13 +21,15 @@ _PAUSE = 0.01  # seconds; what the callbacks after this one take on a step witho
 class Throughput(Callback):
     """Every `every_steps` steps, over the steps since the last report:
 
-    `throughput/images_per_second` over all ranks and `throughput/images_per_second_per_rank`; `throughput/step_ms`, one turn of the
-    loop, data and transfer included; `throughput/data_wait_percent`, the part of it spent in the loader; `throughput/NETWORK_ms` for
-    each phase, measured on every `phases_every`-th step alone, as it waits for the device; `memory/peak_gib` of the run so far, of the
-    GPU, or of the main process on a CPU. Of several ranks the largest value counts.
+    - `throughput/images_per_second` over all ranks, `throughput/images_per_second_per_rank`
+    - `throughput/step_ms`: one turn of the loop, data and transfer included
+    - `throughput/data_wait_percent`: the part of it spent in the loader
+    - `throughput/NETWORK_ms`: each phase, on every `phases_every`-th step alone, as the clock waits for the device
+    - `memory/peak_gib` of the run so far: of the GPU, or of the main process on a CPU
 
-    Left out of all but the memory: the first `warmup_steps` of a run, and sampling, evaluation and checkpoints: the count begins anew
-    after a pause between two steps, which is all that callbacks behind this one do. Stands behind `Log`, before what pauses.
+    Of several ranks the largest value counts. Left out of all but the memory: the first `warmup_steps`, and sampling,
+    evaluation and checkpoints: the count begins anew after a pause between two steps, which is all that the callbacks
+    behind this one do. Stands behind `Log`, before what pauses.
     """
 
     def __init__(self, every_steps: int = 20, phases_every: int = 5, warmup_steps: int = 5) -> None:
@@ -38,7 +40,7 @@ class Throughput(Callback):
         self._started = self._ended = self._waited = 0.0
         self._phases: dict[str, list[float]] = {}
 
-    def on_train_start(self, trainer: Trainer, objective: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, objective: Any) -> None:
         self._first_step = trainer.global_step
         fetcher: Any = trainer.fit_loop._data_fetcher
         fetcher.iterator = self._watch(trainer, fetcher.iterator)
@@ -46,7 +48,8 @@ class Throughput(Callback):
 
     def _restart(self, trainer: Trainer) -> None:
         self._started = self._ended = time.perf_counter()
-        self._steps, self._images = trainer.global_step, trainer.lightning_module.images_seen
+        objective: Any = trainer.lightning_module
+        self._steps, self._images = trainer.global_step, objective.images_seen
         self._waited, self._phases = 0.0, {}
 
     def _watch(self, trainer: Trainer, batches: Iterator[Any]) -> Iterator[Any]:
@@ -62,7 +65,7 @@ class Throughput(Callback):
             self._waited += time.perf_counter() - asked
             yield batch
 
-    def on_train_batch_end(self, trainer: Trainer, objective: LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, objective: Any, *_: Any) -> None:
         step = trainer.global_step
         if objective.time_phases:
             for name, seconds in objective.phase_seconds.items():
@@ -75,7 +78,7 @@ class Throughput(Callback):
             self._restart(trainer)
         self._ended = time.perf_counter()
 
-    def _report(self, trainer: Trainer, objective: LightningModule) -> None:
+    def _report(self, trainer: Trainer, objective: Any) -> None:
         if objective.device.type == "cuda":
             torch.cuda.synchronize(objective.device)
         steps, images = trainer.global_step - self._steps, objective.images_seen - self._images

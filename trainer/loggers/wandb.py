@@ -29,9 +29,10 @@ _ENVIRONMENT = {  # what a user may have set for all runs; it wins over the conf
 class WandB(WandbLogger):
     """One W&B run for a run folder and all its restarts, written by rank 0.
 
-    Without an API key the run is offline; so it is where the server does not answer within `init_timeout` seconds. It never asks
-    anything and never ends a training. Files lie in FOLDER/wandb, the id of the run in FOLDER/wandb_id. The x axis is `progress/kimg`.
-    Environment variables WANDB_* win over the arguments. The rest of the arguments are those of `wandb.init`.
+    Without an API key the run is offline, and so it is where the server does not answer within `init_timeout` seconds.
+    It never asks anything and never ends a training. Files lie in FOLDER/wandb, the id of the run in FOLDER/wandb_id.
+    The x axis is `progress/kimg`. WANDB_* environment variables win over the arguments; further arguments are those of
+    `wandb.init`.
     """
 
     def __init__(
@@ -71,17 +72,22 @@ class WandB(WandbLogger):
         # An offline log is otherwise written every 15 s, and artifacts are kept in the home folder.
         os.environ.setdefault("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "2")
         os.environ.setdefault("WANDB_DATA_DIR", str(self.folder.absolute() / "wandb"))
-        options = self._wandb_init | {"id": stored.read_text().strip() if stored.exists() else wandb.util.generate_id()}
+        options: dict[str, Any] = dict(self._wandb_init)
+        if stored.exists():
+            options["id"] = stored.read_text().strip()
         options = {key: value for key, value in options.items() if os.environ.get(_ENVIRONMENT.get(key, "")) is None}
-        silent = {} if "WANDB_SILENT" in os.environ else {"silent": True}
-        timeout = {} if "WANDB_INIT_TIMEOUT" in os.environ else {"init_timeout": self.init_timeout}
-        wandb.setup(wandb.Settings(**silent))
+        settings = wandb.Settings()
+        if "WANDB_SILENT" not in os.environ:
+            settings.silent = True
+        if "WANDB_INIT_TIMEOUT" not in os.environ:
+            settings.init_timeout = self.init_timeout
+        wandb.setup(settings)
         mode = os.environ.get("WANDB_MODE")
         if mode is None:
             mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
         for choice in dict.fromkeys((mode, "offline", "disabled")):
             try:
-                run = wandb.init(**options | {"mode": choice}, settings=wandb.Settings(**silent, **timeout))
+                run = wandb.init(**options | {"mode": choice}, settings=settings)
             except Exception as error:  # whatever it is, the training is worth more
                 print(f"W&B {choice}: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
                 wandb.teardown()
@@ -92,9 +98,9 @@ class WandB(WandbLogger):
 
     @property
     def where(self) -> str:
-        """For people: the page of the run, or the command that shows it here."""
+        """For people: the page of the run, or the command that shows it here; '' where it is disabled."""
         run = self.experiment
-        return str(run.url) if run.url else f"W&B offline: wandb leet {Path(run.dir).parent}" if run.dir else ""
+        return str(run.url) if run.url else f"W&B offline: wandb leet {Path(run.dir).parent}" if run.offline else ""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -108,7 +114,7 @@ class WandB(WandbLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Ends the W&B run here and not at the end of the process, which may be a kill. Later metrics would start it again."""
+        """Ends the W&B run here and not at the end of the process, which may be a kill."""
         run, self._experiment = self._experiment, None
         if run is not None:
             run.finish(exit_code=0 if status == "success" else 1)
