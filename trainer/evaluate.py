@@ -86,7 +86,8 @@ def attribute_accuracy(sampler: Any, data: Any, num_images: int) -> dict[str, An
 def vocabulary() -> dict[str, list[str]]:
     from trainer.data.shapes import BACKGROUNDS, COLOURS, POSITIONS, SHAPES, SIZES
 
-    every = {"colour": COLOURS, "shape": SHAPES, "size": SIZES, "position": POSITIONS, "background": BACKGROUNDS}
+    every: dict[str, Any] = {"colour": COLOURS, "shape": SHAPES, "size": SIZES, "position": POSITIONS}
+    every["background"] = BACKGROUNDS
     return {name: list(values) for name, values in every.items()}
 
 
@@ -98,7 +99,7 @@ def label(known: dict[str, Any]) -> list[int]:
 
 
 def shapes_probe(resolution: int, cache_dir: str | Path) -> tuple[Probe, Tensor]:
-    """The probe for scenes of one object, and its accuracy on 2,000 real scenes it has not seen; trained once, then cached."""
+    """The probe for scenes of one object, trained once, and its accuracy on 2,000 real scenes it has not seen."""
     import torch
 
     from trainer.data.shapes import Shapes, random_scene
@@ -117,7 +118,7 @@ def shapes_probe(resolution: int, cache_dir: str | Path) -> tuple[Probe, Tensor]
     images = torch.stack([pixels(scene, resolution) for scene in scenes])
     labels = torch.tensor([label(scene.attributes()) for scene in scenes])
     seen, unseen = slice(NUM_PROBE_IMAGES), slice(NUM_PROBE_IMAGES, None)
-    fit(probe, images[seen], labels[seen], report=lambda epoch, loss: print(f"  epoch {epoch} loss {loss:.3f}", file=sys.stderr))
+    fit(probe, images[seen], labels[seen], report=lambda n, loss: print(f"  epoch {n}, {loss:.3f}", file=sys.stderr))
     on_real = accuracy(probe, images[unseen], labels[unseen])
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"probe": probe.state_dict(), "accuracy": on_real}, path)

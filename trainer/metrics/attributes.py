@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ class Probe(nn.Module):
         self.num_values = num_values
         widths = [3, *(min(32 << i, 128) for i in range(int(math.log2(resolution // 4)) + 1))]
         layers: list[nn.Module] = []
-        for number, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):
+        for number, (a, b) in enumerate(pairwise(widths)):
             kernel = (3, 1, 1) if number == 0 else (4, 2, 1)
             layers += [nn.Conv2d(a, b, *kernel), nn.BatchNorm2d(b), nn.ReLU()]
         self.features = nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * 16, 256), nn.ReLU())

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from trainer.batch import Condition
 
 
 class Autoencoder(nn.Module):
-    """encoder: (image, condition) -> mean, log variance (N, Z). decoder: any generator, (latent, condition) -> image."""
+    """encoder: (image, condition) -> mean, log variance (N, Z). decoder: a generator, (latent, condition) -> image."""
+
+    encoder: Any
+    decoder: Any
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module):
         super().__init__()

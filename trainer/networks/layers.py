@@ -69,7 +69,8 @@ class Style(nn.Module):
 class ModulatedNorm(nn.Module):
     """Layer norm over the channels of each pixel, then a scale and shift read from the style (FiLM, Perez et al. 2018).
 
-    y = (1 + scale(s)) * norm(x) + shift(s); no statistic crosses pixels or samples. (N, C, H, W), (N, S) -> (N, C, H, W).
+    y = (1 + scale(s)) * norm(x) + shift(s). No statistic crosses pixels or samples.
+    (N, C, H, W), (N, S) -> (N, C, H, W).
     """
 
     def __init__(self, channels: int, style_channels: int):

@@ -19,7 +19,7 @@ from trainer.networks.layers import (
     num_stages,
 )
 
-ATTENTION_SIZES = (8, 16)  # feature maps at which pixels read words
+READING = (8, 16)  # feature maps at which pixels read words
 
 
 class UpBlock(nn.Module):
@@ -77,7 +77,7 @@ class Generator(nn.Module):
         self.start = nn.Linear(style_channels, widths[0] * START * START)
         self.ups = nn.ModuleList(UpBlock(a, b, style_channels) for a, b in pairwise(widths))
         self.attention = nn.ModuleDict(
-            {str(s): WordAttention(w, text_channels) for s, w in zip(sizes, widths, strict=True) if s in ATTENTION_SIZES}
+            {str(s): WordAttention(w, text_channels) for s, w in zip(sizes, widths, strict=True) if s in READING}
         )
         self.norm = ModulatedNorm(widths[-1], style_channels)
         self.image = nn.Conv2d(widths[-1], 3, kernel_size=3, padding=1)

@@ -102,7 +102,7 @@ class Objective(pl.LightningModule):
         if rest or (self.accumulate > 1 and size % 2):  # mismatched captions are swapped in pairs
             raise UserError(
                 f"objective.accumulate={self.accumulate} does not split {len(batch)} images a rank into even "
-                f"micro-batches; choose data.batch_size as a multiple of {2 * self.accumulate * self.trainer.world_size}"
+                f"micro-batches; make data.batch_size a multiple of {2 * self.accumulate * self.trainer.world_size}"
             )
         return [batch[i * size : (i + 1) * size] for i in range(self.accumulate)] if self.accumulate > 1 else [batch]
 
@@ -137,7 +137,7 @@ class Objective(pl.LightningModule):
         return noise.uniform(self.seed, stream, batch.position, count)
 
     def setup(self, stage: str) -> None:
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # two to three times faster convolutions
+        self.to(memory_format=torch.channels_last)  # convolutions are two to three times faster so
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         return batch.as_float()  # on the device: uint8 travels, a quarter of the bytes
@@ -145,7 +145,7 @@ class Objective(pl.LightningModule):
     def configure_optimizers(self) -> list[Optimizer]:
         if set(self.make_optimizer) != set(self.phases):
             raise UserError(
-                f"objective.optimizer names {sorted(self.make_optimizer)}, but these networks train: {sorted(self.phases)}"
+                f"objective.optimizer names {sorted(self.make_optimizer)}, but {sorted(self.phases)} train"
             )
         optimizers = [self.make_optimizer[name](self.network(name).parameters()) for name in self.phases]
         for optimizer in optimizers:

@@ -26,8 +26,8 @@ class GAN(Objective):
     """Generator G(z, c) against discriminator D(x, c).
 
     loss: adversarial losses. augment: differentiable augmentation of all that the discriminator sees, or None.
-    matching: weight of softplus(D(x, c') - D(x, c)) with another image's caption c': for real x in the discriminator's loss
-    (matching-aware, Reed et al. 2016) and for generated x in the generator's (as the contrast of XMC-GAN, Zhang et al. 2021).
+    matching: weight of softplus(D(x, c') - D(x, c)) with another image's caption c', for real x in the discriminator's
+    loss (matching-aware, Reed et al. 2016), for generated x in the generator's (a contrast as in Zhang et al. 2021).
     r1, r2: gamma of gamma/2 |grad D|^2 on real and on generated images (Mescheder et al. 2018).
     finite_difference: sigma > 0 takes |D(x) - D(x + sigma n)|^2 / sigma^2 instead of the double backward.
     gradient_penalty: weight of WGAN-GP (Gulrajani et al. 2017).
@@ -35,11 +35,14 @@ class GAN(Objective):
     """
 
     averaged = ("generator",)
+    generator: Any  # nn.Module says of its children only that they may be tensors
+    discriminator: Any
+    augment: Any
 
     def __init__(
         self,
-        generator: nn.Module,
-        discriminator: nn.Module,
+        generator: Any,
+        discriminator: Any,
         loss: Adversarial,
         augment: nn.Module | None = None,
         matching: float = 0.0,
@@ -66,7 +69,8 @@ class GAN(Objective):
         return self.generator(latent, condition)
 
     def discriminator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        penalize = (self.r1 or self.r2 or self.gradient_penalty) and self.trainer.global_step % self.penalty_interval == 0
+        due = self.trainer.global_step % self.penalty_interval == 0
+        penalize = due and (self.r1 or self.r2 or self.gradient_penalty)
         real = self.augmented(batch.image, batch, "discriminator/real")
         fake = self.augmented(self.generated(batch, "discriminator"), batch, "discriminator/fake").detach()
         if penalize and not self.finite_difference:

@@ -1,4 +1,4 @@
-"""Text-conditioned VAE (Kingma & Welling 2014, Sohn et al. 2015): encoder and decoder read the caption, prior N(0, I)."""
+"""Text-conditioned VAE (Kingma & Welling 2014, Sohn et al. 2015): both networks read the caption, prior N(0, I)."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class VAE(Objective):
     """
 
     averaged = ("autoencoder",)
+    autoencoder: Any
 
     def __init__(
         self,

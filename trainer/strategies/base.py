@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 class PerNetwork:
     """Mixed into a Lightning strategy. The defaults are those of one process."""
 
-    def backward(self, value: Tensor, optimizer: Optimizer, sync: bool = True) -> None:  # type: ignore[override]
+    def backward(self, value: Tensor, optimizer: Optimizer, sync: bool = True) -> None:
         """Adds the gradients of `value` to the optimiser's network; with `sync` they are averaged over the ranks."""
         value.backward()
 

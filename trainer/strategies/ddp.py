@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -10,7 +12,7 @@ from torch.optim import Optimizer
 from trainer.strategies.base import PerNetwork
 
 
-class DDP(PerNetwork, DDPStrategy):
+class DDP(PerNetwork, DDPStrategy):  # type: ignore[misc]
     """`DistributedDataParallel` around each network of a phase, for its reducer only: it is never called.
 
     A whole-module DDP would all-reduce both players in both phases. Here a phase moves exactly the gradients of its
@@ -21,7 +23,7 @@ class DDP(PerNetwork, DDPStrategy):
     engines: dict[str, DistributedDataParallel]
 
     def configure_ddp(self) -> None:
-        objective = self.lightning_module
+        objective: Any = self.lightning_module
         self.engines = {}
         for name in objective.phases:
             self.engines[name] = DistributedDataParallel(

@@ -8,7 +8,7 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 from trainer.strategies.base import PerNetwork
 
 
-class Single(PerNetwork, SingleDeviceStrategy):
+class Single(PerNetwork, SingleDeviceStrategy):  # type: ignore[misc]
     """Trains on one device: the first GPU where there is one, else the CPU."""
 
     def __init__(self, device: str | None = None):
