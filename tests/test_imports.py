@@ -40,6 +40,7 @@ ARROWS = {
     "__main__": {"config", "run_folder", "checkpoint"},
     "sample": {"config", "pipeline", "images"},
     "evaluate": {"config", "pipeline", "metrics", "data"},
+    "benchmark": {"config", "batch"},
 }
 TORCH_ONLY = ("errors", "noise", "progress", "batch", "schedules", "losses", "metrics")
 

@@ -62,14 +62,14 @@ def attribute_accuracy(sampler: Any, data: Any, num_images: int) -> dict[str, An
     import torch
 
     from trainer.metrics.attributes import accuracy
-    from trainer.text.progress import Progress
+    from trainer.progress import Progress
 
     pairs = zip(data.heldout.captions, data.heldout.attributes, strict=True)
     wanted = {caption: known for caption, known in pairs if len(known["objects"]) == 1}
     captions = (list(wanted) * (num_images // len(wanted) + 1))[:num_images]
     labels = torch.tensor([label(wanted[caption]) for caption in captions])
     probe, on_real = shapes_probe(data.resolution, data.cache_dir)
-    images, progress = [], Progress("sampled", num_images)
+    images, progress = [], Progress("sampled", "images", num_images)
     for start in range(0, num_images, 64):
         part = captions[start : start + 64]
         images.append(sampler(part, range(start, start + len(part))).cpu())
