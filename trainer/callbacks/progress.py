@@ -102,7 +102,7 @@ class Progress(Callback):
             prompt = next((c for c in captions if re.fullmatch(r"[\w ]+", c)), "a red apple")  # needs no quoting
             rows.append(("draw", f"python -m trainer.sample checkpoint={run} 'prompts=[{prompt}]'"))
             if not last(trainer):
-                rows.append(("go on", f"the same command with resume={run}"))
+                rows.append(("go on", f"python -m trainer resume={run}"))
         print("\n".join(f"  {key:<13}  {value}" for key, value in rows), flush=True)
         self._write_readme(trainer, rows)
 
@@ -132,12 +132,12 @@ _CONTENTS = """- `metrics.csv`: numbers over the run
 def describe(trainer: Trainer, objective: Any) -> list[tuple[str, str]]:
     """The start panel's rows: what trains on what, where, and where it is written."""
     data = trainer.datamodule  # type: ignore[attr-defined]
-    sizes = ", ".join(f"{n} {count(sum(p.numel() for p in m.parameters()))}" for n, m in objective.named_children())
+    sizes = {name: sum(p.numel() for p in network.parameters()) for name, network in objective.named_children()}
     rows = [
         ("experiment", str(objective.config.get("name", type(objective).__name__))),
         ("run folder", trainer.default_root_dir),
         ("data", f"{len(data.train.captions)} images to train on, {len(data.heldout.captions)} held out"),
-        ("parameters", sizes),
+        ("parameters", ", ".join(f"{name} {count(size)}" for name, size in sizes.items() if size)),
         ("devices", f"{trainer.world_size} x {trainer.strategy.root_device.type}, precision {trainer.precision}"),
     ]
     rows += [("logged to", getattr(logger, "where", type(logger).__name__)) for logger in trainer.loggers]
