@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from operator import length_hint
@@ -18,23 +17,27 @@ from PIL import Image, ImageOps
 
 from trainer.data.source import Item, Source, digest
 from trainer.errors import UserError
+from trainer.progress import Progress
 
 _CHUNK = 512  # images decoded before a write, so memory stays flat for sources of any length
 _CORRUPT = (OSError, SyntaxError, ValueError, EOFError, StructError, Image.DecompressionBombError)
 _RECORD = ("key", "captions", "concept", "attributes", "heldout")
 
 
-def write_cache(source: Source, resolution: int, building: Path, name: str) -> tuple[int, int]:
-    """Decode every item of the source into the folder `building`; (images written, corrupt images skipped)."""
+def write_cache(source: Source, resolution: int, building: Path, name: str) -> int:
+    """Decode every item of the source into the folder `building`; the number of corrupt images skipped.
+
+    Raises UserError where an image has no caption or none can be read.
+    """
     captions: dict[str, int] = {}
     caption_ids: list[int] = []
     caption_starts, concepts, heldout, num_skipped = [0], [], [], 0
     items = source.items()
-    progress = _Progress(name, length_hint(items, 0))
+    progress = Progress(f"caching {name}:", "images", length_hint(items, 0))
     with (
         open(building / "images.npy", "wb") as images,
         open(building / "records.jsonl", "w", encoding="utf-8") as records,
-        open(building / "skipped.txt", "w", encoding="utf-8") as skipped,
+        open(building / "skipped.txt", "w", encoding="utf-8", errors="surrogateescape") as skipped,
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads,
     ):
         _header(images, 0, resolution)
@@ -43,7 +46,8 @@ def write_cache(source: Source, resolution: int, building: Path, name: str) -> t
             for item, pixels in zip(chunk, threads.map(lambda item: _decode(item, resolution), chunk), strict=True):
                 if isinstance(pixels, Exception):
                     num_skipped += 1
-                    skipped.write(f"{item.key}\t{type(pixels).__name__}: {pixels}\n")
+                    reason = f"{type(pixels).__name__}: {pixels}"
+                    skipped.write(f"{item.key}\t{reason}\n")
                     continue
                 images.write(pixels.tobytes())
                 caption_ids += [captions.setdefault(caption, len(captions)) for caption in item.captions]
@@ -51,15 +55,25 @@ def write_cache(source: Source, resolution: int, building: Path, name: str) -> t
                 concepts.append(int(digest(item.concept), 16) - (1 << 63))
                 heldout.append(-1 if item.heldout is None else int(item.heldout))
                 record = {field: getattr(item, field) for field in _RECORD}
-                records.write(json.dumps(record, ensure_ascii=False) + "\n")
-            progress.show(len(heldout) + num_skipped)
+                records.write(json.dumps(record) + "\n")  # ASCII: file names need not be UTF-8
+            progress(len(heldout) + num_skipped)
         _header(images, len(heldout), resolution)
-    np.save(building / "caption_ids.npy", np.array(caption_ids, np.int64))
-    np.save(building / "caption_starts.npy", np.array(caption_starts, np.int64))
-    np.save(building / "concepts.npy", np.array(concepts, np.int64))
-    np.save(building / "heldout.npy", np.array(heldout, np.int8))
-    (building / "captions.json").write_text(json.dumps(list(captions), ensure_ascii=False), encoding="utf-8")
-    return len(heldout), num_skipped
+    if not heldout:
+        why = f"none of its {num_skipped} images can be read, the last by {reason}" if num_skipped else "no image"
+        raise UserError(f"{name}: {why}; check the files of data.source")
+    _save(building / "caption_ids.npy", np.array(caption_ids, np.int64))
+    _save(building / "caption_starts.npy", np.array(caption_starts, np.int64))
+    _save(building / "concepts.npy", np.array(concepts, np.int64))
+    _save(building / "heldout.npy", np.array(heldout, np.int8))
+    (building / "captions.json").write_text(json.dumps(list(captions)), encoding="utf-8")
+    return num_skipped
+
+
+def _save(file: Path, array: np.ndarray) -> None:
+    """np.save, but a full disk keeps its error number, which numpy loses."""
+    content = io.BytesIO()
+    np.save(content, array)
+    file.write_bytes(content.getbuffer())
 
 
 def _header(file: Any, num_images: int, resolution: int) -> None:
@@ -86,6 +100,8 @@ def fit(image: Image.Image, resolution: int) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    if image.mode.startswith("I"):  # 16 bits, which `convert` would cut off at 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     image = image.convert("RGB")
     if image.size == (resolution, resolution):
         return image
@@ -93,21 +109,3 @@ def fit(image: Image.Image, resolution: int) -> Image.Image:
     left, top = (image.width - side) / 2, (image.height - side) / 2
     box = (left, top, left + side, top + side)
     return image.resize((resolution, resolution), Image.Resampling.LANCZOS, box, reducing_gap=3)
-
-
-class _Progress:
-    """A line every two seconds: rewritten on a terminal, a new one elsewhere."""
-
-    def __init__(self, name: str, total: int) -> None:
-        self.name, self.total, self.start = name, total, time.monotonic()
-        self.shown = self.start
-
-    def show(self, done: int) -> None:
-        now = time.monotonic()
-        if now - self.shown < 2:
-            return
-        self.shown = now
-        of = f"/{self.total:,}" if self.total else ""
-        line = f"caching {self.name}: {done:,}{of} images, {done / (now - self.start):,.0f}/s"
-        end = "\r" if sys.stderr.isatty() and done != self.total else "\n"
-        print(line, end=end, file=sys.stderr, flush=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,9 +15,13 @@ import numpy as np
 from trainer.data.build import write_cache
 from trainer.data.source import Source, digest
 from trainer.errors import UserError
+from trainer.progress import say
 
 _VERSION = 1  # raise it when the same source must be decoded anew
-_DISK = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST}
+_FULL_OR_CLOSED = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST),
+}
 
 
 class Cache:
@@ -70,7 +73,10 @@ def open_cache(source: Source, resolution: int, cache_dir: str | Path) -> Cache:
         with _lock(folder.with_suffix(".lock")):
             if not folder.exists():
                 _build(source, resolution, folder)
-    return Cache(folder)
+    try:
+        return Cache(folder)
+    except (ValueError, EOFError, FileNotFoundError) as error:  # the build is atomic, so the disk or somebody did it
+        raise UserError(f"{folder}: damaged cache ({error}); delete this folder, it is built anew") from error
 
 
 def _build(source: Source, resolution: int, folder: Path) -> None:
@@ -79,16 +85,13 @@ def _build(source: Source, resolution: int, folder: Path) -> None:
     try:
         with _disk_errors(folder.parent):
             building.mkdir()
-            num_images, num_skipped = write_cache(source, resolution, building, folder.name)
-        if not num_images:
-            raise UserError(f"{folder.name}: none of its {num_skipped} images can be read; check the source's files")
-        with _disk_errors(folder.parent):
+            num_skipped = write_cache(source, resolution, building, folder.name)
             building.rename(folder)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
     if num_skipped:
-        print(f"{num_skipped} corrupt images skipped, listed in {folder / 'skipped.txt'}", file=sys.stderr)
+        say(f"{num_skipped} corrupt images skipped, listed in {folder / 'skipped.txt'}")
 
 
 @contextmanager
@@ -108,7 +111,9 @@ def _disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _DISK:
+        file = Path(str(error.filename or folder))
+        ours = file.is_relative_to(folder) or folder.is_relative_to(file)
+        if error.errno not in _FULL_OR_CLOSED or not ours:  # a file of the source has its own remedy
             raise
         remedy = "free space or choose another place with data.cache_dir="
         raise UserError(f"{folder}: {error.strerror}; {remedy}") from error
