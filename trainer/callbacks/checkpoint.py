@@ -6,10 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, Trainer
 
 from trainer.callbacks.checkpoint_io import AtomicCheckpointIO
 from trainer.callbacks.guard import check_weights
+from trainer.callbacks.random_state import random_state, restore_random_state
 from trainer.callbacks.schedule import due, kimg_name
 from trainer.errors import UserError
 
@@ -18,7 +20,7 @@ class Checkpoint(Callback):
     """Writes RUN/checkpoints/kimg000012.800.ckpt: `times` in a run and at its end, each `every_minutes`, at a stop.
 
     Keeps the newest `keep`. Checkpoints are taken at the end of a batch, so a resumed run goes on with the next one.
-    Weights that are not finite are never saved (UserError).
+    Weights that are not finite are never saved (UserError). The random state of every rank is kept as "rng".
     """
 
     def __init__(self, times: int = 10, every_minutes: float = 15, keep: int = 2) -> None:
@@ -29,6 +31,7 @@ class Checkpoint(Callback):
         self.every_minutes = every_minutes
         self.keep = keep
         self._saved_at = time.monotonic()
+        self._random_state: dict[str, Any] | None = None
 
     def setup(self, trainer: Trainer, objective: Any, stage: str) -> None:
         self.folder = Path(trainer.default_root_dir, "checkpoints")
@@ -36,6 +39,22 @@ class Checkpoint(Callback):
         if trainer.is_global_zero and self.folder.is_dir():
             for leftover in self.folder.glob(".*.tmp"):  # of a killed run
                 leftover.unlink()
+
+    def on_save_checkpoint(self, trainer: Trainer, objective: Any, checkpoint: dict[str, Any]) -> None:
+        states: list[Any] = [random_state()]
+        if trainer.world_size > 1:
+            states *= trainer.world_size
+            torch.distributed.all_gather_object(states, states[0])
+        checkpoint["rng"] = states
+
+    def on_load_checkpoint(self, trainer: Trainer, objective: Any, checkpoint: dict[str, Any]) -> None:
+        if len(checkpoint["rng"]) == trainer.world_size:  # else there is nothing to continue exactly
+            self._random_state = checkpoint["rng"][trainer.global_rank]
+
+    def on_train_start(self, trainer: Trainer, objective: Any) -> None:
+        self._saved_at = time.monotonic()
+        if self._random_state is not None:  # now, as building the networks and the loader has drawn numbers
+            restore_random_state(self._random_state)
 
     def on_train_batch_end(self, trainer: Trainer, objective: Any, *_: Any) -> None:
         if due(trainer, self.times) or trainer.should_stop or self._overdue(trainer):

@@ -1,0 +1,121 @@
+"""A run that is killed at any moment and resumed ends as if nothing had happened, to the last bit."""
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).parent.parent
+STEPS = 40
+SMALL = [
+    *("experiment=cgan_shapes", "data.source.num_images=200", "data.resolution=16", "data.batch_size=8"),
+    *("text=scratch", "text.width=16", "text.network.num_layers=1", "text.encoder.vocabulary=256"),
+    *(
+        f"objective.{name}.{key}=8"
+        for name in ("generator", "discriminator")
+        for key in ("base_channels", "max_channels")
+    ),
+    *("objective.generator.style_channels=16", "objective.penalty_interval=4", f"kimg={STEPS * 8 / 1000}"),
+    *("callbacks.checkpoint.times=20", "callbacks.log.every_steps=5", "callbacks.samples.times=2"),
+    *("callbacks.samples.num_images=4", "++callbacks.frechet=null", "logger.wandb=null"),
+]
+
+
+def start(folder, *overrides):
+    environment = os.environ | {
+        "PYTHONPATH": str(REPOSITORY),
+        "TRAINER_CACHE": str(folder / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
+    log = open(folder / "output.txt", "a")  # noqa: SIM115
+    command = [sys.executable, "-m", "trainer", *overrides]
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+
+def finish(folder, *overrides):
+    process = start(folder, *overrides)
+    assert process.wait(timeout=300) == 0, (folder / "output.txt").read_text()
+
+
+def kill_after(folder, run, step, delay, *overrides):
+    """kill -9 `delay` seconds after the checkpoint of `step` is there."""
+    process = start(folder, *overrides)
+    deadline = time.monotonic() + 300
+    while not any(int(path.stem[4:].replace(".", "")) >= step * 8 for path in run.glob("checkpoints/kimg*.ckpt")):
+        assert process.poll() is None, (folder / "output.txt").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    time.sleep(delay)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
+
+
+def final(run):
+    checkpoint = torch.load(run / "checkpoints" / f"kimg{STEPS * 8 / 1000:010.3f}.ckpt", weights_only=True)
+    return {
+        key: checkpoint[key] for key in ("state_dict", "ema", "optimizer_states", "rng", "images_seen", "global_step")
+    }
+
+
+def same(a, b, path=""):
+    """Bit for bit, with the place where it is not."""
+    assert type(a) is type(b), path
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            same(a[key], b[key], f"{path}/{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), path
+        for number, (x, y) in enumerate(zip(a, b, strict=True)):
+            same(x, y, f"{path}/{number}")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    else:
+        assert a == b, path
+
+
+def logged_steps(run):
+    with open(run / "metrics.csv", newline="") as file:
+        return [int(row["step"]) for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("resume")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(folder):
+    finish(folder, *SMALL, "run_dir=uninterrupted")
+    return final(folder / "uninterrupted")
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_killed_and_resumed_run_ends_with_the_same_bits(folder, uninterrupted, num_workers):
+    run = folder / f"killed{num_workers}"
+    draw = random.Random(num_workers)
+    overrides = (*SMALL, f"run_dir={run}", f"data.num_workers={num_workers}")
+    kill_after(folder, run, draw.randrange(4, 24), draw.uniform(0, 0.1), *overrides)
+    finish(folder, f"resume={run}")
+    same(final(run), uninterrupted)
+    assert logged_steps(run) == logged_steps(folder / "uninterrupted")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_ten_random_kills(folder, uninterrupted, num_workers):
+    run = folder / f"often{num_workers}"
+    draw = random.Random()
+    for step in sorted(draw.sample(range(2, STEPS - 4), 10)):
+        command = (f"resume={run}",) if run.exists() else (*SMALL, f"run_dir={run}", f"data.num_workers={num_workers}")
+        kill_after(folder, run, step, draw.uniform(0, 0.1), *command)
+    finish(folder, f"resume={run}")
+    same(final(run), uninterrupted)
+    assert logged_steps(run) == logged_steps(folder / "uninterrupted")
