@@ -90,6 +90,14 @@ def test_words_change_the_image_and_the_logits(family):
     assert (discriminator(image, other) - discriminator(image, condition)).abs().min() > 1e-6
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_discriminators_differentiate_twice(family):
+    discriminator, image = make(family, "Discriminator"), torch.randn(2, 3, 16, 16, requires_grad=True)
+    (slope,) = torch.autograd.grad(discriminator(image, make_condition(2)).sum(), image, create_graph=True)
+    slope.square().sum().backward()
+    assert discriminator.head.features.weight.grad.abs().sum() > 0
+
+
 def test_feature_split_equals_forward():
     for family in FAMILIES:
         discriminator, condition = make(family, "Discriminator"), make_condition(3)

@@ -107,7 +107,9 @@ class WordAttention(nn.Module):
             x.view(n, -1, self.num_heads, c // self.num_heads).transpose(1, 2)  # (N, heads, H*W or L, C / heads)
             for x in (self.query(F.layer_norm(pixels, (c,))), self.key(words), self.value(words))
         )
-        read = F.scaled_dot_product_attention(query, key, value, attn_mask=condition.mask[:, None, None, :])
+        # written out, because the fused kernels cannot be differentiated twice, as exact penalties must
+        score = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])  # (N, heads, H*W, L)
+        read = score.masked_fill(~condition.mask[:, None, None, :], -torch.inf).softmax(-1) @ value
         pixels = pixels + self.out(read.transpose(1, 2).reshape(n, h * w, c))
         return pixels.view(n, h, w, c).permute(0, 3, 1, 2)
 
