@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from trainer.data.files import caption_list, files_with_suffix, open_image, stamp
-from trainer.data.source import Item, digest
+from PIL import Image
+
+from trainer.data.files import Items, caption_list, concept_name, existing, find_shards, open_image, stamp
+from trainer.data.source import Item
 from trainer.errors import UserError
 
 
 class Parquet:
     """One parquet file, or all under a folder.
 
-    image_column: encoded image bytes, or {"bytes", "path"} where a null bytes leaves a path relative to the file.
+    image_column: encoded image bytes, or {"bytes", "path"} where null bytes leave a path relative to the file.
     caption_column: text or a list of texts. A column `concept`, if there is one, groups images for the split.
     Raises UserError that names the file and row of whatever is wrong.
     """
@@ -24,50 +27,65 @@ class Parquet:
     attribution = ""
 
     def __init__(self, path: str, image_column: str = "image", caption_column: str = "text") -> None:
-        self.image_column, self.caption_column = image_column, caption_column
-        self.files = files_with_suffix(path, ".parquet")
+        self.root, self.image_column, self.caption_column = existing(path), image_column, caption_column
 
     def fingerprint(self) -> str:
-        return digest(stamp(self.files), self.image_column, self.caption_column)
+        return stamp(find_shards(self.root, ".parquet"), self.image_column, self.caption_column)
 
-    def items(self) -> Iterator[Item]:
-        for file in self.files:
-            yield from self._of_file(file)
+    def items(self) -> Items:
+        files = list(find_shards(self.root, ".parquet"))
+        num_rows = sum(self._num_rows(file) for file in files)
+        if not num_rows:
+            raise UserError(f"data.source.path={self.root}: {len(files)} parquet files without a row; expected images")
+        return Items(lambda: (item for file in files for item in self._rows(file)), num_rows)
 
-    def _of_file(self, file: Path) -> Iterator[Item]:
-        parquet = _pyarrow_parquet()
-        try:
-            table = parquet.ParquetFile(file)
-        except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
-            raise UserError(f"{file}: not a parquet file ({error}); check data.source.path=") from error
-        present = table.schema_arrow.names
-        for key, column in (("image_column", self.image_column), ("caption_column", self.caption_column)):
-            if column not in present:
-                raise UserError(f"{file}: no column {column!r} among {', '.join(present)}; set data.source.{key}=")
-        columns = [self.image_column, self.caption_column, *(["concept"] if "concept" in present else [])]
-        number = 0
-        for rows in table.iter_batches(batch_size=256, columns=columns):
-            for row in rows.to_pylist():
-                number += 1
-                yield self._item(row, file, f"{file}, row {number}")
+    def _num_rows(self, file: str) -> int:
+        with _open(file) as table:
+            present = table.schema_arrow.names
+            for key, column in (("image_column", self.image_column), ("caption_column", self.caption_column)):
+                if column not in present:
+                    raise UserError(f"{file}: no column {column!r} among {', '.join(present)}; set data.source.{key}=")
+            return table.metadata.num_rows
 
-    def _item(self, row: dict[str, Any], file: Path, where: str) -> Item:
+    def _rows(self, file: str) -> Iterator[Item]:
+        with _open(file) as table:
+            columns = [self.image_column, self.caption_column]
+            columns += ["concept"] if "concept" in table.schema_arrow.names else []
+            number = 0
+            for rows in table.iter_batches(batch_size=256, columns=columns):
+                for row in rows.to_pylist():
+                    number += 1
+                    yield self._item(row, file, f"{file}, row {number}")
+
+    def _item(self, row: dict[str, Any], file: str, where: str) -> Item:
         captions = caption_list(row[self.caption_column], where)
         image = row[self.image_column]
         content, name = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, None)
-        if not isinstance(content, bytes) and not (content is None and name):
-            raise UserError(f"{where}: {self.image_column} is a {type(content).__name__}; expected encoded image bytes")
-        opened = partial(_open, content, file.parent / (name or ""))
-        return Item(name or where, captions, str(row.get("concept") or captions[0]), opened)
+        if content is None and name:
+            content = os.path.join(os.path.dirname(file), name)
+            if not os.path.exists(content):
+                raise UserError(f"{where}: there is no file {content}; put it there or store the bytes of the image")
+        elif not isinstance(content, bytes):
+            kind = type(content).__name__
+            raise UserError(f"{where}: {self.image_column} is a {kind}; expected encoded image bytes, or their path")
+        concept = concept_name(row.get("concept"), captions, where)
+        return Item(f"{where} ({name})" if name else where, captions, concept, partial(_load, content))
 
 
-def _pyarrow_parquet() -> Any:
+@contextmanager
+def _open(file: str) -> Iterator[Any]:
     try:
-        from pyarrow import parquet
+        import pyarrow
+        from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise UserError("data=parquet needs the package pyarrow: pip install pyarrow") from error
-    return parquet
+    try:
+        with ParquetFile(file) as table:
+            yield table
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{file}: not a whole parquet file ({reason}); fetch it again or remove it") from error
 
 
-def _open(content: bytes | None, file: Path, resolution: int) -> Any:
-    return open_image(file if content is None else io.BytesIO(content), resolution)
+def _load(content: bytes | str, resolution: int) -> Image.Image:
+    return open_image(io.BytesIO(content) if isinstance(content, bytes) else content, resolution)

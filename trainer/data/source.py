@@ -47,4 +47,4 @@ class Source(Protocol):
 
 def digest(*parts: object) -> str:
     """16 hex digits that depend on every part."""
-    return hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b("\0".join(map(str, parts)).encode(errors="surrogatepass"), digest_size=8).hexdigest()

@@ -13,58 +13,76 @@ from typing import Any
 
 from PIL import Image
 
-from trainer.data.files import caption_list, files_with_suffix, open_image, stamp
-from trainer.data.folder import IMAGE_SUFFIXES
-from trainer.data.source import Item, digest
+from trainer.data.files import (
+    IMAGE_SUFFIXES,
+    caption_list,
+    concept_name,
+    existing,
+    find_shards,
+    open_image,
+    stamp,
+)
+from trainer.data.source import Item
 from trainer.errors import UserError
+
+_BROKEN = (tarfile.TarError, EOFError, zlib.error)
 
 
 class WebDataset:
     """One tar, or all under a folder; compressed ones too.
 
-    A sample is a run of members with the same name up to the first dot: one image, and a caption in .txt (one caption
-    a line) or in .json under `caption_key`, with an optional `concept`. Raises UserError that names tar and sample.
+    A sample is a run of members with the same name up to the first dot: one image, and captions in .txt (one a line)
+    or in .json under `caption_key`, with an optional `concept`; samples without an image are left out. Raises UserError
+    that names the tar and the sample of whatever is wrong.
     """
 
     attribution = ""
 
     def __init__(self, path: str, caption_key: str = "text") -> None:
-        self.caption_key = caption_key
-        self.files = files_with_suffix(path, ".tar*")
+        self.root, self.caption_key = existing(path), caption_key
 
     def fingerprint(self) -> str:
-        return digest(stamp(self.files), self.caption_key)
+        return stamp(self._files(), self.caption_key)
 
     def items(self) -> Iterator[Item]:
-        for file in self.files:
+        for file in self._files():
             try:
                 with tarfile.open(file, "r|*") as tar:
-                    members = ((member.name, tar.extractfile(member)) for member in tar if member.isfile())
-                    for name, parts in groupby(members, lambda member: _split(member[0])[0]):
-                        sample = {_split(member)[1]: content.read() for member, content in parts if content}
-                        yield from self._of_sample(f"{file}, sample {name}", sample)
-            except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+                    yield from self._items(tar, file)
+            except _BROKEN as error:
                 raise UserError(f"{file}: not a whole tar file ({error}); fetch it again or remove it") from error
 
-    def _of_sample(self, where: str, sample: dict[str, bytes]) -> Iterator[Item]:
-        image = next((content for suffix, content in sample.items() if f".{suffix}" in IMAGE_SUFFIXES), None)
-        if image is None:
-            return  # other modalities, or a tar's own notes
-        text, concept = self._caption(where, sample)
-        captions = caption_list(text, where)
-        yield Item(where, captions, str(concept or captions[0]), partial(_open, image))
+    def _files(self) -> dict[str, tuple[int, int]]:
+        return find_shards(self.root, ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
-    def _caption(self, where: str, sample: dict[str, bytes]) -> tuple[Any, Any]:
+    def _items(self, tar: tarfile.TarFile, file: str) -> Iterator[Item]:
+        members = ((member.name, tar.extractfile(member)) for member in tar if member.isfile())
+        for name, parts in groupby(members, lambda member: _split(member[0])[0]):
+            sample = {_split(member)[1]: content.read() for member, content in parts if content}
+            image = next((content for suffix, content in sample.items() if f".{suffix}" in IMAGE_SUFFIXES), None)
+            if image is None:
+                continue  # other modalities, or a tar's own notes
+            where = f"{file}, sample {name}"
+            text, concept = self._described(where, sample)
+            captions = caption_list(text, where)
+            yield Item(where, captions, concept_name(concept, captions, where), partial(_load, image))
+
+    def _described(self, where: str, sample: dict[str, bytes]) -> tuple[Any, Any]:
+        """The sample's captions and concept, as they are in the tar."""
         try:
+            fields = json.loads(sample.get("json", b"{}").decode("utf-8-sig"))
+            if not isinstance(fields, dict):
+                raise UserError(f"{where}: .json is a {type(fields).__name__}; expected an object with the caption")
             if "txt" in sample:
-                return [line.strip() for line in sample["txt"].decode().splitlines() if line.strip()], None
-            if "json" not in sample:
-                raise UserError(f"{where}: image without a caption; expected a .txt or a .json beside it")
-            fields = json.loads(sample["json"])
+                lines = sample["txt"].decode("utf-8-sig").split("\n")
+                return [line for line in lines if line.strip()], fields.get("concept")
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise UserError(f"{where}: unreadable caption ({error}); expected UTF-8 text or JSON") from error
-        if not isinstance(fields, dict) or self.caption_key not in fields:
-            raise UserError(f"{where}: no {self.caption_key!r} in its .json; set data.source.caption_key=")
+        if "json" not in sample:
+            raise UserError(f"{where}: image without a caption; expected a .txt or a .json beside it")
+        if self.caption_key not in fields:
+            among = ", ".join(fields) or "no keys"
+            raise UserError(f"{where}: no {self.caption_key!r} among {among} of .json; set data.source.caption_key=")
         return fields[self.caption_key], fields.get("concept")
 
 
@@ -75,5 +93,5 @@ def _split(name: str) -> tuple[str, str]:
     return f"{folder}/{stem}" if folder else stem, suffix.lower()
 
 
-def _open(content: bytes, resolution: int) -> Image.Image:
+def _load(content: bytes, resolution: int) -> Image.Image:
     return open_image(io.BytesIO(content), resolution)
