@@ -139,7 +139,8 @@ def _csv(file: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 raise UserError(f"{where}: more values than columns; put captions with commas in double quotes")
             yield where, row
     except csv.Error as error:
-        raise UserError(f"{file}, line {rows.reader.line_num}: broken CSV ({error}); put captions in double quotes") from error
+        where = f"{file}, line {rows.reader.line_num}"
+        raise UserError(f"{where}: broken CSV ({error}); put captions in double quotes") from error
 
 
 def _lines(file: str) -> Iterator[str]:
