@@ -1,4 +1,4 @@
-"""Small images on disk and in memory, and text features that are the caption numbers themselves."""
+"""Small images in memory and on disk, and modules over them."""
 
 from __future__ import annotations
 
@@ -9,29 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from trainer.batch import Condition
 from trainer.data.augment import Augment
 from trainer.data.module import DataModule
 from trainer.data.source import Item
-
-
-class Numbers:
-    """features[ids] whose pooled vector is the id."""
-
-    def __getitem__(self, ids: np.ndarray) -> Condition:
-        pooled = torch.from_numpy(ids).float()[:, None]
-        return Condition(pooled[:, None], torch.ones(len(ids), 1, dtype=torch.bool), pooled)
-
-
-class Text:
-    captions: Sequence[str] = ()
-
-    def prepare(self, captions: Sequence[str]) -> Numbers:
-        self.captions = list(captions)
-        return Numbers()
+from trainer.text.scratch import HashTokenizer
 
 
 def pixels(number: int, resolution: int) -> Image.Image:
@@ -74,15 +57,25 @@ class Plain:
 
 
 @pytest.fixture
+def plain() -> type[Plain]:
+    return Plain
+
+
+@pytest.fixture
 def module(tmp_path: Path) -> Callable[..., DataModule]:
     """module(source, ...) with small defaults and a cache of this test's own."""
 
     def make(source: Any = None, **changes: Any) -> DataModule:
         options = {"resolution": 8, "batch_size": 8, "heldout": 0.0, "augment": Augment(), "seed": 0}
-        options |= {"cache_dir": str(tmp_path / "cache"), "text": Text()}
+        options |= {"cache_dir": str(tmp_path / "cache"), "text": HashTokenizer(vocabulary=1000, max_tokens=6)}
         return DataModule(source or Plain(), **(options | changes))
 
     return make
+
+
+@pytest.fixture(name="pixels")
+def pixels_of() -> Callable[[int, int], Image.Image]:
+    return pixels
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from trainer import noise
 from trainer.data.augment import Augment
 from trainer.errors import UserError
 
@@ -27,7 +28,9 @@ def test_crop_shifts_by_up_to_its_pixels_and_repeats_the_edge():
     padded = np.pad(IMAGES, ((0, 0), (2, 2), (2, 2), (0, 0)), "edge")
     found = set()
     for i in range(64):
-        offsets = [(y, x) for y in range(5) for x in range(5) if (padded[i, y : y + 12, x : x + 12] == shifted[i]).all()]
+        offsets = [
+            (y, x) for y in range(5) for x in range(5) if (padded[i, y : y + 12, x : x + 12] == shifted[i]).all()
+        ]
         assert len(offsets) == 1
         found.add(offsets[0])
     assert len(found) > 15 and {y for y, _ in found} == {x for _, x in found} == set(range(5))
@@ -36,8 +39,6 @@ def test_crop_shifts_by_up_to_its_pixels_and_repeats_the_edge():
 def test_colour_is_brightness_then_contrast_then_saturation():
     strength = 0.3
     changed = Augment(colour=strength)(IMAGES, 0, POSITION).astype(float)
-    from trainer import noise
-
     draws = noise.uniform(0, "augment", POSITION, 6).numpy()[:, 3:]
     for i in (0, 13, 63):
         brightness, contrast, saturation = 1 + strength * (2 * draws[i] - 1)

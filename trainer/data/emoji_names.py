@@ -87,7 +87,6 @@ def emoji_names(code: str, entry: dict[str, Any] | None) -> tuple[str, ...]:
         name = re.sub(pattern, wording, name)
     short = (re.sub("[-_]+", " ", word).strip() for word in entry["short_names"] if not word.startswith("flag-"))
     words = [word for word in short if word.replace(" ", "").isalpha() and len(word) > 2]
-    nicknames = [
-        word for word in words if not re.match("(?!.*(cat|heart)$)(black|white) ", word)
-    ]  # means filled, hollow
-    return tuple(dict.fromkeys([_SHOWN.get(code, name), *nicknames]))
+    if not re.search("black|white", name):  # there the old words mean filled and hollow
+        words = [word for word in words if not re.match("(black|white) ", word)]
+    return tuple(dict.fromkeys([_SHOWN.get(code, name), *words]))

@@ -135,7 +135,7 @@ def relation(thing: Thing, other: Thing) -> str:
     """Where `thing` stands as seen from `other`, along the axis in which they differ more."""
     (x, y), (u, v) = POSITIONS[thing.position], POSITIONS[other.position]
     if abs(x - u) > abs(y - v):
-        return "to the left of" if x < u else "to the right of"
+        return "left of" if x < u else "right of"
     return "above" if y < v else "below"
 
 
@@ -162,4 +162,13 @@ def _pick(rng: random.Random, words: dict[str, Any]) -> str:
 def _touch(thing: Thing, other: Thing) -> bool:
     (x, y), (u, v) = POSITIONS[thing.position], POSITIONS[other.position]
     reach = (SIZES[thing.size] + SIZES[other.size]) / 2
-    return abs(x - u) < reach and abs(y - v) < reach
+    near = abs(x - u) < reach and abs(y - v) < reach
+    one, two = _box(thing), _box(other)  # as drawn: two large things can meet over opposite places
+    return near or all(one[axis] < two[axis + 2] and two[axis] < one[axis + 2] for axis in (0, 1))
+
+
+def _box(thing: Thing) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of what is drawn, of the image's side."""
+    (x, y), size = thing.centre, SIZES[thing.size]
+    across, down = zip(*SHAPES[thing.shape], strict=True)
+    return x + size * min(across), y + size * min(down), x + size * max(across), y + size * max(down)

@@ -68,7 +68,8 @@ class Shapes:
 
     def fingerprint(self) -> str:
         look = (COLOURS, BACKGROUNDS, SIZES, POSITIONS, SHAPES, JITTER, _HELDOUT_COMBINATIONS, SUPERSAMPLING)
-        return digest(self.num_images, self.max_objects, self.heldout, self.paraphrases, self.seed, look)
+        said = [self.item(number).captions for number in range(min(64, self.num_images))]  # tells a change of grammar
+        return digest(self.num_images, self.max_objects, self.heldout, self.paraphrases, self.seed, look, said)
 
     def items(self) -> Sequence[Item]:
         return _Items(self)

@@ -1,0 +1,193 @@
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from trainer.data.augment import Augment
+from trainer.data.cache import open_cache
+from trainer.data.split import split
+from trainer.errors import UserError
+
+EVERYTHING = Augment(flip=0.5, crop=1, colour=0.2, noise=0.05)
+
+
+def batches(data, count):
+    return list(islice(iter(data.train_dataloader()), count))
+
+
+def parts(batch):
+    return batch.image, batch.condition.tokens, batch.condition.mask, batch.caption, batch.position
+
+
+def joined(several):
+    return [torch.cat(part) for part in zip(*map(parts, several), strict=True)]
+
+
+def assert_same(some, others):
+    for a, b in zip(some, others, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_batch_is_what_its_positions_say(module, plain, pixels):
+    data = module(plain(50))
+    for batch in batches(data, 3):
+        assert batch.image.dtype == torch.uint8 and batch.image.shape == (8, 3, 8, 8)
+        assert batch.image.is_contiguous(memory_format=torch.channels_last)
+        for image, caption in zip(batch.image, batch.caption.tolist(), strict=True):
+            assert (image.permute(1, 2, 0).numpy() == np.asarray(pixels(caption, 8))).all()
+        captions = data.train.cache.captions
+        said = data.text([captions[i] for i in batch.caption.tolist()])
+        assert torch.equal(batch.condition.tokens, said.tokens)
+    assert torch.equal(batch.position, torch.arange(16, 24))
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_workers_change_nothing(module, plain, num_workers):
+    source = plain(13, num_captions=3)  # epochs end within batches
+    alone = batches(module(source, augment=EVERYTHING), 12)
+    helped = batches(module(source, augment=EVERYTHING, num_workers=num_workers), 12)
+    assert_same(joined(alone), joined(helped))
+    assert helped[0].image.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("start", [8, 104, 5 * 13 * 8])
+def test_a_resumed_stream_goes_on_as_if_never_stopped(module, plain, start, num_workers):
+    source = plain(13, num_captions=3)
+    whole = batches(module(source, augment=EVERYTHING), start // 8 + 4)
+    resumed = module(source, augment=EVERYTHING, num_workers=num_workers)
+    resumed.start_at(start)
+    assert_same(joined(whole[start // 8 :]), joined(batches(resumed, 4)))
+
+
+class Ranked:
+    def __init__(self, global_rank, world_size):
+        self.global_rank, self.world_size = global_rank, world_size
+
+
+def test_ranks_share_each_batch_in_contiguous_blocks(module, plain):
+    source = plain(13, num_captions=3)
+    alone = batches(module(source, augment=EVERYTHING), 6)
+    ranks = []
+    for rank in range(2):
+        data = module(source, augment=EVERYTHING)
+        data.trainer = Ranked(rank, 2)
+        ranks.append(batches(data, 6))
+    for whole, first, second in zip(alone, *ranks, strict=True):
+        assert len(first) == len(second) == 4
+        assert_same(parts(whole), joined([first, second]))
+
+
+def test_ranks_must_divide_the_batch(module):
+    data = module(batch_size=8)
+    data.trainer = Ranked(0, 3)
+    with pytest.raises(UserError, match=r"data\.batch_size=8: expected a multiple of the 3 ranks"):
+        data.train_dataloader()
+
+
+def test_every_training_image_once_an_epoch(module, plain):
+    data = module(plain(40), heldout=0.25)
+    size = len(data_train := prepared(data).train)
+    seen = joined(batches(module(plain(40), heldout=0.25, batch_size=size), 3))[3].reshape(3, size)
+    expected = data_train.cache.caption_ids[data_train.cache.caption_starts[data_train.indices]]
+    for epoch in seen.numpy():
+        assert sorted(epoch) == sorted(expected)
+    assert (seen[0] != seen[1]).any()
+
+
+def prepared(data):
+    data.prepare()
+    return data
+
+
+def test_captions_of_an_image_take_turns(module, plain):
+    seen = joined(batches(module(plain(4, num_captions=3)), 150))[3]
+    counts = torch.bincount(seen, minlength=12).reshape(4, 3)
+    assert (counts.sum(1) == 300).all()
+    assert (counts > 70).all() and (counts < 130).all()
+
+
+def test_another_seed_another_order(module, plain):
+    orders = [joined(batches(module(plain(), seed=seed), 3))[3] for seed in (0, 1)]
+    assert (orders[0] != orders[1]).any()
+
+
+def test_held_out_and_training_images_do_not_meet(module, plain):
+    data = prepared(module(plain(400, per_concept=4), heldout=0.2))
+    assert len(data.train) + len(data.heldout) == 400
+    concepts = [
+        {record["concept"] for record in side.cache.records(side.indices)} for side in (data.train, data.heldout)
+    ]
+    assert not concepts[0] & concepts[1]
+    assert 10 <= len(concepts[1]) <= 30
+    assert data.heldout.attributes[0]["number"] == data.heldout.indices[0]
+    assert data.heldout.captions[-1] == f"caption {data.heldout.indices[-1]} 0"
+    assert data.train.images.shape == (len(data.train), 8, 8, 3) and len(data.train.images) == len(data.train)
+    assert (np.asarray(data.heldout.images) == data.heldout.images[:]).all()
+    assert (data.heldout.images[2] == data.heldout.cache.images[data.heldout.indices[2]]).all()
+
+
+def test_new_items_never_move_old_ones(tmp_path, plain):
+    small, large = (open_cache(plain(n), 8, tmp_path) for n in (100, 300))
+    heldout = [set(split(each, 0.2, 0)[1].tolist()) for each in (small, large)]
+    assert heldout[0] == {i for i in heldout[1] if i < 100}
+    assert heldout[0] != set(split(small, 0.2, 1)[1].tolist())
+
+
+def test_the_source_may_draw_the_split_itself(tmp_path, plain):
+    marked = [True, False, True, *[False] * 7]
+    train, heldout = split(open_cache(plain(10, heldout=marked), 8, tmp_path), 0.0, 0)
+    assert heldout.tolist() == [0, 2] and len(train) == 8
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.99])
+def test_a_few_concepts_still_go_both_ways(tmp_path, plain, fraction):
+    cache = open_cache(plain(3), 8, tmp_path)
+    for seed in range(10):
+        assert all(len(side) for side in split(cache, fraction, seed))
+
+
+def test_no_split_where_there_is_none(tmp_path, plain):
+    one = open_cache(plain(6, per_concept=6), 8, tmp_path)
+    assert [len(side) for side in split(one, 0.0, 0)] == [6, 0]
+    with pytest.raises(UserError, match=r"set data\.heldout=0"):
+        split(one, 0.1, 0)
+    with pytest.raises(UserError, match="none is left to train on"):
+        split(open_cache(plain(6, heldout=[True] * 6), 8, tmp_path), 0.0, 0)
+
+
+@pytest.mark.parametrize(("num_items", "heldout", "n"), [(100, 0.1, 8), (100, 0.1, 64), (100, 0.0, 8), (5, 0.4, 32)])
+def test_fixed_captions_mix_both_sides(module, plain, num_items, heldout, n):
+    data = module(plain(num_items, num_captions=2), heldout=heldout)
+    captions = data.fixed_captions(n)
+    assert captions == module(plain(num_items, num_captions=2), heldout=heldout, batch_size=4).fixed_captions(n)
+    assert len(set(captions)) == len(captions) == min(n, num_items)
+    both = {"train": set(data.train.captions), "heldout": set(data.heldout.captions)}
+    assert set(captions) <= both["train"] | both["heldout"]
+    assert len(both["heldout"] & set(captions)) == min(len(data.heldout), max(n // 2, n - len(data.train)))
+
+
+def test_credit_is_given_once(module, plain, capsys):
+    source = plain()
+    source.attribution = "pictures by somebody"
+    data = module(source)
+    data.prepare_data()
+    data.setup("fit")
+    assert capsys.readouterr().err.count("pictures by somebody") == 1
+    assert source.loads == 50
+
+
+@pytest.mark.parametrize("options", [{"heldout": 1.0}, {"heldout": -0.1}, {"batch_size": 0}, {"resolution": 0}])
+def test_what_makes_no_sense_is_refused(module, options):
+    with pytest.raises(UserError, match=rf"data\..*{next(iter(options))}="):
+        module(**options)
+
+
+def test_lightning_moves_the_batch_whole(module):
+    from pytorch_lightning.utilities import move_data_to_device
+
+    (batch,) = batches(module(), 1)
+    moved = move_data_to_device(batch, torch.device("cpu"))
+    assert_same(parts(batch), parts(moved))
+    assert moved.image.is_contiguous(memory_format=torch.channels_last)
