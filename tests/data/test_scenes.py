@@ -120,8 +120,8 @@ def test_random_scenes_use_every_word_alike_and_never_touch():
 def test_no_pixel_belongs_to_two_things():
     rng = random.Random(2)
     for scene in (random_scene(rng, 3) for _ in range(400)):
-        covers = [drawn(Scene(scene.background, (thing,)), 64, scene.background) for thing in scene.things]
-        assert sum(cover > 0.5 for cover in covers).max() == 1
+        covers = [drawn(Scene(scene.background, (thing,)), 64) for thing in scene.things]
+        assert sum(cover > 0.1 for cover in covers).max() == 1
 
 
 def test_relations_and_places_describe_the_picture_at_once():

@@ -44,6 +44,7 @@ POSITIONS: dict[str, Point] = {  # centre of the object, x right and y down, of 
     "bottom right": (0.74, 0.74),
 }
 JITTER = 0.02
+_GAP = 0.02  # between the boxes of two things; half a pixel of 32
 SUPERSAMPLING = 4
 
 
@@ -164,7 +165,7 @@ def _touch(thing: Thing, other: Thing) -> bool:
     reach = (SIZES[thing.size] + SIZES[other.size]) / 2
     near = abs(x - u) < reach and abs(y - v) < reach
     one, two = _box(thing), _box(other)  # as drawn: two large things can meet over opposite places
-    return near or all(one[axis] < two[axis + 2] and two[axis] < one[axis + 2] for axis in (0, 1))
+    return near or all(one[i] < two[i + 2] + _GAP and two[i] < one[i + 2] + _GAP for i in (0, 1))
 
 
 def _box(thing: Thing) -> tuple[float, float, float, float]:
