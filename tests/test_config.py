@@ -8,7 +8,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from trainer import mistakes, run_folder, signatures
-from trainer.config import Training, conf_folders, entry, steps
+from trainer.config import Training, appended, conf_folders, entry, steps
 from trainer.errors import UserError
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -93,6 +93,11 @@ def test_steps_cover_the_budget():
     assert steps(0.064, 64) == 1
     with pytest.raises(UserError, match="expected more than 0"):
         steps(1, 0)
+
+
+def test_groups_that_reach_everywhere_take_turns_in_their_places():
+    given = ["-m", "scale=gpu", "seed=1,2", "+experiment=x", "kimg=1"]
+    assert appended(given) == ["-m", "+experiment=x", "seed=1,2", "+scale=gpu", "kimg=1"]
 
 
 def test_conf_folders(tmp_path, monkeypatch):

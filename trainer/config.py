@@ -98,9 +98,10 @@ def entry(task: Callable[[DictConfig], None], config_name: str, schema: type) ->
 
 
 def appended(arguments: list[str]) -> list[str]:
-    """Groups that reach everywhere need no `+` and are merged last, whatever their place: experiment, then scale."""
+    """Groups that reach everywhere need no `+`, and an experiment is merged before a scale, whichever was typed first."""
     arguments = [f"+{a}" if a.startswith(("experiment=", "scale=")) else a for a in arguments]
-    return sorted(arguments, key=lambda a: not a.startswith("+experiment="))  # stable
+    everywhere = iter(sorted(a for a in arguments if a.startswith(("+experiment=", "+scale="))))
+    return [next(everywhere) if a.startswith(("+experiment=", "+scale=")) else a for a in arguments]
 
 
 @contextmanager
