@@ -1,6 +1,8 @@
 import os
+import random
 import signal
 
+import numpy as np
 import pytest
 import torch
 from pytorch_lightning import Callback
@@ -43,6 +45,30 @@ def test_resumes_at_the_next_batch_and_past_an_old_budget(objective, data, make_
     assert trainer.global_step == 7
     assert again.images_seen == 28
     assert len(again.seen_timing) == 3
+
+
+def test_a_resume_from_before_sets_later_checkpoints_aside(objective, data, make_trainer, tmp_path, capsys):
+    make_trainer([Checkpoint(times=4, keep=4)], max_steps=8).fit(objective, data)
+    trainer = make_trainer([Checkpoint(times=3, keep=2)], max_steps=9)
+    trainer.fit(type(objective)(), data, ckpt_path=str(tmp_path / "checkpoints/kimg000000.008.ckpt"), weights_only=True)
+    assert names(tmp_path) == ["kimg000000.024.ckpt", "kimg000000.036.ckpt", "set_aside"]
+    aside = sorted(path.name for path in (tmp_path / "checkpoints/set_aside").iterdir())
+    assert aside == ["kimg000000.016.ckpt", "kimg000000.024.ckpt", "kimg000000.032.ckpt"]
+    assert "kimg000000.016.ckpt is after this start" in capsys.readouterr().out
+
+
+def test_random_state_goes_on_where_it_was(objective, data, make_trainer, tmp_path):
+    drawn = []
+
+    class Draw(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            drawn.append((torch.rand(1).item(), np.random.rand(), random.random()))
+
+    make_trainer([Draw(), Checkpoint(times=2)], max_steps=6).fit(objective, data)
+    first, drawn[:] = drawn[3:], []
+    trainer = make_trainer([Draw(), Checkpoint(times=2)], max_steps=6)
+    trainer.fit(type(objective)(), data, ckpt_path=str(tmp_path / "checkpoints/kimg000000.012.ckpt"), weights_only=True)
+    assert drawn == first
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -5,6 +5,7 @@ import pytest
 from trainer.callbacks.checkpoint import Checkpoint
 from trainer.callbacks.log import Log
 from trainer.callbacks.progress import Progress, duration
+from trainer.callbacks.throughput import Throughput
 
 
 def test_lines_panel_and_summary(objective, data, make_trainer, tmp_path, capsys):
@@ -16,11 +17,18 @@ def test_lines_panel_and_summary(objective, data, make_trainer, tmp_path, capsys
     pattern = r"kimg 0.0/0.02 \(40%\)  step 2  \d+ img/s  discriminator 1  generator 2  eta \d+s"
     assert re.fullmatch(pattern, lines[1])
     assert "experiment  tiny" in out
-    assert "6 images to train on, 4 held out" in out
+    assert "simplenamespace: 6 images to train on, 4 held out" in out
     assert f"python -m trainer.sample checkpoint={tmp_path} 'prompts=[a red apple]'" in out
     readme = (tmp_path / "README.md").read_text()
     assert readme.startswith("# tiny")
     assert "kimg000000.020.ckpt" in readme
+
+
+def test_shows_speed_wait_and_memory(objective, data, make_trainer, capsys):
+    callbacks = [Throughput(every_steps=2, warmup_steps=0), Progress(every_seconds=60)]
+    make_trainer(callbacks, max_steps=8).fit(objective, data)
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("kimg"))
+    assert re.search(r"step 8  [1-9]\d* img/s  wait \d+\.\d%  mem \d+\.\d GiB  eta 0s$", line)
 
 
 def test_speaks_rarely(objective, data, make_trainer, capsys):

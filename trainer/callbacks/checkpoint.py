@@ -53,8 +53,18 @@ class Checkpoint(Callback):
 
     def on_train_start(self, trainer: Trainer, objective: Any) -> None:
         self._saved_at = time.monotonic()
+        if trainer.is_global_zero:
+            self._set_aside(kimg_name(objective.images_seen))
         if self._random_state is not None:  # now, as building the networks and the loader has drawn numbers
             restore_random_state(self._random_state)
+
+    def _set_aside(self, now: str) -> None:
+        """Moves checkpoints that a resume from before them gives up; they would pass for the newest."""
+        for given_up in [path for path in self.folder.glob("kimg*.ckpt") if path.stem > now]:
+            aside = self.folder / "set_aside" / given_up.name
+            aside.parent.mkdir(exist_ok=True)
+            given_up.replace(aside)
+            print(f"{given_up.name} is after this start: moved to {aside}", flush=True)
 
     def on_train_batch_end(self, trainer: Trainer, objective: Any, *_: Any) -> None:
         if due(trainer, self.times) or trainer.should_stop or self._overdue(trainer):

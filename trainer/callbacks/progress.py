@@ -132,11 +132,12 @@ _CONTENTS = """- `metrics.csv`: numbers over the run
 def describe(trainer: Trainer, objective: Any) -> list[tuple[str, str]]:
     """The start panel's rows: what trains on what, where, and where it is written."""
     data = trainer.datamodule  # type: ignore[attr-defined]
+    source = type(data.source).__name__.lower()
     sizes = {name: sum(p.numel() for p in network.parameters()) for name, network in objective.named_children()}
     rows = [
         ("experiment", str(objective.config.get("name", type(objective).__name__))),
         ("run folder", trainer.default_root_dir),
-        ("data", f"{len(data.train.captions)} images to train on, {len(data.heldout.captions)} held out"),
+        ("data", f"{source}: {len(data.train.captions)} images to train on, {len(data.heldout.captions)} held out"),
         ("parameters", ", ".join(f"{name} {count(size)}" for name, size in sizes.items() if size)),
         ("devices", f"{trainer.world_size} x {trainer.strategy.root_device.type}, precision {trainer.precision}"),
     ]

@@ -37,4 +37,5 @@ class Samples(Callback):
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):
                 pictures = list(images.permute(0, 2, 3, 1).cpu().numpy())
+                logger.log_metrics({"progress/kimg": objective.images_seen / 1000}, step=trainer.global_step)  # x axis
                 logger.log_image("samples", pictures, step=trainer.global_step, caption=captions)
