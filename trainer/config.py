@@ -98,7 +98,7 @@ def entry(task: Callable[[DictConfig], None], config_name: str, schema: type) ->
 
 
 def appended(arguments: list[str]) -> list[str]:
-    """Groups that reach everywhere need no `+`, and an experiment is merged before a scale, whichever was typed first."""
+    """Groups that reach everywhere need no `+`; an experiment is merged before a scale, whichever came first."""
     arguments = [f"+{a}" if a.startswith(("experiment=", "scale=")) else a for a in arguments]
     everywhere = iter(sorted(a for a in arguments if a.startswith(("+experiment=", "+scale="))))
     return [next(everywhere) if a.startswith(("+experiment=", "+scale=")) else a for a in arguments]
