@@ -1,4 +1,4 @@
-"""Every experiment composes, trains two batches, saves and samples; so do the parts that experiments can be changed to."""
+"""Every experiment composes, trains two batches, saves and samples; so do the parts it can be changed to."""
 
 from pathlib import Path
 
@@ -49,7 +49,8 @@ def test_experiment(experiment, command, tmp_path):
     text = (Path(__file__).parent.parent / "conf" / "experiment" / f"{experiment}.yaml").read_text()
     for word in ("paper", "expected", "cost", "command"):
         assert f"# {word} " in text, f"the header of {experiment} says nothing of its {word}"
-    run = train(command, tmp_path, [f"experiment={experiment}"], "emoji" if "override /data: emoji" in text else "shapes")
+    data = "emoji" if "override /data: emoji" in text else "shapes"
+    run = train(command, tmp_path, [f"experiment={experiment}"], data)
     assert (run / "samples" / "latest.png").exists()
     assert (run / "metrics.csv").read_text().count("\n") >= 2
     assert f"checkpoint={run}" in (run / "README.md").read_text()

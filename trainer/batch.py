@@ -13,7 +13,7 @@ from torch import Tensor
 class Condition:
     """Text features of N captions.
 
-    tokens: (N, L, D) float word-level features; (N, L) int64 token ids where the text encoder is trained with the model.
+    tokens: (N, L, D) float word-level features; (N, L) int64 token ids where the text encoder trains with the model.
     mask: (N, L) bool, True where there is a token.
     pooled: (N, D) float, one vector a caption; (N, 0) beside token ids.
     """
@@ -29,7 +29,8 @@ class Condition:
         return Condition(self.tokens[index], self.mask[index], self.pooled[index])
 
     def to(self, *args: Any, **kwargs: Any) -> Condition:
-        return Condition(self.tokens.to(*args, **kwargs), self.mask.to(*args, **kwargs), self.pooled.to(*args, **kwargs))
+        parts = (self.tokens, self.mask, self.pooled)
+        return Condition(*(part.to(*args, **kwargs) for part in parts))
 
 
 @dataclass

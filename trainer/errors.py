@@ -2,4 +2,4 @@
 
 
 class UserError(ValueError):
-    """Bad input. The message is one line: the value, what was expected, the remedy. Entry points print it and exit with 2."""
+    """Bad input, told in one line: the value, what was expected, the remedy. Entry points print it and exit with 2."""

@@ -32,7 +32,8 @@ def random_batch(size=8, start=0):
     return Batch(image.permute(0, 3, 1, 2), condition, torch.arange(size) + start, torch.arange(size) + start)
 
 
-def loop_arguments(networks, optimizer=partial(torch.optim.Adam, lr=1e-2, betas=(0.0, 0.9)), **changes):
+def loop_arguments(networks, **changes):
+    optimizer = partial(torch.optim.Adam, lr=1e-2, betas=(0.0, 0.9))
     return {"optimizer": dict.fromkeys(networks, optimizer), "schedule": schedules.constant, "seed": 0} | changes
 
 

@@ -12,9 +12,9 @@ WORKER = Path(__file__).with_name("worker.py")
 NETWORKS = {"gan": ("discriminator", "generator"), "vae": ("autoencoder",)}
 
 
-def train(objective, out, ranks, precision="32-true"):
+def train(objective, out, ranks):
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-    command = [sys.executable, *launcher, str(WORKER), objective, str(out), f"--ranks={ranks}", "--precision", precision]
+    command = [sys.executable, *launcher, str(WORKER), objective, str(out), f"--ranks={ranks}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,4 +1,4 @@
-"""Trains a tiny objective for some steps as one rank of several, or alone, and writes what the test wants to compare."""
+"""Trains a tiny objective for some steps alone or as one of several ranks, and writes what tests compare."""
 
 import argparse
 import os
@@ -68,21 +68,19 @@ def main():
     parser.add_argument("objective", choices=OBJECTIVES)
     parser.add_argument("out", type=Path)
     parser.add_argument("--ranks", type=int, default=1)
-    parser.add_argument("--precision", default="32-true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
     objective = OBJECTIVES[arguments.objective]()
-    if arguments.ranks > 1:  # other weights on the other rank: the engines must make them equal
-        if os.environ["RANK"] != "0":
-            with torch.no_grad():
-                for parameter in objective.parameters():
-                    parameter.add_(1.0)
+    if os.environ.get("RANK", "0") != "0":  # other weights on the other rank: the engines must make them equal
+        with torch.no_grad():
+            for parameter in objective.parameters():
+                parameter.add_(1.0)
     strategy = DDP() if arguments.ranks > 1 else Single("cpu")
     watch = Watch()
     trainer = pl.Trainer(
         strategy=strategy, accelerator="cpu", devices=arguments.ranks, max_epochs=1, callbacks=[watch],
-        precision=arguments.precision, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
     size = GLOBAL_BATCH // arguments.ranks

@@ -1,7 +1,8 @@
 """How far a reconstruction is from its target, and the cost of the latent that carried it: one value a sample, (N,).
 
-Reconstruction terms are means over the C*H*W values of an image in [-1, 1], so weights do not change with resolution; those
-that are likelihoods are in nats per value. `gaussian_kl` is in nats per image: distortion + rate / (C*H*W) is the negative ELBO.
+Reconstruction terms are means over the C*H*W values of an image in [-1, 1], so weights do not change with resolution;
+those that are likelihoods are in nats per value. `gaussian_kl` is in nats per image: distortion + rate / (C*H*W) is the
+negative ELBO.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ def gaussian_nll(prediction: Tensor, target: Tensor, min_sigma: float = 1 / 255)
     """-log N(x; y, sigma^2 I) in nats per value, with the best sigma of each image (Rybkin et al. 2021, "sigma-VAE").
 
     1/2 log(2 pi sigma^2) + mean (x - y)^2 / (2 sigma^2) at sigma^2 = max(mean (x - y)^2, min_sigma^2), which weighs
-    reconstruction against KL without a knob. It is a density of x in [-1, 1]: for -log P of the 256-level image add log(127.5).
-    min_sigma is half the step between two levels by default, as no finer error can be told; a larger one trains more calmly.
+    reconstruction against KL without a knob. It is a density of x in [-1, 1]: for -log P of the 256-level image add
+    log(127.5). min_sigma is half the step between two levels by default, as no finer error can be told; a larger one
+    trains more calmly.
     """
     error = l2(prediction, target)
     variance = error.detach().clamp(min=min_sigma**2)  # at its optimum sigma has no gradient of its own
