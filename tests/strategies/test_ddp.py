@@ -38,7 +38,7 @@ def test_two_ranks_equal_one_process(objective, tmp_path):
             assert torch.equal(torch.cat(both), alone["seen"][key][step])
             assert len(torch.cat(both).unique(dim=0)) == 8
 
-    sizes = {network: 0 for network in NETWORKS[objective.split("-")[0]]}
+    sizes = dict.fromkeys(NETWORKS[objective.split("-")[0]], 0)
     for name, weight in alone["weights"].items():
         sizes[name.split(".")[0]] += weight.numel() * 4
     for rank in ranks:  # each phase reduced its own network's gradients, once, however many micro-batches and penalties
