@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import resource
 import signal
 import time
 from functools import partial
@@ -144,6 +145,29 @@ def test_full_or_locked_disk_is_the_users_to_mend(tmp_path, plain, monkeypatch, 
     assert not list(tmp_path.glob("*.building"))
 
 
+@pytest.mark.parametrize("limit", [1_000, 7_000])  # bytes: the pixels do not fit; the numbers of the captions do not
+def test_a_file_that_cannot_grow_is_the_users_to_mend(tmp_path, limit):
+    source = Listed(item("a", captions=("a",) * 1000), *map(item, "bcdefgh"))
+    allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, allowed[1]))
+    try:
+        with pytest.raises(UserError, match=rf"{tmp_path}: File too large; free space or .*data\.cache_dir="):
+            open_cache(source, 8, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, allowed)
+    assert not list(tmp_path.glob("*.building"))
+
+
+def test_a_source_that_may_not_be_read_is_not_blamed_on_the_cache(tmp_path, plain, monkeypatch):
+    def denied(self):
+        raise PermissionError(errno.EACCES, "Permission denied", "/data/metadata.jsonl")
+
+    monkeypatch.setattr(plain, "items", denied)
+    with pytest.raises(PermissionError) as caught:
+        open_cache(plain(), 8, tmp_path)
+    assert caught.value.filename == "/data/metadata.jsonl"
+
+
 def test_a_place_that_cannot_be_a_folder(tmp_path, plain):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"data\.cache_dir="):
@@ -168,9 +192,10 @@ def test_progress_is_told_while_it_takes_long(tmp_path, plain, monkeypatch, caps
 
 def test_a_damaged_cache_says_what_to_delete(tmp_path, plain):
     folder = open_cache(plain(), 8, tmp_path).folder
-    (folder / "concepts.npy").unlink()
-    with pytest.raises(UserError, match=f"{folder}: damaged cache .*; delete this folder"):
-        open_cache(plain(), 8, tmp_path)
+    for damage in (lambda: os.truncate(folder / "images.npy", 200), (folder / "concepts.npy").unlink):
+        damage()
+        with pytest.raises(UserError, match=f"{folder}: damaged cache .*; delete this folder"):
+            open_cache(plain(), 8, tmp_path)
 
 
 def test_sixteen_bits_keep_their_depth():

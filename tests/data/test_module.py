@@ -61,6 +61,15 @@ def test_a_resumed_stream_goes_on_as_if_never_stopped(module, plain, start, num_
     assert_same(joined(whole[start // 8 :]), joined(batches(resumed, 4)))
 
 
+@pytest.mark.parametrize("start", [1, 13, 29])  # after another batch size, or a budget that no batch size divides
+def test_a_stream_may_start_anywhere(module, plain, start):
+    source = plain(13, num_captions=3)
+    whole = joined(batches(module(source, augment=EVERYTHING, batch_size=1), start + 16))
+    data = module(source, augment=EVERYTHING, num_workers=1)
+    data.start_at(start)
+    assert_same([part[start:] for part in whole], joined(batches(data, 2)))
+
+
 class Ranked:
     def __init__(self, global_rank, world_size):
         self.global_rank, self.world_size = global_rank, world_size

@@ -95,3 +95,14 @@ def test_fingerprint_tells_every_option():
 def test_what_makes_no_sense_is_refused(options):
     with pytest.raises(UserError, match=rf"{next(iter(options))}="):
         Shapes(**options)
+
+
+def test_pixels_agree_with_attributes():
+    for item in Shapes(num_images=150).items():
+        pixels = np.asarray(item.load(64), int)
+        ground = BACKGROUNDS[item.attributes["background"]]
+        assert (pixels[[0, 0, -1, -1], [0, -1, 0, -1]] == ground).all()
+        for thing in item.attributes["objects"]:
+            x, y = (int(64 * where) for where in POSITIONS[thing["position"]])
+            assert (pixels[y, x] == COLOURS[thing["colour"]]).all(), item.captions
+            assert all(thing[word] in item.captions[0] for word in ("colour", "shape", "size"))

@@ -80,6 +80,16 @@ def test_a_dead_server_makes_it_offline(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("W&B online: ")
 
 
+def test_a_malformed_key_makes_it_offline(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_API_KEY", "not a key")
+    logger = WandB(str(tmp_path))
+    logger.log_metrics({"loss": 1.0}, step=1)
+    logger.finalize("failed")
+    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 1
+    assert capsys.readouterr().err.startswith("W&B online: ")
+    assert "WANDB_DATA_DIR" not in os.environ
+
+
 def test_the_environment_wins(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_PROJECT", "mine")
     monkeypatch.setenv("WANDB_RUN_GROUP", "sweep")

@@ -46,6 +46,7 @@ class WandB(WandbLogger):
         **init: Any,
     ) -> None:
         self.folder = Path(folder)
+        self._data_dir = str(self.folder.absolute() / "wandb")
         self.init_timeout = init_timeout
         super().__init__(
             name=name or " ".join(filter(None, (group, self.folder.name))),
@@ -71,7 +72,7 @@ class WandB(WandbLogger):
         stored = self.folder / "wandb_id"
         # An offline log is otherwise written every 15 s, and artifacts are kept in the home folder.
         os.environ.setdefault("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "2")
-        os.environ.setdefault("WANDB_DATA_DIR", str(self.folder.absolute() / "wandb"))
+        os.environ.setdefault("WANDB_DATA_DIR", self._data_dir)
         options: dict[str, Any] = dict(self._wandb_init)
         if stored.exists():
             options["id"] = stored.read_text().strip()
@@ -82,14 +83,13 @@ class WandB(WandbLogger):
         if "WANDB_INIT_TIMEOUT" not in os.environ:
             settings.init_timeout = self.init_timeout
         wandb.setup(settings)
-        mode = os.environ.get("WANDB_MODE")
-        if mode is None:
-            mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
-        for choice in dict.fromkeys((mode, "offline", "disabled")):
+        for mode in dict.fromkeys((os.environ.get("WANDB_MODE", "online"), "offline", "disabled")):
             try:
-                run = wandb.init(**options | {"mode": choice}, settings=settings)
+                if mode == "online" and not wandb.login(prompt=False, verify=False):
+                    continue
+                run = wandb.init(**options | {"mode": mode}, settings=settings)
             except Exception as error:  # whatever it is, the training is worth more
-                print(f"W&B {choice}: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
+                print(f"W&B {mode}: {' '.join(str(error).split())[:200]}", file=sys.stderr, flush=True)
                 wandb.teardown()
             else:
                 stored.write_text(f"{run.id}\n")
@@ -118,3 +118,5 @@ class WandB(WandbLogger):
         run, self._experiment = self._experiment, None
         if run is not None:
             run.finish(exit_code=0 if status == "success" else 1)
+        if os.environ.get("WANDB_DATA_DIR") == self._data_dir:  # the next run of a sweep has its own
+            del os.environ["WANDB_DATA_DIR"]
