@@ -117,6 +117,13 @@ def test_captions_of_an_image_take_turns(module, plain):
     assert (counts > 70).all() and (counts < 130).all()
 
 
+def test_an_image_is_augmented_anew_each_epoch(module, plain):
+    (first, second) = batches(module(plain(1), augment=Augment(noise=0.1), batch_size=1), 2)
+    assert (first.image != second.image).any()
+    (many,) = batches(module(plain(1), augment=Augment(noise=0.1), batch_size=8), 1)
+    assert len(many.image.flatten(1).unique(dim=0)) == 8
+
+
 def test_another_seed_another_order(module, plain):
     orders = [joined(batches(module(plain(), seed=seed), 3))[3] for seed in (0, 1)]
     assert (orders[0] != orders[1]).any()
