@@ -16,8 +16,8 @@ class DDP(PerNetwork, DDPStrategy):  # type: ignore[misc]
     """`DistributedDataParallel` around each network of a phase, for its reducer only: it is never called.
 
     A whole-module DDP would all-reduce both players in both phases. Here a phase moves exactly the gradients of its
-    network, once, also when a loss calls a network several times or differentiates it twice. Buffers are synchronised
-    at setup only.
+    network, once, also when a loss calls a network several times or differentiates it twice. Weights and buffers
+    are synchronised once, at setup.
     """
 
     engines: dict[str, DistributedDataParallel]
@@ -29,7 +29,6 @@ class DDP(PerNetwork, DDPStrategy):  # type: ignore[misc]
             self.engines[name] = DistributedDataParallel(
                 objective.network(name),
                 device_ids=self.determine_ddp_device_ids(),
-                broadcast_buffers=False,
                 gradient_as_bucket_view=True,
             )
 
