@@ -28,12 +28,17 @@ VARIANTS = {
     "augmented": ["experiment=cvae", "data.augment.crop=2", "data.augment.colour=0.2", "data.augment.noise=0.01"],
     "warm-up and cosine": ["experiment=cvae", "objective.schedule._target_=trainer.schedules.cosine",
                            "~objective.schedule.start", "+objective.schedule.warmup_kimg=0.016"],
+    "scale of a gan": ["experiment=cgan_shapes", "scale=gpu", "objective.generator.base_channels=8",
+                       "objective.discriminator.base_channels=8"],
+    "scale of a vae": ["experiment=cvae", "scale=gpu_vae", "objective.autoencoder.encoder.base_channels=8",
+                       "objective.autoencoder.decoder.base_channels=8"],
     "16 pixels": ["experiment=cgan_shapes", "data.resolution=16"],
 }  # fmt: skip
 
 
 def train(command, tmp_path, arguments, data="shapes"):
     short = ["kimg=0.016", "data.batch_size=8", "callbacks.samples.num_images=4"]
+    short += ["callbacks.frechet.num_images=16"]
     run = tmp_path / "run"
     result = command(*arguments, *short, *SMALL[data], f"run_dir={run}")
     assert result.code == 0, result.err
