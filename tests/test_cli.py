@@ -247,3 +247,13 @@ def test_help_lists_experiments_and_is_quick(project):
     for heavy in ("torch", "transformers", "pytorch_lightning", "wandb", "numpy"):
         assert f" {heavy}\n" not in result.stderr
     assert seconds < 5  # about 0.6 s on an idle machine
+
+
+def test_a_circle_of_causes_ends():
+    from omegaconf.errors import ConfigKeyError
+
+    from trainer.mistakes import chain
+
+    first, second = ConfigKeyError("first"), ConfigKeyError("second")
+    first.__cause__, second.__cause__ = second, first
+    assert list(chain(first)) == [first, second]

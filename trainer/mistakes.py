@@ -41,8 +41,10 @@ def explain(error: BaseException, folders: list[Path]) -> str | None:
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """`error` and what it came from."""
-    while error is not None:
+    """`error` and what it came from, each once: libraries raise errors anew, which can close the chain to a circle."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         yield error
         omegaconf = isinstance(error, (HydraException, OmegaConfBaseException))  # they often chain by context only
         error = error.__cause__ or (error.__context__ if omegaconf else None)
