@@ -134,7 +134,7 @@ def test_absent_weights_stop_the_run_before_its_first_step(objective, data, make
 
 @pytest.mark.parametrize("wrong", [{"num_images": 1}, {"times": -1}, {"max_references": 0}, {"feature_resolution": 8}])
 def test_wrong_options(wrong):
-    with pytest.raises(ValueError, match=r"callbacks\.frechet"):
+    with pytest.raises(UserError, match=r"callbacks\.frechet"):
         Frechet(**wrong)
 
 

@@ -63,9 +63,15 @@ def test_features_are_rows_of_their_images(network):
     assert (features[0] - features[1]).abs().max() > 0.1
 
 
+def test_pixels_have_the_range_of_the_training(network):
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    expected = network.pooled((images.float() - 127) / 128)
+    torch.testing.assert_close(network.features(images, resolution=32), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_large_images_are_averaged_down(network):
-    fine = torch.zeros(1, 3, 128, 128, dtype=torch.uint8)
-    fine[..., ::2] = 254  # stripes that every second pixel would turn black or white
+    fine = torch.full((1, 3, 128, 128), 254, dtype=torch.uint8)
+    fine[..., 1::4] = fine[..., 2::4] = 0  # the pixels that plain bilinear interpolation would pick, all black
     grey = torch.full((1, 3, 32, 32), 127, dtype=torch.uint8)
     difference = network.features(fine, 32) - network.features(grey, 32)
     assert difference.abs().max() < 0.2

@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 import scipy.linalg
 import torch
 
+from trainer.metrics.effnet_lite0 import load
 from trainer.metrics.frechet import frechet_distance, mean_and_covariance, moments, square_root
 
 
@@ -72,6 +74,16 @@ def test_a_root_given_is_a_root_saved():
     torch.testing.assert_close(root @ root, cov1)
     given = frechet_distance(mean1, cov1, mean2, cov2, root1=root)
     assert given == frechet_distance(mean1, cov1, mean2, cov2)
+
+
+def test_few_images_twice():
+    """On the covariance of these, LAPACK's divide and conquer (torch.linalg.eigh) may find no eigenvectors."""
+    images = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
+    twice = 2 * moments(load().features(torch.from_numpy(images).permute(0, 3, 1, 2), 32))
+    mean, covariance = mean_and_covariance(twice)
+    root = square_root(covariance)
+    torch.testing.assert_close(root @ root, covariance, atol=1e-10, rtol=0)
+    assert frechet_distance(mean, covariance, mean, covariance, root) < 1e-5 * covariance.trace().item()
 
 
 def test_one_sample_has_no_covariance():

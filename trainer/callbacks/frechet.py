@@ -16,6 +16,7 @@ from torch import Tensor
 
 from trainer.callbacks.log import record
 from trainer.callbacks.schedule import due
+from trainer.errors import UserError
 from trainer.metrics import effnet_lite0
 from trainer.metrics.frechet import frechet_distance, mean_and_covariance, moments, square_root
 from trainer.progress import Progress, say
@@ -33,14 +34,14 @@ class Frechet(Callback):
     EfficientNet-Lite0 for ImageNet at `feature_resolution` pixels. Compare values of the same data, num_images and
     feature_resolution only: the fewer images, the larger the distance, also between two sets of real ones. Not FID.
 
-    All ranks share the work and get the same value. Cost: see conf.
+    All ranks share the work and get the same value. On one CPU core the features cost 1.5 ms an image, the rest 0.5 s.
     """
 
     def __init__(
         self, times: int = 10, num_images: int = 500, max_references: int = 5000, feature_resolution: int = 64
     ) -> None:
         if times < 0 or min(num_images, max_references) < 2 or feature_resolution < 32:
-            raise ValueError(
+            raise UserError(
                 f"callbacks.frechet: times={times}, num_images={num_images}, max_references={max_references}, "
                 f"feature_resolution={feature_resolution}: expected at least 0, 2, 2 and 32"
             )
@@ -88,7 +89,7 @@ class Frechet(Callback):
         chosen = spread(len(images), min(len(images), self.max_references))
         file, saved = None, None
         if trainer.is_global_zero:
-            file = Path(data.cache_dir).expanduser() / "frechet" / f"{self._name(images, chosen)}.npy"
+            file = Path(data.cache_dir).expanduser() / "frechet" / f"{self._fingerprint(images, chosen)}.npy"
             saved = read(file)
         saved = trainer.strategy.broadcast(saved)
         if saved is not None:
@@ -103,7 +104,7 @@ class Frechet(Callback):
             write(file, computed)
         return computed
 
-    def _name(self, images: Any, chosen: Sequence[int]) -> str:
+    def _fingerprint(self, images: Any, chosen: Sequence[int]) -> str:
         """Holds a hash of all that the moments depend on, the pixels included: never stale, whatever the source."""
         content = hashlib.sha256(f"{effnet_lite0.SHA256} {self.feature_resolution} {images[0].shape}".encode())
         for number in chosen:

@@ -29,9 +29,10 @@ def mean_and_covariance(moments: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def square_root(covariance: Tensor) -> Tensor:
-    """The symmetric R with R R = covariance (D, D); eigenvalues that rounding made negative count as 0."""
-    values, vectors = torch.linalg.eigh(covariance)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    """The symmetric R with R R = covariance (D, D), which may be singular."""
+    # Of a symmetric positive matrix this is the eigendecomposition; eigh itself gives up on some singular ones.
+    vectors, values, _ = torch.linalg.svd(covariance)
+    return (vectors * values.sqrt()) @ vectors.T
 
 
 def frechet_distance(
