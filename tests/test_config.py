@@ -48,10 +48,11 @@ def test_every_experiment_composes_and_says_what_it_is(compose, experiment):
 
 @pytest.mark.parametrize("scale", OPTIONS.get("scale", {}))
 def test_scale_changes_an_experiment_wherever_it_stands(compose, scale):
-    plain = OmegaConf.to_container(compose("experiment=cgan"))
-    scaled = OmegaConf.to_container(compose("experiment=cgan", f"+scale={scale}"))
+    experiment = "cvae" if scale.endswith("vae") else "cgan"
+    plain = OmegaConf.to_container(compose(f"experiment={experiment}"))
+    scaled = OmegaConf.to_container(compose(f"experiment={experiment}", f"+scale={scale}"))
     assert scaled != plain
-    assert OmegaConf.to_container(compose(f"scale={scale}", "+experiment=cgan")) == scaled
+    assert OmegaConf.to_container(compose(f"scale={scale}", f"+experiment={experiment}")) == scaled
 
 
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g in OPTIONS if g not in EVERYWHERE for o in OPTIONS[g]])

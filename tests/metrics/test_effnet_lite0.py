@@ -57,15 +57,14 @@ def test_names_pictures(network):
 def test_features_are_rows_of_their_images(network):
     images = torch.randint(0, 256, (35, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     features = network.features(images, resolution=32)
-    assert features.shape == (35, 1280) and features.dtype == torch.float32
-    assert 0 <= features.min() and features.max() <= 6
+    assert features.shape == (35, 320) and features.dtype == torch.float32
     torch.testing.assert_close(network.features(images[33:], resolution=32), features[33:], rtol=1e-4, atol=1e-4)
     assert (features[0] - features[1]).abs().max() > 0.1
 
 
 def test_pixels_have_the_range_of_the_training(network):
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    expected = network.pooled((images.float() - 127) / 128)
+    expected = network.maps((images.float() - 127) / 128).mean((2, 3))
     torch.testing.assert_close(network.features(images, resolution=32), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -74,7 +73,7 @@ def test_large_images_are_averaged_down(network):
     fine[..., 1::4] = fine[..., 2::4] = 0  # the pixels that plain bilinear interpolation would pick, all black
     grey = torch.full((1, 3, 32, 32), 127, dtype=torch.uint8)
     difference = network.features(fine, 32) - network.features(grey, 32)
-    assert difference.abs().max() < 0.2
+    assert difference.abs().max() < 0.6
 
 
 def test_draws_no_random_numbers():

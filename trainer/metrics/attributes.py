@@ -58,7 +58,7 @@ def fit(
                 loss.backward()  # type: ignore[union-attr]
                 optimizer.step()
                 schedule.step()
-                total += float(loss)
+                total += float(loss.detach())  # type: ignore[union-attr]
             if report:
                 report(epoch + 1, total / num_batches)
     return probe.eval()

