@@ -8,9 +8,8 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -42,13 +41,13 @@ def benchmark(cfg: DictConfig) -> None:
 
     ours, bare, waits = [], [], []
     for number in range(cfg.repeats):
-        seconds, wait = run_ours(cfg)
-        ours.append(seconds)
+        own, other, wait = run(cfg)
+        ours.append(own)
+        bare.append(other)
         waits.append(wait)
-        bare.append(run_bare(cfg))
         print(
-            f"{number + 1}/{cfg.repeats}  ours {1000 * ours[-1]:7.2f} ms  bare {1000 * bare[-1]:7.2f} ms  "
-            f"ratio {ours[-1] / bare[-1]:.3f}  data wait {wait:.2%}",
+            f"{number + 1}/{cfg.repeats}  ours {1000 * own:7.2f} ms  bare {1000 * other:7.2f} ms  "
+            f"ratio {own / other:.3f}  data wait {wait:.2%}",
             flush=True,
         )
     ratios = [a / b for a, b in zip(ours, bare, strict=True)]
@@ -74,40 +73,45 @@ def build(cfg: DictConfig) -> tuple[Any, Any, dict[str, Any]]:
     return objective, data, config
 
 
-def run_ours(cfg: DictConfig) -> tuple[float, float]:
-    """Median seconds a step of our loop, and the share of it spent waiting for data."""
+def run(cfg: DictConfig) -> tuple[float, float, float]:
+    """Median seconds a step of our loop and of the bare one, and the share of ours spent waiting for data.
+
+    The loops take turns step by step, so that a machine whose speed drifts is as fast for the one as for the other.
+    """
     import pytorch_lightning as pl
     from hydra.utils import instantiate
 
-    class Clock(pl.Callback):
-        """Stamps at the start and the end of each batch, after all other callbacks."""
-
-        def __init__(self) -> None:
-            self.starts: list[float] = []
-            self.ends: list[float] = []
-
-        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
-            synchronize()
-            self.starts.append(time.perf_counter())
-
-        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-            synchronize()
-            self.ends.append(time.perf_counter())
-
     objective, data, config = build(cfg)
+    bare_step = bare(cfg)
+    ours, others, waits = [], [], []
+
+    class Clock(pl.Callback):
+        """The last callback: stamps each of our batches, then gives the bare loop its turn."""
+
+        def on_train_start(self, *_: Any) -> None:
+            self.done = time.perf_counter()
+
+        def on_train_batch_start(self, *_: Any) -> None:
+            waits.append(time.perf_counter() - self.done)  # from the last hook to here: the loop and the loader
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            synchronize()
+            now = time.perf_counter()
+            ours.append(now - self.done)
+            bare_step()
+            self.done = time.perf_counter()
+            others.append(self.done - now)
+
     callbacks = [instantiate(config["callbacks"][name]) for name in CALLBACKS if config["callbacks"].get(name)]
-    clock = Clock()
-    options = {"max_steps": WARM_UP + cfg.steps, "logger": False, "callbacks": [*callbacks, clock]}
+    options = {"max_steps": WARM_UP + cfg.steps, "logger": False, "callbacks": [*callbacks, Clock()]}
     trainer = instantiate(config["trainer"], strategy=instantiate(config["strategy"]), **options)
     trainer.fit(objective, datamodule=data)
-    ends = clock.ends[WARM_UP - 1 :]
-    steps = [b - a for a, b in pairwise(ends)]
-    waits = [b - a for a, b in zip(ends, clock.starts[WARM_UP:], strict=False)]  # the loop and the loader, no callback
-    return statistics.median(steps), sum(waits) / sum(steps)
+    ours, others, waits = ours[WARM_UP:], others[WARM_UP:], waits[WARM_UP:]
+    return statistics.median(ours), statistics.median(others), sum(waits) / sum(ours)
 
 
-def run_bare(cfg: DictConfig) -> float:
-    """Median seconds a step of a loop that has nothing but PyTorch in it."""
+def bare(cfg: DictConfig) -> Callable[[], None]:
+    """One step of a loop that has nothing but PyTorch in it, with networks and a loader of its own."""
     import torch
 
     objective, data, _ = build(cfg)
@@ -117,14 +121,13 @@ def run_bare(cfg: DictConfig) -> float:
     kind = type(objective).__name__
     if kind not in steps:
         raise UserError(f"objective {kind} has no bare loop to compare with; those of {', '.join(steps)} have one")
-    step = steps[kind](objective)
-    stamps = []
-    for batch in first(iter(data.train_dataloader()), WARM_UP + cfg.steps):
-        step(to(batch, device))
+    step, batches = steps[kind](objective), iter(data.train_dataloader())
+
+    def turn() -> None:
+        step(to(next(batches), device))
         synchronize()
-        stamps.append(time.perf_counter())
-    stamps = stamps[WARM_UP - 1 :]
-    return statistics.median(b - a for a, b in pairwise(stamps))
+
+    return turn
 
 
 def bare_gan(objective: Any) -> Callable[[Batch], None]:
@@ -208,11 +211,6 @@ def lerp(average: torch.nn.Module, network: torch.nn.Module) -> None:
 
     with torch.no_grad():
         torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 0.01)
-
-
-def first(stream: Iterator[Batch], count: int) -> Iterator[Batch]:
-    for _ in range(count):
-        yield next(stream)
 
 
 def to(batch: Batch, device: torch.device) -> Batch:
