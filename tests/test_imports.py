@@ -31,16 +31,18 @@ ARROWS = {
     "sampling": {"batch"},
     "checkpoint": set(),
     "pipeline": {"checkpoint", "sampling", "images"},
-    "callbacks": {"sampling", "metrics", "images", "batch"},
+    "callbacks": {"sampling", "metrics", "images", "batch", "signals", "strategies", "checkpoint"},
+    "ranks": set(),
+    "signals": {"ranks"},
     "mistakes": set(),
     "signatures": {"mistakes"},
     "run_folder": set(),
-    "config": {"mistakes", "signatures", "run_folder"},
+    "config": {"mistakes", "signatures", "run_folder", "ranks"},
     "__init__": {"pipeline"},
-    "__main__": {"config", "run_folder", "checkpoint"},
+    "__main__": {"config", "run_folder", "checkpoint", "signals", "ranks"},
     "sample": {"config", "pipeline", "images"},
     "evaluate": {"config", "pipeline", "metrics", "data"},
-    "benchmark": {"config", "batch"},
+    "benchmark": {"config", "run_folder", "callbacks", "strategies", "batch"},
 }
 TORCH_ONLY = ("errors", "noise", "progress", "batch", "schedules", "losses", "metrics")
 

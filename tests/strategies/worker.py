@@ -1,6 +1,8 @@
-"""Trains a tiny objective for some steps alone or as one of several ranks, and writes what tests compare."""
+"""Trains tiny objectives with one strategy, alone or as one of several ranks, and writes what tests compare.
 
-import argparse
+worker.py STRATEGY FOLDER CASE...   a case is OBJECTIVE/PRECISION, or OBJECTIVE/PRECISION/from=FILE/save=STEP
+"""
+
 import os
 import sys
 from functools import partial
@@ -14,18 +16,32 @@ from torch.utils.data import DataLoader
 sys.path.insert(0, str(Path(__file__).parents[1] / "objectives"))
 from conftest_objectives import make_gan, make_vae, random_batch
 
+from trainer.callbacks.checkpoint_io import AtomicCheckpointIO
+from trainer.callbacks.ema import EMA
 from trainer.losses.adversarial import Hinge, Relativistic
 from trainer.strategies.ddp import DDP
+from trainer.strategies.fsdp import FSDP
 from trainer.strategies.single import Single
+from trainer.strategies.zero import ZeRO
 
 STEPS, GLOBAL_BATCH = 20, 8
 # eps: some gradients vanish by symmetry (a bias under hinge); Adam would blow their rounding noise up to full steps
 ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.0, 0.9), eps=1e-4)
+SPLIT = {"accumulate": 2, "clip": 0.5}
+RPGAN = {"matching": 1.0, "r1": 0.1, "r2": 0.1, "penalty_interval": 2}
 OBJECTIVES = {
-    "gan": partial(make_gan, Hinge(), ADAM, matching=1.0),
-    "gan-r1-r2": partial(make_gan, Relativistic(), ADAM, matching=1.0, r1=0.1, r2=0.1, penalty_interval=2),
-    "gan-accumulate-clip": partial(make_gan, Hinge(), ADAM, matching=1.0, r1=0.1, accumulate=2, clip=0.5),
-    "vae": partial(make_vae, ADAM),
+    "hinge": partial(make_gan, Hinge(), ADAM, matching=1.0),
+    "hinge+split": partial(make_gan, Hinge(), ADAM, matching=1.0, **SPLIT),
+    "rpgan": partial(make_gan, Relativistic(), ADAM, **RPGAN),
+    "rpgan+split": partial(make_gan, Relativistic(), ADAM, **RPGAN, **SPLIT),
+    "cvae": partial(make_vae, ADAM),
+    "cvae+split": partial(make_vae, ADAM, **SPLIT),
+}
+STRATEGIES = {
+    "single": partial(Single, "cpu"),
+    "ddp": DDP,
+    "fsdp": partial(FSDP, unit_parameters=500),
+    **{f"zero{stage}": partial(ZeRO, stage=stage) for stage in (1, 2, 3)},
 }
 
 
@@ -37,17 +53,25 @@ def count(state, bucket):
 
 
 class Watch(pl.Callback):
-    """What a rank saw: positions, first latents, and the bytes it reduced in each phase."""
+    """What a rank saw: positions, first latents, memory, and the bytes that DDP reduced in each phase."""
 
     def __init__(self):
-        self.seen = {"positions": [], "latents": [], "bytes": []}
+        self.seen = {"positions": [], "latents": [], "bytes": [], "memory": {}}
 
     def on_train_start(self, trainer, objective):
         self.phase_bytes = dict.fromkeys(objective.phases, 0)
-        for name, engine in getattr(trainer.strategy, "engines", {}).items():
-            engine.register_comm_hook((self, name), count)
+        if isinstance(trainer.strategy, DDP):
+            for name, engine in trainer.strategy.engines.items():
+                engine.register_comm_hook((self, name), count)
         for name, loss in objective.phases.items():
             objective.phases[name] = partial(self.enter, name, loss)
+        step = trainer.strategy.optimizer_step
+
+        def measured(optimizer, **arguments):
+            self.seen["memory"][self.running] = trainer.strategy.memory(optimizer)
+            return step(optimizer, **arguments)
+
+        trainer.strategy.optimizer_step = measured
 
     def enter(self, name, loss, batch):
         self.running = name
@@ -63,33 +87,59 @@ class Watch(pl.Callback):
         self.phase_bytes = dict.fromkeys(self.phase_bytes, 0)
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("objective", choices=OBJECTIVES)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--ranks", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
+class Save(pl.Callback):
+    def __init__(self, path, step, sharded=False):
+        self.path, self.step, self.sharded = path, step, sharded
 
-    objective = OBJECTIVES[arguments.objective]()
+    def on_train_batch_end(self, trainer, objective, *_):
+        if trainer.global_step == self.step:
+            trainer.strategy.sharded_checkpoints = self.sharded
+            trainer.save_checkpoint(self.path)
+
+
+def train(strategy, case, folder, steps=STEPS):
+    name, precision, *options = case.split("/")
+    options = dict(option.split("=", 1) for option in options)
+    seed = int(options.get("seed", 0))
+    objective = OBJECTIVES[name](seed=seed)
+    offset = 10_000 * seed
     if os.environ.get("RANK", "0") != "0":  # other weights on the other rank: the engines must make them equal
         with torch.no_grad():
             for parameter in objective.parameters():
                 parameter.add_(1.0)
-    strategy = DDP() if arguments.ranks > 1 else Single("cpu")
     watch = Watch()
+    callbacks = [EMA(halflife_kimg=0.05, rampup_ratio=1.0), watch]
+    if "save" in options:
+        path = folder / f"{case.replace('/', '_').replace('=', '-')}.ckpt"
+        callbacks.append(Save(path, int(options["save"]), options.get("sharded") == "yes"))
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
     trainer = pl.Trainer(
-        strategy=strategy, accelerator="cpu", devices=arguments.ranks, max_epochs=1, callbacks=[watch],
-        logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        strategy=STRATEGIES[strategy](), accelerator="cpu", devices=ranks, max_epochs=1, max_steps=STEPS,
+        precision={"fp32": "32-true", "bf16": "bf16-mixed"}[precision],
+        callbacks=callbacks, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
-    size = GLOBAL_BATCH // arguments.ranks
-    rank = trainer.global_rank
-    batches = [random_batch(GLOBAL_BATCH, GLOBAL_BATCH * i)[rank * size : (rank + 1) * size] for i in range(STEPS)]
-    trainer.fit(objective, DataLoader(batches, batch_size=None))
-    result = {"weights": dict(objective.named_parameters()), "seen": watch.seen, "images_seen": objective.images_seen}
-    torch.save(result, arguments.out / f"rank{trainer.global_rank}-of-{arguments.ranks}.pt")
+    trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+    size, rank = GLOBAL_BATCH // ranks, trainer.global_rank
+    first = 0
+    if "from" in options:
+        first = torch.load(Path(options["from"]), weights_only=True, mmap=True)["global_step"]
+    steps = range(first, STEPS)
+    batches = [random_batch(GLOBAL_BATCH, offset + GLOBAL_BATCH * i)[rank * size : (rank + 1) * size] for i in steps]
+    trainer.fit(objective, DataLoader(batches, batch_size=None), ckpt_path=options.get("from"))
+    checkpoint = trainer._checkpoint_connector.dump_checkpoint()  # whole, on rank 0
+    result = {
+        "weights": checkpoint["state_dict"],
+        "ema": checkpoint["ema"],
+        "held": {key: objective.held(p).clone() for key, p in objective.named_parameters()},
+        "seen": watch.seen,
+        "images_seen": objective.images_seen,
+    }
+    torch.save(result, folder / f"{case.replace('/', '_').replace('=', '-')}.{rank}-of-{ranks}.pt")
+    print(f"{strategy} {case} done", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    for each in sys.argv[3:]:
+        train(sys.argv[1], each, Path(sys.argv[2]))

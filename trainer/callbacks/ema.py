@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
 from trainer.errors import UserError
+from trainer.strategies.parts import fill
 
 
 class EMA(Callback):
@@ -18,7 +20,7 @@ class EMA(Callback):
     shadow <- weights + decay * (shadow - weights), decay = 0.5 ** (images in the batch / half-life in images).
     Early on the half-life is at most `rampup_ratio` of the images seen, so that the average forgets the random start.
     Buffers (running statistics) are not averaged: samples use the live ones. A resumed run continues from the shadows
-    in its checkpoint.
+    in its checkpoint. A rank keeps the shadows of what it keeps of the weights.
     """
 
     def __init__(self, halflife_kimg: float, rampup_ratio: float = 0.05) -> None:
@@ -36,18 +38,18 @@ class EMA(Callback):
         return 0.5 ** (batch_images / halflife) if halflife > 0 else 0.0
 
     def on_train_start(self, trainer: Trainer, objective: Any) -> None:
-        weights = {
-            f"{name}.{key}": weight
+        strategy: Any = trainer.strategy
+        parts = {
+            f"{name}.{key}": strategy.part(weight)
             for name in objective.averaged
             for key, weight in objective.get_submodule(name).named_parameters()
         }
         restored = objective.ema
-        objective.ema = {
-            key: restored.get(key, weight).detach().to(weight.device, torch.float32, copy=True)
-            for key, weight in weights.items()
-        }
+        objective.ema = {key: part.tensor.to(torch.float32, copy=True) for key, part in parts.items()}
+        for key, whole in restored.items():
+            fill(replace(parts[key], tensor=objective.ema[key]), whole)
         self._images_seen = objective.images_seen
-        self._weights, self._shadows = list(weights.values()), list(objective.ema.values())
+        self._weights, self._shadows = [part.tensor for part in parts.values()], list(objective.ema.values())
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, objective: Any, *_: Any) -> None:

@@ -76,7 +76,8 @@ class Frechet(Callback):
             assert self._sampler is not None
             return self._sampler([captions[chosen[seed]] for seed in seeds], seeds)
 
-        mean, covariance = mean_and_covariance(self._moments(trainer, draw, self.num_images, "samples"))
+        with objective.ema_weights():  # all ranks together, each draws its share
+            mean, covariance = mean_and_covariance(self._moments(trainer, draw, self.num_images, "samples"))
         reference_mean, reference_covariance, root = self._reference
         distance = frechet_distance(reference_mean, reference_covariance, mean, covariance, root)
         record(trainer, {"val/fd_effnet": distance})

@@ -33,8 +33,10 @@ def check_finite(trainer: Trainer, metrics: Mapping[str, float]) -> None:
 
 def check_weights(trainer: Trainer) -> None:
     """Raises UserError where a trained weight is not finite, so that no such checkpoint is ever written."""
+    strategy: Any = trainer.strategy
     for name, network in trainer.lightning_module.named_children():
-        weights = [p.detach() for p in network.parameters()]
-        if weights:
-            norm = torch.stack(torch._foreach_norm(weights)).norm()  # inf where one is inf, NaN where one is NaN
-            check_finite(trainer, {f"{name} weight norm": norm.item()})
+        weights = [strategy.part(p).tensor for p in network.parameters()]
+        weights = [held for held in weights if held.numel()]  # of a split one, a rank may keep nothing
+        norms = torch._foreach_norm(weights) if weights else [torch.zeros((), device=strategy.root_device)]
+        total = strategy.reduce(torch.stack(norms).norm(), reduce_op="sum")  # inf or NaN where one is, on any rank
+        check_finite(trainer, {f"{name} weight norm": total.item()})

@@ -25,8 +25,13 @@ class Samples(Callback):
         self.columns = columns
 
     def on_train_batch_end(self, trainer: Trainer, objective: Any, *_: Any) -> None:
-        if not due(trainer, self.times) or not trainer.is_global_zero:
+        if not due(trainer, self.times):
             return
+        with objective.ema_weights():  # all ranks enter, one draws
+            if trainer.is_global_zero:
+                self._draw(trainer, objective)
+
+    def _draw(self, trainer: Trainer, objective: Any) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         captions = data.fixed_captions(self.num_images)
         images = Sampler(objective, data.text)(captions, range(len(captions)))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -57,6 +58,7 @@ class Objective(pl.LightningModule):
         self.ema: dict[str, Tensor] = {}
         self.time_phases = False
         self.phase_seconds: dict[str, float] = {}
+        self.until_backward = ExitStack()  # a loss may enter contexts that last until its backward is done
 
     def sample(self, latent: Tensor, condition: Condition) -> Tensor:
         """Images (N, 3, H, W) in [-1, 1] from latents (N, latent_channels) and captions."""
@@ -65,18 +67,18 @@ class Objective(pl.LightningModule):
     # The loop ---------------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        strategy: Any = self.trainer.strategy
         micro_batches = self.split(batch)
         self.logs = {}
         for (name, loss), optimizer in zip(self.phases.items(), self.trainer.optimizers, strict=True):
             with self.only(name), self.timed(name):
                 optimizer.zero_grad()
                 for number, micro in enumerate(micro_batches, start=1):
-                    value, logs = loss(micro)
-                    strategy.backward(value / self.accumulate, optimizer, sync=number == self.accumulate)
+                    with ExitStack() as self.until_backward:
+                        value, logs = loss(micro)
+                        self.strategy.backward(value / self.accumulate, optimizer, sync=number == self.accumulate)
                     self.record(logs)
                 self.set_learning_rate(optimizer)
-                norm = strategy.optimizer_step(optimizer, clip=self.clip)
+                norm = self.strategy.optimizer_step(optimizer, clip=self.clip)
                 if norm is not None:
                     self.logs[f"{name}/gradient_norm"] = norm
         self.images_seen += len(batch) * self.trainer.world_size
@@ -123,6 +125,11 @@ class Objective(pl.LightningModule):
         synchronize()
         self.phase_seconds[name] = time.perf_counter() - start
 
+    @property
+    def strategy(self) -> Any:
+        """What spreads the networks (`trainer.strategies.base.PerNetwork`); None outside of a training."""
+        return self._trainer.strategy if self._trainer is not None else None
+
     # Parts of it ------------------------------------------------------------------------------------------------------
 
     def network(self, name: str) -> nn.Module:
@@ -160,23 +167,42 @@ class Objective(pl.LightningModule):
 
     @contextmanager
     def ema_weights(self) -> Iterator[None]:
-        """Within it, the averaged networks hold their EMA weights; nothing is copied, storages change places."""
-        averages, self.ema = self.ema, {}  # a nested use finds nothing left to swap, instead of swapping back
-        self._swap(averages)
-        try:
-            yield
-        finally:
-            self._swap(averages)
-            self.ema = averages
+        """Within it, the averaged networks hold their EMA weights, whole on every rank. All ranks enter it together.
 
+        `ema` has what this rank keeps of them, which changes places with the weights and back.
+        """
+        averages, self.ema = self.ema, {}  # a nested use finds nothing left to swap, instead of swapping back
+        with ExitStack() as whole:
+            self._swap(averages)
+            try:
+                for name in self.averaged if averages and self.strategy else ():
+                    whole.enter_context(self.strategy.full_params(self.network(name)))
+                yield
+            finally:
+                whole.close()
+                self._swap(averages)
+                self.ema = averages
+
+    @torch.no_grad()
     def _swap(self, averages: dict[str, Tensor]) -> None:
         parameters = dict(self.named_parameters())
         for key, average in averages.items():
-            parameters[key].data, averages[key] = average, parameters[key].data
+            weight = self.held(parameters[key])
+            live = weight.to(average.dtype, copy=True)
+            weight.copy_(average)
+            average.copy_(live)
+
+    def held(self, parameter: nn.Parameter) -> Tensor:
+        """What this rank keeps of a parameter: all of it, unless the strategy splits it."""
+        return self.strategy.part(parameter).tensor if self.strategy else parameter.data
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint.update(ema=dict(self.ema), config=self.config, images_seen=self.images_seen)
+        ema: dict[str, Any] = dict(self.ema)
+        if self.strategy:
+            parts = {key: self.strategy.part(parameter) for key, parameter in self.named_parameters() if key in ema}
+            ema = self.strategy.save_parts({key: replace(part, tensor=ema[key]) for key, part in parts.items()})
+        checkpoint.update(ema=ema, config=self.config, images_seen=self.images_seen)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.images_seen = checkpoint["images_seen"]
-        self.ema = {key: value.to(self.device) for key, value in checkpoint["ema"].items()}
+        self.ema = checkpoint["ema"]  # whole; the EMA callback takes what this rank keeps

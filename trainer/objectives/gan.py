@@ -73,7 +73,8 @@ class GAN(Objective):
         penalize = due and (self.r1 or self.r2 or self.gradient_penalty)
         real = self.augmented(batch.image, batch, "discriminator/real")
         fake = self.augmented(self.generated(batch, "discriminator"), batch, "discriminator/fake").detach()
-        if penalize and not self.finite_difference:
+        if penalize and not self.finite_difference:  # differentiates twice
+            self.until_backward.enter_context(self.strategy.full_params(self.discriminator))
             real.requires_grad_(True)
             fake.requires_grad_(True)
 

@@ -5,17 +5,37 @@ Forward always goes through the raw networks, so attributes, state keys, EMA, co
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
+from trainer.errors import UserError
+from trainer.strategies.parts import Part, fill, save_parts
+
+PRECISIONS = ("32-true", "bf16-mixed")
+
 
 class PerNetwork:
-    """Mixed into a Lightning strategy. The defaults are those of one process."""
+    """Mixed into a Lightning strategy. The defaults are those of ranks that hold all of everything.
+
+    sharded_checkpoints: every rank writes what it holds, instead of all of it through rank 0.
+    """
+
+    sharded_checkpoints = False
+    restore_checkpoint_after_setup = True  # weights and states go where the engines have put them
+    optimizers: list[Optimizer]
+
+    def setup(self: Any, trainer: Any) -> None:
+        if trainer.precision not in PRECISIONS:
+            raise UserError(f"trainer.precision={trainer.precision}: expected one of {', '.join(PRECISIONS)}")
+        super().setup(trainer)  # type: ignore[misc]
+
+    # A step ---------------------------------------------------------------------------------------------------------
 
     def backward(self, value: Tensor, optimizer: Optimizer, sync: bool = True) -> None:
         """Adds the gradients of `value` to the optimiser's network; with `sync` they are averaged over the ranks."""
@@ -23,17 +43,103 @@ class PerNetwork:
 
     def optimizer_step(self, optimizer: Optimizer, clip: float | None = None, **_: Any) -> Tensor | None:
         """Steps the optimiser; returns the network's gradient norm if `clip` limits it."""
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = clip_grad_norm_(parameters, clip) if clip is not None else None
+        norm = clip_grad_norm_(parameters(optimizer), clip) if clip is not None else None
         optimizer.step()
         return norm
 
     @contextmanager
-    def second_order(self, network: nn.Module) -> Iterator[None]:
-        """Keeps the weights of `network` in place for a penalty that differentiates twice."""
+    def full_params(self, network: nn.Module) -> Iterator[None]:
+        """Keeps the whole weights of `network` on every rank: to read them, to run it on some ranks alone, or to
+        differentiate it twice (then until after the backward). All ranks enter and leave it together."""
         yield
 
-    @contextmanager
-    def full_params(self, network: nn.Module) -> Iterator[None]:
-        """Shows whole weights of `network`, wherever they live."""
-        yield
+    # What a rank holds ------------------------------------------------------------------------------------------------
+
+    def part(self, parameter: nn.Parameter) -> Part:
+        """The weights of `parameter` that this rank keeps; writing to the tensor changes them."""
+        return self.share(parameter.data)
+
+    def share(self, tensor: Tensor) -> Part:
+        """What this rank keeps of a tensor made like a parameter: a gradient, a state."""
+        return Part(tensor, 0, tensor.shape, whole=True)
+
+    def optimizer_parts(self, optimizer: Optimizer) -> list[dict[str, Any]]:
+        """For each parameter of the network, in order: name of a state -> Part, or a value that all parts share."""
+        states = (optimizer.state.get(p, {}) for p in parameters(optimizer))
+        return [
+            {k: self.share(v) if is_moment(v, p) else v for k, v in state.items()}
+            for p, state in zip(parameters(optimizer), states, strict=True)
+        ]
+
+    def fill_optimizer(self, optimizer: Optimizer, states: list[dict[str, Any]]) -> None:
+        """Sets the states from whole tensors, one dict for each parameter, in order."""
+        for parameter, state in zip(parameters(optimizer), states, strict=True):
+            optimizer.state[parameter] = {
+                k: torch.zeros_like(parameter.data) if is_moment(v, parameter) else v.clone() for k, v in state.items()
+            }
+            for key, moment in optimizer.state[parameter].items():
+                if is_moment(moment, parameter):
+                    fill(self.share(moment), state[key])
+
+    def memory(self, optimizer: Optimizer) -> dict[str, int]:
+        """Bytes that this rank holds for one network, asked between backward and step."""
+        held = [self.part(p).tensor for p in parameters(optimizer)]
+        gradients = [self.share(p.grad).tensor for p in parameters(optimizer) if p.grad is not None]
+        moments = [v.tensor for state in self.optimizer_parts(optimizer) for v in state.values() if isinstance(v, Part)]
+        return {"parameters": num_bytes(held), "gradients": num_bytes(gradients), "optimizer": num_bytes(moments)}
+
+    # Checkpoints: whole tensors under plain keys, whatever the strategy and the number of ranks -----------------------
+
+    def save_parts(self: Any, parts: dict[str, Any]) -> dict[str, Any]:
+        """`parts` as they go into a checkpoint: whole on rank 0, or what each rank holds. Called on all ranks."""
+        return save_parts(parts, self.root_device, self.sharded_checkpoints)
+
+    def lightning_module_state_dict(self: Any) -> dict[str, Any]:
+        state = self.lightning_module.state_dict(keep_vars=True)
+        return self.save_parts({k: self.part(v) if isinstance(v, nn.Parameter) else v for k, v in state.items()})
+
+    def load_model_state_dict(self: Any, checkpoint: dict[str, Any], strict: bool = True) -> None:
+        saved = checkpoint["state_dict"]
+        for key, tensor in self.lightning_module.state_dict(keep_vars=True).items():
+            if key not in saved:
+                raise UserError(f"the checkpoint has no weights for {key}: it is of another model")
+            self.fill_weights(tensor, saved[key]) if isinstance(tensor, nn.Parameter) else tensor.copy_(saved[key])
+
+    def fill_weights(self, parameter: nn.Parameter, whole: Tensor) -> None:
+        fill(self.part(parameter), whole)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """torch's format: states under the number of the parameter, and the groups' hyper-parameters."""
+        flat = {f"{i}.{k}": v for i, state in enumerate(self.optimizer_parts(optimizer)) for k, v in state.items()}
+        states: dict[int, dict[str, Any]] = {}
+        for name, value in self.save_parts(flat).items():
+            number, _, key = name.partition(".")
+            states.setdefault(int(number), {})[key] = value
+        groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        return {"state": states, "param_groups": groups}
+
+    def load_optimizer_state_dict(self, checkpoint: dict[str, Any]) -> None:
+        for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            for group, values in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+                group.update({key: value for key, value in values.items() if key != "params"})
+            if saved["state"]:
+                self.fill_optimizer(optimizer, [saved["state"][i] for i in sorted(saved["state"])])
+
+    def save_checkpoint(self: Any, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        if self.sharded_checkpoints:
+            self.checkpoint_io.save_sharded(checkpoint, path, self.global_rank, self.world_size, self.barrier)
+        elif self.is_global_zero:
+            self.checkpoint_io.save_checkpoint(checkpoint, path)
+
+
+def parameters(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def is_moment(value: Any, parameter: Tensor) -> bool:
+    """Whether a state has one value for each weight, as Adam's moments and unlike its step."""
+    return isinstance(value, Tensor) and value.shape == parameter.shape and value.dim() > 0
+
+
+def num_bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -12,7 +12,16 @@ from torch.optim import Optimizer
 from trainer.strategies.base import PerNetwork
 
 
-class DDP(PerNetwork, DDPStrategy):  # type: ignore[misc]
+class Parallel(PerNetwork, DDPStrategy):  # type: ignore[misc]
+    """What the strategies of several ranks share: Lightning's launch, process group, broadcast and reduce."""
+
+    def name_of(self, optimizer: Optimizer) -> str:
+        """The network that an optimiser steps."""
+        objective: Any = self.lightning_module
+        return list(objective.phases)[[id(o) for o in self.optimizers].index(id(optimizer))]
+
+
+class DDP(Parallel):
     """`DistributedDataParallel` around each network of a phase, for its reducer only: it is never called.
 
     A whole-module DDP would all-reduce both players in both phases. Here a phase moves exactly the gradients of its
@@ -34,8 +43,7 @@ class DDP(PerNetwork, DDPStrategy):  # type: ignore[misc]
 
     def backward(self, value: Tensor, optimizer: Optimizer, sync: bool = True) -> None:  # type: ignore[override]
         if sync:
-            name = list(self.engines)[[id(o) for o in self.optimizers].index(id(optimizer))]
-            reducer = self.engines[name].reducer
+            reducer = self.engines[self.name_of(optimizer)].reducer
             reducer._rebuild_buckets()  # after the first backward: buckets in the order in which gradients came
             reducer.prepare_for_backward([])
         value.backward()

@@ -1,0 +1,89 @@
+"""FSDP2: each sizeable block of a network is split over the ranks and gathered while it works (Zhao et al. 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
+
+from trainer.errors import UserError
+from trainer.strategies.base import parameters
+from trainer.strategies.parts import Part
+from trainer.strategies.sharded import Sharded
+
+CONTAINERS = (nn.ModuleList, nn.ModuleDict)  # are never called, so nothing would gather them
+
+
+class FSDP(Sharded):
+    """Parameters, gradients and optimiser states, each split over the ranks; gradients are averaged at each backward.
+
+    unit_parameters: a block with at least so many parameters of its own is gathered and freed by itself. Few large
+    units communicate better, many small ones need less memory. The children of a network are always units, as losses
+    may call them one by one.
+    """
+
+    def __init__(self, unit_parameters: int = 1_000_000, **options: Any):
+        if unit_parameters < 1:
+            raise UserError(f"strategy.unit_parameters={unit_parameters}: expected at least 1")
+        super().__init__(**options)
+        self.unit_parameters = unit_parameters
+
+    def shard(self, network: nn.Module) -> None:
+        for unit in [*units(network, self.unit_parameters), network]:
+            # None, the default, would leave the root gathered: a player that is frozen meanwhile then goes stale
+            fully_shard(unit, reshard_after_forward=True)
+        network._get_fsdp_state()._lazy_init()  # type: ignore[operator]  # now: the first child to run would take itself for the root
+
+    def optimizer_step(  # type: ignore[override]
+        self, optimizer: Optimizer, clip: float | None = None, **_: Any
+    ) -> Tensor | None:
+        norm = None
+        if clip is not None:
+            gradients = [p.grad for p in parameters(optimizer) if p.grad is not None]
+            norm = get_total_norm(gradients).full_tensor()  # type: ignore[attr-defined]
+            clip_grads_with_norm_(parameters(optimizer), clip, norm)
+        optimizer.step()
+        return norm
+
+    @contextmanager
+    def full_params(self, network: nn.Module) -> Iterator[None]:
+        blocks = [module for module in network.modules() if isinstance(module, FSDPModule)]
+        for block in blocks:
+            block.set_reshard_after_forward(False, recurse=False)
+            block.set_reshard_after_backward(False, recurse=False)
+            block.unshard()
+        try:
+            yield
+        finally:
+            for block in blocks:
+                block.set_reshard_after_forward(True, recurse=False)
+                block.set_reshard_after_backward(True, recurse=False)
+                block.reshard()
+
+    def share(self, tensor: Tensor) -> Part:
+        """A rank's rows of a tensor that is split along its first dimension."""
+        if not isinstance(tensor, DTensor):
+            return super().share(tensor)
+        rows = -(-tensor.shape[0] // self.world_size)
+        width = tensor.shape.numel() // max(1, tensor.shape[0])
+        first = min(rows * self.global_rank, tensor.shape[0])
+        return Part(tensor.to_local(), first * width, tensor.shape)
+
+
+def units(module: nn.Module, size: int, top: bool = True) -> list[nn.Module]:
+    """Blocks below `module` to be gathered one by one, inner ones first."""
+    found: list[nn.Module] = []
+    for child in module.children():
+        inner = units(child, size, top and isinstance(child, CONTAINERS))
+        taken = {id(p) for unit in inner for p in unit.parameters()}
+        left = sum(p.numel() for p in child.parameters() if id(p) not in taken)
+        found += inner
+        if not isinstance(child, CONTAINERS) and left and (top or left >= size):
+            found.append(child)
+    return found

@@ -1,0 +1,203 @@
+"""DeepSpeed ZeRO, one engine per network (Rajbhandari et al. 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from trainer.errors import UserError
+from trainer.strategies.base import is_moment, num_bytes, parameters
+from trainer.strategies.parts import Part, fill
+from trainer.strategies.sharded import Sharded
+
+
+class ZeRO(Sharded):
+    """Splits over the ranks the optimiser states (stage 1), also the gradients (2), also the weights (3).
+
+    offload_optimizer: states and their update live in main memory. offload_parameters: so do the weights (stage 3).
+    DeepSpeed keeps a second fp32 copy of a rank's share of the weights, which it steps ("master" in `memory`).
+    """
+
+    def __init__(self, stage: int, offload_optimizer: bool = False, offload_parameters: bool = False, **options: Any):
+        if stage not in (1, 2, 3):
+            raise UserError(f"strategy.stage={stage}: expected 1, 2 or 3")
+        if offload_parameters and stage < 3:
+            raise UserError(f"strategy.offload_parameters with stage {stage}: only strategy=zero3 splits parameters")
+        super().__init__(**options)
+        self.stage = stage
+        self.offload_optimizer = offload_optimizer
+        self.offload_parameters = offload_parameters
+        self.engines: dict[int, Any] = {}  # under the id of the optimiser
+        self.owned: dict[int, list[nn.Parameter]] = {}
+
+    def setup_optimizers(self, trainer: Any) -> None:
+        super().setup_optimizers(trainer)
+        deepspeed = load_deepspeed()
+        if (self.offload_optimizer or self.offload_parameters) and self.root_device.type == "cpu":
+            raise UserError("strategy.offload_* moves state from a GPU to main memory, and there is no GPU: leave it")
+        objective: Any = self.lightning_module
+        for optimizer in self.optimizers:
+            self.owned[id(optimizer)] = parameters(optimizer)  # the engine puts flat shards in their place
+            network = objective.network(self.name_of(optimizer))
+            self.engines[id(optimizer)] = deepspeed.initialize(
+                model=network, optimizer=optimizer, config=self.config()
+            )[0]
+
+    def config(self) -> dict[str, Any]:
+        zero: dict[str, Any] = {"stage": self.stage, "overlap_comm": self.root_device.type == "cuda"}
+        if self.offload_optimizer:
+            zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+        if self.offload_parameters:
+            zero["offload_param"] = {"device": "cpu", "pin_memory": True}
+        if self.stage == 3:
+            zero["stage3_param_persistence_threshold"] = 0
+        return {
+            "train_micro_batch_size_per_gpu": 1,
+            "managed_gradient_accumulation": False,  # the objective says when to step
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+            "zero_optimization": zero,
+        }
+
+    def backward(self, value: Tensor, optimizer: Optimizer, sync: bool = True) -> None:  # type: ignore[override]
+        engine = self.engines[id(optimizer)]
+        engine.optimizer.clear_backward_seen_flag()  # as a forward through the engine would: gradients add up
+        engine.backward(value, scale_wrt_gas=False)
+
+    def optimizer_step(  # type: ignore[override]
+        self, optimizer: Optimizer, clip: float | None = None, **_: Any
+    ) -> Tensor | None:
+        engine = self.engines[id(optimizer)]
+        engine.optimizer.clip_grad = clip or 0.0
+        engine.step()
+        return torch.as_tensor(engine.get_global_grad_norm()) if clip is not None else None
+
+    @contextmanager
+    def full_params(self, network: nn.Module) -> Iterator[None]:
+        if self.stage < 3:
+            yield
+            return
+        import deepspeed
+
+        split: list[Any] = [p for p in network.parameters() if hasattr(p, "ds_tensor")]
+        with deepspeed.zero.GatheredParameters(split):
+            for parameter in split:
+                parameter.ds_persist = True  # else the first use would free them
+            try:
+                yield
+            finally:
+                for parameter in split:
+                    parameter.ds_persist = False
+
+    def part(self, parameter: Any) -> Part:
+        if not hasattr(parameter, "ds_tensor"):
+            return super().part(parameter)
+        start, count = span(parameter, self.global_rank)
+        return Part(parameter.ds_tensor.data[:count], start, parameter.ds_shape)
+
+    def fill_weights(self, parameter: nn.Parameter, whole: Tensor) -> None:
+        super().fill_weights(parameter, whole)
+        for key, engine in self.engines.items():
+            for share in self.shares(engine.optimizer, self.owned[key]):
+                if share.parameter is parameter:
+                    fill(share.of(share.master), whole)
+
+    def shares(self, zero: Any, owned: list[nn.Parameter]) -> list[Share]:
+        """Where this rank's share of each parameter lies in the flat vectors that it steps."""
+        if self.stage < 3:
+            return [Share.of_flat_group(p, zero.single_partition_of_fp32_groups) for p in owned]
+        return [Share.of_split(p, zero, self.global_rank) for p in owned]
+
+    def optimizer_parts(self, optimizer: Optimizer) -> list[dict[str, Any]]:
+        zero = self.engines[id(optimizer)].optimizer
+        states = zero.optimizer.state
+        return [
+            {k: share.of(v) if is_moment(v, share.master) else v for k, v in states.get(share.master, {}).items()}
+            for share in self.shares(zero, self.owned[id(optimizer)])
+        ]
+
+    def fill_optimizer(self, optimizer: Optimizer, states: list[dict[str, Any]]) -> None:
+        zero = self.engines[id(optimizer)].optimizer
+        for share, state in zip(self.shares(zero, self.owned[id(optimizer)]), states, strict=True):
+            held = zero.optimizer.state[share.master]
+            for key, value in state.items():
+                if value.shape == share.shape and value.dim() > 0:
+                    fill(share.of(held.setdefault(key, torch.zeros_like(share.master))), value)
+                else:
+                    held[key] = value.clone()
+
+    def memory(self, optimizer: Optimizer) -> dict[str, int]:
+        zero, owned = self.engines[id(optimizer)].optimizer, self.owned[id(optimizer)]
+        masters = zero.single_partition_of_fp32_groups if self.stage < 3 else zero.fp32_partitioned_groups_flat
+        states = [v for master in masters for v in zero.optimizer.state.get(master, {}).values() if v.dim()]
+        gradients = [p.grad for p in owned if p.grad is not None]
+        if self.stage == 2:
+            gradients += [g for group in zero.all_grad_tensors.values() for g in group or () if g is not None]
+        if self.stage == 3:
+            gradients += [zero.grad_partitions_flat_buffer]
+        return {
+            "parameters": num_bytes(self.part(p).tensor for p in owned),
+            "gradients": num_bytes(gradients),
+            "optimizer": num_bytes(states),
+            "master": num_bytes(masters),
+        }
+
+
+@dataclass(frozen=True)
+class Share:
+    """A rank's elements start .. start + count of a flattened parameter, at `offset` in the flat vector that it steps.
+
+    A rank that has nothing of a parameter has count 0; its flat vector still says what all parts share, as Adam's step.
+    """
+
+    parameter: nn.Parameter
+    shape: torch.Size
+    master: Tensor
+    offset: int
+    start: int
+    count: int
+
+    def of(self, flat: Tensor) -> Part:
+        """The share in a vector that is laid out as the master."""
+        return Part(flat.data[self.offset : self.offset + self.count], self.start, self.shape)
+
+    @classmethod
+    def of_flat_group(cls, parameter: Any, masters: list[Tensor]) -> Share:
+        """Stages 1 and 2 cut each group, flattened, into one piece a rank, across the borders of parameters."""
+        mapping = parameter._hp_mapping
+        if mapping is None:
+            return cls(parameter, parameter.shape, masters[0], 0, 0, 0)
+        inside, flat = mapping.lp_fragment_address, mapping.hp_fragment_address
+        master = masters[mapping.param_group_index]
+        return cls(parameter, parameter.shape, master, flat.start, inside.start, inside.numel)
+
+    @classmethod
+    def of_split(cls, parameter: Any, zero: Any, rank: int) -> Share:
+        """Stage 3 cuts each parameter, flattened, into one piece a rank."""
+        group, offset, _ = zero.grad_position[zero.get_param_id(parameter)]
+        start, count = span(parameter, rank)
+        return cls(parameter, parameter.ds_shape, zero.fp32_partitioned_groups_flat[group], offset, start, count)
+
+
+def span(parameter: Any, rank: int) -> tuple[int, int]:
+    """First element and number of elements of a parameter that stage 3 keeps on a rank; the last piece is padded."""
+    size = parameter.partition_numel()
+    start = min(rank * size, parameter.ds_numel)
+    return start, min(size, parameter.ds_numel - start)
+
+
+def load_deepspeed() -> Any:
+    try:
+        import deepspeed
+    except ImportError as error:
+        raise UserError("strategy=zero* needs DeepSpeed: pip install 'trainer[deepspeed]'") from error
+    import logging
+
+    deepspeed.utils.logger.setLevel(logging.WARNING)
+    return deepspeed
