@@ -1,11 +1,10 @@
-"""The verbs that measure: evaluate and benchmark, on a small run."""
+"""The verb that measures a trained run."""
 
 import json
-import re
 
 import pytest
 
-from trainer import benchmark, evaluate
+from trainer import evaluate
 
 TINY = ["data.source.num_images=60", "data.resolution=16", "data.batch_size=8", "text=scratch"]
 NARROW = [f"objective.{n}.{k}=8" for n in ("generator", "discriminator") for k in ("base_channels", "max_channels")]
@@ -42,12 +41,3 @@ def test_evaluate_says_what_it_needs(command, trained):
 def test_labels_follow_the_vocabulary():
     thing = {"colour": "orange", "shape": "circle", "size": "large", "position": "top"}
     assert evaluate.label({"background": "black", "objects": [thing]}) == [1, 0, 1, 2, 2]
-
-
-@pytest.mark.parametrize("experiment", ["cgan_shapes", "cvae"])
-def test_benchmark_compares_both_loops(command, experiment):
-    quick = ["steps=3", "repeats=2", *TINY]
-    result = command(f"experiment={experiment}", *quick, main=benchmark.main)
-    assert result.code == 0, result.err
-    assert len(re.findall(r"^\d/2  ours +[\d.]+ ms  bare +[\d.]+ ms  ratio [\d.]+", result.out, re.M)) == 2
-    assert re.search(rf"^{experiment} on .*ratio of step times [\d.]+, data wait [\d.]+%$", result.out, re.M)

@@ -1,0 +1,162 @@
+"""What the framework is compared with: the same networks, batches and optimisers in a loop of nothing but PyTorch."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from trainer.benchmark.fit import build, device, synchronize
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from trainer.batch import Batch
+
+Timer = Callable[[str], AbstractContextManager[None]]  # around a phase, given its name
+
+
+class Bare:
+    """One step at a time of a bare loop, with networks and a loader of its own."""
+
+    time_phases = False
+
+    def __init__(self, cfg: DictConfig):
+        import torch
+
+        objective, data, config = build(cfg)
+        self.device = device()
+        objective.to(self.device, memory_format=torch.channels_last)
+        self.autocast = config["trainer"]["precision"] == "bf16-mixed"
+        make = {"GAN": bare_gan, "VAE": bare_vae}[type(objective).__name__]
+        self.loop = make(objective, self.phase)
+        self.batches = iter(data.train_dataloader())
+        self.phase_seconds: dict[str, float] = {}
+
+    @staticmethod
+    def refuses(cfg: DictConfig) -> str | None:
+        """Why there is no bare loop for this objective, None where there is one."""
+        objective = cfg.objective
+        kind = objective._target_.rpartition(".")[2]
+        if kind not in ("GAN", "VAE"):
+            return f"objective {kind} has no bare loop; GAN and VAE have one"
+        others = ("r2", "gradient_penalty", "finite_difference", "warmup_kimg")
+        if objective.get("accumulate", 1) > 1 or any(objective.get(key) for key in others):
+            return f"the bare loop knows no accumulate, {', '.join(others)}"
+        if kind == "GAN" and not objective.loss._target_.endswith(".NonSaturating"):
+            return "the bare loop knows the non-saturating loss alone"
+        return None
+
+    def step(self) -> None:
+        self.loop(to(next(self.batches), self.device))
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        import torch
+
+        if self.time_phases:
+            synchronize()
+        start = time.perf_counter()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            yield
+        if self.time_phases:
+            synchronize()
+            self.phase_seconds[name] = time.perf_counter() - start
+
+
+def bare_gan(objective: Any, phase: Timer) -> Callable[[Batch], None]:
+    """Non-saturating GAN with lazy R1 and matching, as one would write it for a paper."""
+    import torch
+    from torch.nn.functional import softplus
+
+    generator, discriminator = objective.generator, objective.discriminator
+    make = objective.make_optimizer
+    optimizer_g = make["generator"](generator.parameters())
+    optimizer_d = make["discriminator"](discriminator.parameters())
+    average = copy.deepcopy(generator)
+    augment = objective.augment or (lambda images, _: images)
+    draws = objective.augment.num_draws if objective.augment else 1
+    count = 0
+
+    def step(batch: Batch) -> None:
+        nonlocal count
+        condition, size = batch.condition, len(batch)
+        device = batch.position.device
+        with phase("discriminator"):
+            real = augment(batch.image.float() / 127.5 - 1, torch.rand(size, draws, device=device))
+            other = condition[torch.arange(size, device=device) ^ 1]
+            with torch.no_grad():
+                fake = generator(torch.randn(size, objective.latent_channels, device=device), condition)
+                fake = augment(fake, torch.rand(size, draws, device=device))
+            lazy = bool(objective.r1) and count % objective.penalty_interval == 0
+            real.requires_grad_(lazy)
+            features = discriminator.features(real)
+            real_logits, wrong = discriminator.logits(features, condition), discriminator.logits(features, other)
+            loss = softplus(-real_logits) + softplus(discriminator(fake, condition))
+            loss = loss + objective.matching * softplus(wrong - real_logits)
+            if lazy:
+                (slope,) = torch.autograd.grad(real_logits.sum(), real, create_graph=True)
+                loss = loss + objective.penalty_interval * objective.r1 / 2 * slope.square().flatten(1).sum(1)
+            optimizer_d.zero_grad()
+            loss.mean().backward()
+            optimizer_d.step()
+        with phase("generator"):
+            discriminator.requires_grad_(False)
+            fake = generator(torch.randn(size, objective.latent_channels, device=device), condition)
+            features = discriminator.features(augment(fake, torch.rand(size, draws, device=device)))
+            fake_logits, wrong = discriminator.logits(features, condition), discriminator.logits(features, other)
+            loss = softplus(-fake_logits) + objective.matching * softplus(wrong - fake_logits)
+            optimizer_g.zero_grad()
+            loss.mean().backward()
+            optimizer_g.step()
+            discriminator.requires_grad_(True)
+        lerp(average, generator)
+        count += 1
+
+    return step
+
+
+def bare_vae(objective: Any, phase: Timer) -> Callable[[Batch], None]:
+    """Gaussian VAE with clipping, as one would write it for a paper."""
+    import torch
+    from torch.nn.utils import clip_grad_norm_
+
+    network = objective.autoencoder
+    optimizer = objective.make_optimizer["autoencoder"](network.parameters())
+    average = copy.deepcopy(network)
+
+    def step(batch: Batch) -> None:
+        with phase("autoencoder"):
+            image = batch.image.float() / 127.5 - 1
+            noise = torch.randn(len(batch), objective.latent_channels, device=image.device)
+            output, mean, log_variance = network(image, batch.condition, noise)
+            rate = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
+            loss = objective.reconstruction(output, image) + objective.kl_weight * rate / image[0].numel()
+            optimizer.zero_grad()
+            loss.mean().backward()
+            if objective.clip:
+                clip_grad_norm_(network.parameters(), objective.clip)
+            optimizer.step()
+        lerp(average, network)
+
+    return step
+
+
+def lerp(average: torch.nn.Module, network: torch.nn.Module) -> None:
+    import torch
+
+    with torch.no_grad():
+        torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 0.01)
+
+
+def to(batch: Batch, device: torch.device) -> Batch:
+    from trainer.batch import Batch
+
+    parts: list[Tensor] = [batch.image, batch.caption, batch.position]
+    image, caption, position = (part.to(device, non_blocking=True) for part in parts)
+    return Batch(image, batch.condition.to(device), caption, position)

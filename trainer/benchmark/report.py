@@ -1,0 +1,192 @@
+"""What was measured as tables, for the terminal and for README.md alike, and as a plot."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from trainer.benchmark import predict
+from trainer.errors import UserError
+from trainer.strategies.traffic import sent
+
+MIB = 2**20
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns line up in a terminal: the first to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = [
+        [cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        for row in (head, *rows)
+    ]
+    rule = ["-" * width if i == 0 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (lines[0], rule, *lines[1:]))
+
+
+def plural(count: int, thing: str) -> str:
+    return f"{count} {thing}{'s' * (count != 1)}"
+
+
+def ms(seconds: float) -> str:
+    return f"{1000 * seconds:,.2f}"
+
+
+def speeds(result: dict[str, Any]) -> str:
+    """Step and phases, ours and bare."""
+    ours, bare = result["speed"], result["speed"]["bare"]
+    named = [("step", ours["step_s"], bare and bare["step_s"])]
+    named += [(name, s, bare and bare["phases_s"].get(name)) for name, s in ours["phases_s"].items()]
+    rows = [[name, ms(s), ms(b) if b else "", f"{s / b:.3f}" if b else ""] for name, s, b in named]
+    images = [f"{each['images_per_second']:,.1f}" if each else "" for each in (ours, bare)]
+    if bare:
+        rows[0][3] = f"{ours['ratio']:.3f}"
+    rows = [["images/s", *images, ""], *([f"{name} ms", *rest] for name, *rest in rows)]
+    text = table(["", "ours", "bare PyTorch", "ratio"], rows)
+    note = f"\n\nNo bare loop: {result['no_bare_loop']}." if result["no_bare_loop"] else ""
+    return f"{text}\n\nData wait {ours['data_wait']:.2%} of a step.{note}"
+
+
+def work(result: dict[str, Any]) -> str:
+    """FLOPs of an image and utilisation."""
+    probe, speed, peak = result["probe"], result["speed"], result["peak"]["flops"]
+    size = speed["batch_size"] / speed["ranks"]
+    rows = []
+    for name, phase in [*probe["phases"].items(), ("step", None)]:
+        flops = phase["flops"] if phase else sum(p["flops"] for p in probe["phases"].values())
+        seconds = speed["phases_s"][name] if phase else speed["step_s"]
+        mfu = f"{flops / seconds / peak:.1%}" if peak else "peak unknown"
+        rows.append([name, f"{flops / size / 1e9:,.3f}", f"{flops / seconds / 1e9:,.1f}", mfu])
+    known = f"{peak / 1e9:,.1f} GFLOP/s" if peak else "unknown"
+    text = table(["", "GFLOP an image", "GFLOP/s a rank", "MFU"], rows)
+    return f"{text}\n\nPeak of a rank: {known} ({result['peak']['source']})."
+
+
+def traffic(result: dict[str, Any], probe: dict[str, Any]) -> str:
+    """Collectives of a step, by phase and kind."""
+    ranks, rows = len(probe["ranks"]), []
+    for name, counted in [*probe["phases"].items(), ("between phases", probe["between_phases"])]:
+        for kind, calls in counted["calls"].items():
+            count = counted["bytes"].get(kind, 0)
+            wire = sent(kind, count, ranks)
+            rows.append([name, kind, f"{calls:,.4g}", f"{count / MIB:,.3f}", f"{wire / MIB:,.3f}"])
+    if not rows:
+        return "None."
+    text = table(["phase", "collective", "calls", "MiB", "MiB sent on a ring"], rows)
+    everyone = ", ".join(f"{sum(rank['bytes'].values()) / MIB:,.3f}" for rank in probe["ranks"])
+    modelled = [row["bytes"] for row in result["clusters"]["rows"] if row["strategy"] == result["strategy"]]
+    formula = f"; the model's formula gives {modelled[0] / MIB:,.3f}" if modelled else ""
+    return f"{text}\n\nIn a step. The phases of each rank: {everyone} MiB{formula}."
+
+
+def memory(probes: list[dict[str, Any]]) -> str:
+    """What every rank holds."""
+    kinds = list(probes[0]["ranks"][0]["memory"])
+    rows = []
+    for probe in probes:
+        for number, rank in enumerate(probe["ranks"]):
+            held = [f"{rank['memory'][kind] / MIB:,.3f}" for kind in kinds]
+            rows.append([f"{number} of {len(probe['ranks'])}", *held, f"{rank['peak_gib']:,.2f}"])
+    return table(["rank", *(f"{kind} MiB" for kind in kinds), "peak GiB"], rows)
+
+
+def scaled(result: dict[str, Any]) -> str:
+    phases = list(result["speed"]["phases_s"])
+    head = ["scaling", "ranks", "batch", "images/s", "step ms", *(f"{name} ms" for name in phases), "efficiency"]
+    rows = []
+    for r in result["scaling"]:
+        times = [ms(seconds) for seconds in (r["step_s"], *(r["phases_s"][name] for name in phases))]
+        counts = [r["mode"], str(r["ranks"]), str(r["batch_size"]), f"{r['images_per_second']:,.1f}"]
+        rows.append([*counts, *times, f"{r['efficiency']:.1%}"])
+    return table(head, rows)
+
+
+def checked(rows: list[dict[str, Any]]) -> str:
+    """What the model says of the steps that were measured."""
+    head = ["scaling", "ranks", "processes apart ms", "communication ms", "sum ms", "overlapped ms", "measured ms"]
+    times = ("compute_s", "communication_s", "sum_s", "overlapped_s", "measured_s")
+    cells = [
+        [r["mode"], str(r["ranks"]), *(ms(r[key]) for key in times)]
+        + [f"{r[key] / r['measured_s']:.3f}" for key in ("sum_s", "overlapped_s")]
+        for r in rows
+    ]
+    fit = "; ".join(
+        f"{r['ranks']} ranks {r['mode']}: {r['bandwidth_gib_s']:.2f} GiB/s, {r['latency_us']:.0f} us" for r in rows
+    )
+    text = table([*head, "sum / measured", "overlapped / measured"], cells)
+    return f"{text}\n\nLinks that fit the all_reduces timed there: {fit}."
+
+
+def clusters(predicted: dict[str, Any]) -> str:
+    first = predicted["rows"][0]
+    head = ["strategy", "MiB a step", "compute ms", *(f"{ranks} ranks" for ranks in first["ranks"])]
+    rows = [
+        [row["strategy"], f"{row['bytes'] / MIB:,.1f}", ms(row["compute_s"])]
+        + [
+            f"{ms(r['communication_s'])} ms: {r['efficiency_apart']:.1%} to {r['efficiency_overlapped']:.1%}"
+            for r in row["ranks"].values()
+        ]
+        for row in predicted["rows"]
+    ]
+    return (
+        f"{table(head, rows)}\n\nCommunication, and efficiency of weak scaling without and with overlap, at "
+        f"{predicted['images_per_rank']} images a rank; {predicted['source']}; links as in `interconnect`."
+    )
+
+
+def sections(result: dict[str, Any]) -> dict[str, str]:
+    """Title -> Markdown."""
+    probes = [row["probe"] for row in result.get("scaling", []) if row["mode"] == "weak"] or [result["probe"]]
+    parts = {"Speed": speeds(result)}
+    if result["probe"]:
+        parts["Work"] = work(result)
+        parts[f"Communication on {plural(len(probes[-1]['ranks']), 'rank')}"] = traffic(result, probes[-1])
+        parts["Memory"] = memory(probes)
+    if "scaling" in result:
+        parts["Scaling"] = scaled(result)
+    if result.get("check"):
+        parts["Model against measurement"] = checked(result["check"])
+    if result["probe"]:
+        parts["Prediction"] = clusters(result["clusters"])
+    return parts
+
+
+def write(cfg: DictConfig, result: dict[str, Any]) -> None:
+    """Prints the tables; writes benchmark.json, README.md and, of several numbers of ranks, scaling.png."""
+    if "scaling" in result:
+        result["check"] = predict.check(result)
+    if result["probe"]:
+        result["clusters"] = predict.clusters(cfg, result)
+    where = result["environment"]
+    speed = result["speed"]
+    most = max([row["ranks"] for row in result.get("scaling", [])], default=speed["ranks"])
+    ranks = plural(most, "rank") if most == speed["ranks"] else f"{speed['ranks']} to {plural(most, 'rank')}"
+    title = (
+        f"{result['name']}, strategy={result['strategy']}, {ranks} on {where['device']}, "
+        f"{plural(where['threads_per_rank'], 'thread')} a rank, batch {speed['batch_size']}, {result['precision']}, "
+        f"medians of {plural(len(result['runs']), 'run')} of {plural(result['steps'], 'step')}"
+    )
+    body = "\n\n".join(f"## {name}\n\n{text}" for name, text in sections(result).items())
+    print(f"{title}\n\n{body}")
+    folder = Path(cfg.out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out={folder}: {error.strerror}; name a folder that can be made") from error
+    (folder / "benchmark.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    command = shlex.join(["python", "-m", "trainer.benchmark", *sys.argv[1:]])
+    picture = ""
+    if "scaling" in result:
+        from trainer.benchmark.plot import draw
+
+        draw(result, folder / "scaling.png")
+        picture = "\n![images/s over ranks](scaling.png)\n"
+    facts = "\n".join(f"- {key}: {value}" for key, value in where.items())
+    text = f"# {title}\n\n```bash\n{command}\n```\n\n{body}\n{picture}\n## Environment\n\n{facts}\n"
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    print(f"\n{folder}/README.md")
