@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+from trainer import signals
+
+if __name__ == "__main__":  # before whatever takes time
+    signals.arm()
+
 import logging
+import os
+import signal
 import sys
 import warnings
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from trainer import run_folder
+from trainer import ranks, run_folder
 from trainer.config import Training, entry, reported
 from trainer.errors import UserError
 
 
+def start(cfg: DictConfig) -> None:
+    """Trains here, or hands the run to what `launch` names."""
+    if not cfg.launch:
+        train(cfg)
+        return
+    from hydra.utils import instantiate
+
+    instantiate(cfg.launch, _convert_="all").submit(cfg)
+
+
 def train(cfg: DictConfig) -> None:
+    signals.immediate()
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else its stack traces bury the line that names a dead rank
     import pytorch_lightning as pl  # here, so that --help and a mistyped key are answered at once
     import torch
     from hydra.utils import instantiate
@@ -28,6 +47,8 @@ def train(cfg: DictConfig) -> None:
         raise UserError(
             f"trainer.accelerator={cfg.trainer.accelerator}: no GPU is visible here; leave it out to train on the CPU"
         )
+
+    ranks.check(cfg.nodes, cfg.gpus_per_node)
 
     folder = run_folder.make(cfg)
     source = cfg.resume or run_folder.restarted(folder)
@@ -57,13 +78,15 @@ def train(cfg: DictConfig) -> None:
     trainer.fit(objective, datamodule=data, ckpt_path=newest)
     stopped_by = max((getattr(callback, "signal", 0) for callback in callbacks), default=0)
     if stopped_by and trainer.is_global_zero:  # from a child, Lightning would take it for a crash and kill the rest
+        if stopped_by == signal.SIGUSR1:
+            signals.requeue()
         sys.exit(128 + stopped_by)
 
 
 def main() -> None:
     with reported():
         run_folder.offer_saved_config(sys.argv)
-    entry(train, "config", Training)
+    entry(start, "config", Training)
 
 
 if __name__ == "__main__":

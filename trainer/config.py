@@ -19,7 +19,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from trainer import mistakes, run_folder, signatures
+from trainer import mistakes, ranks, run_folder, signatures
 from trainer.errors import UserError
 
 
@@ -42,6 +42,9 @@ class Training:
     seed: int = 0
     resume: str | None = None
     run_dir: str = "${run_dir:${name}}"
+    launch: Any = None
+    nodes: int = 1
+    gpus_per_node: Any = "auto"
     objective: Any = MISSING
     data: Any = MISSING
     text: Text = MISSING
@@ -84,6 +87,8 @@ def entry(task: Callable[[DictConfig], None], config_name: str, schema: type) ->
     Plugins.instance().register(UserConf)
     OmegaConf.register_new_resolver("steps", steps, replace=True)
     OmegaConf.register_new_resolver("run_dir", run_folder.default, replace=True)
+    for resolver in (ranks.num_nodes, ranks.devices, ranks.accelerator):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
     OmegaConf.register_new_resolver("help", lambda: mistakes.listing(conf_folders()), replace=True)
     sys.argv[1:] = appended(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions on instead of printing them
@@ -114,11 +119,10 @@ def reported() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
-        ranks = (os.environ[key] for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if key in os.environ)
-        rank = next(ranks, "0")
+        rank = ranks.rank()
         line = mistakes.explain(error, conf_folders())
         if line is None:
             traceback.print_exc()
             sys.exit(1)
-        print(line if rank == "0" else f"rank {rank}: {line}", file=sys.stderr, flush=True)
+        print(line if rank == 0 else f"rank {rank}: {line}", file=sys.stderr, flush=True)
         sys.exit(2)

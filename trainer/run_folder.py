@@ -25,7 +25,8 @@ VARIABLE = "TRAINER_RUN_DIR"  # children, other ranks and requeued jobs find the
 COMPOSED = "composed.yaml"
 STAMP = time.strftime("%Y-%m-%d_%H-%M-%S")
 GROUPS = ("objective", "data", "text", "strategy", "trainer", "callbacks", "logger")
-FREE = ("kimg", "resume", "run_dir", "trainer", "callbacks", "logger", "strategy")  # may change when a run goes on
+PLACE = ("run_dir", "resume", "launch", "nodes", "gpus_per_node")  # of a start, not of the run
+FREE = (*PLACE, "kimg", "trainer", "callbacks", "logger", "strategy")  # may change when a run goes on
 FREE_ANYWHERE = ("num_workers", "cache_dir")
 
 
@@ -42,7 +43,7 @@ def make(cfg: DictConfig) -> Path:
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
         folder = Path(hydra.sweep.dir, hydra.sweep.subdir)
-        sys.argv[1:] = hydra.overrides.task  # children of this job run this job, not the sweep
+        sys.argv[1:] = arguments()  # children of this job run this job, not the sweep
     elif OmegaConf.is_interpolation(cfg, "run_dir") and VARIABLE not in os.environ and "slurm-" not in folder.name:
         folder = agreed(folder) if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else claimed(folder)
     try:
@@ -52,6 +53,12 @@ def make(cfg: DictConfig) -> Path:
     atexit.register(remove_if_empty, folder)  # where the parts could not be built
     os.environ[VARIABLE] = cfg.run_dir = str(folder)
     return folder
+
+
+def arguments() -> list[str]:
+    """What follows `python -m trainer` for this run, also where it is one of a sweep."""
+    hydra = HydraConfig.get()
+    return list(hydra.overrides.task) if hydra.mode == RunMode.MULTIRUN else sys.argv[1:]
 
 
 def remove_if_empty(folder: Path) -> None:
@@ -141,7 +148,7 @@ def offer_saved_config(arguments: list[str]) -> None:
         arguments.append("+experiment=resumed")
     if "+experiment=resumed" in arguments:  # also in the children of a resumed run
         saved: Any = OmegaConf.to_container(OmegaConf.load(folder / COMPOSED))
-        node = {key: value for key, value in saved.items() if key not in ("run_dir", "resume")}
+        node = {key: value for key, value in saved.items() if key not in PLACE}
         node["defaults"] = [*({f"override /{group}": None} for group in GROUPS), "_self_"]
         ConfigStore.instance().store("resumed", node, group="experiment", package="_global_")
 

@@ -1,59 +1,63 @@
-"""Ctrl-C and SIGTERM end a run at the end of a batch, with everything saved."""
+"""A signal ends a run at the end of a batch, with everything saved."""
 
 from __future__ import annotations
 
-import signal
-import sys
-from types import FrameType
+import time
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, Trainer
 
+from trainer import signals
+
 
 class Stop(Callback):
-    """The first SIGINT or SIGTERM finishes the batch, lets `Checkpoint` save and stops all ranks; the second aborts.
+    """The first SIGINT, SIGTERM or SIGUSR1 on any rank finishes the batch, lets `Checkpoint` save, and stops all ranks.
 
     `signal` is then the number of the signal, and the process should end with 128 + signal, as a shell would say it
-    (130 for Ctrl-C), so that a script can tell a finished run from an interrupted one. Stands before `Checkpoint`.
+    (130 for Ctrl-C), so that a script can tell a finished run from an interrupted one. A second SIGINT aborts.
+    Several ranks compare notes after the first batch, then about every `every_seconds`, and never less than once a
+    batch where a batch takes longer. Stands before `Checkpoint`.
     """
 
-    def __init__(self, every_steps: int = 10) -> None:
-        self.every_steps = every_steps  # how often several ranks compare notes
+    def __init__(self, every_seconds: float = 1.0) -> None:
+        self.every_seconds = every_seconds
         self.signal = 0
+        self._next_step = self._last_step = 0
+        self._last_time = 0.0
         self._previous: dict[int, Any] = {}
 
-    def on_train_start(self, trainer: Trainer, objective: Any) -> None:
-        # Lightning's own handlers, registered before this, would raise in the middle of a step.
-        self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    def setup(self, trainer: Trainer, objective: Any, stage: str) -> None:
+        self._previous = signals.arm()
+        signals.defer()
+        # Lightning's own handlers would broadcast in the middle of whatever is running, and requeue by themselves.
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.signal:
-            self._restore()
-            raise KeyboardInterrupt
-        self.signal = number
-        print(
-            f"{signal.Signals(number).name}: finishing the batch and saving; once more to abort",
-            file=sys.stderr,
-            flush=True,
-        )
+    def on_train_start(self, trainer: Trainer, objective: Any) -> None:
+        self._last_step, self._last_time = trainer.global_step, time.monotonic()
+        self._next_step = trainer.global_step + 1
 
     def on_train_batch_end(self, trainer: Trainer, objective: Any, *_: Any) -> None:
-        if trainer.world_size > 1:
-            if trainer.global_step % self.every_steps:
-                return
-            flag = torch.tensor(float(self.signal), device=trainer.strategy.root_device)
-            self.signal = int(trainer.strategy.reduce(flag, reduce_op="max").item())
+        step = trainer.global_step
+        if trainer.world_size == 1:
+            self.signal = signals.received
+        elif step >= self._next_step:
+            now = time.monotonic()
+            seconds_a_step = (now - self._last_time) / (step - self._last_step)
+            notes = torch.tensor([float(signals.received), seconds_a_step], device=trainer.strategy.root_device)
+            received, slowest = trainer.strategy.reduce(notes, reduce_op="max").tolist()
+            self.signal = int(received)
+            self._last_step, self._last_time = step, now
+            self._next_step = step + max(1, int(self.every_seconds / slowest))
         if self.signal:
             trainer.should_stop = True
 
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
-
     def on_train_end(self, trainer: Trainer, objective: Any) -> None:
-        self._restore()
+        if self.signal:
+            trainer.strategy.barrier()  # the first rank to leave may take the others with it
+
+    def teardown(self, trainer: Trainer, objective: Any, stage: str) -> None:
+        signals.restore(self._previous)
 
     def on_exception(self, trainer: Trainer, objective: Any, exception: BaseException) -> None:
-        self._restore()
+        signals.restore(self._previous)

@@ -1,0 +1,59 @@
+"""Which process of a run this is, and how many a launcher (torchrun, srun) has started. The standard library only."""
+
+from __future__ import annotations
+
+import os
+
+from trainer.errors import UserError
+
+
+def rank() -> int:
+    """Number of this process among all; 0 where it is alone."""
+    keys = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # torchrun inside srun: its own count is finer
+    return next((int(os.environ[key]) for key in keys if key in os.environ), 0)
+
+
+def launched() -> tuple[int, int] | None:
+    """(nodes, processes on each) of the launcher that started this process; None if nothing did."""
+    env = os.environ
+    if "LOCAL_WORLD_SIZE" in env:
+        return int(env["WORLD_SIZE"]) // int(env["LOCAL_WORLD_SIZE"]), int(env["LOCAL_WORLD_SIZE"])
+    if "SLURM_NTASKS" in env and env.get("SLURM_JOB_NAME") not in ("bash", "interactive"):  # as Lightning tells them
+        nodes = int(env.get("SLURM_NNODES", 1))
+        return nodes, int(env.get("SLURM_NTASKS_PER_NODE") or int(env["SLURM_NTASKS"]) // nodes)
+    return None
+
+
+def num_nodes(nodes: int) -> int:
+    """For `trainer.num_nodes`: what a launcher has started, else what the user says."""
+    found = launched()
+    return found[0] if found else nodes
+
+
+def devices(gpus_per_node: int | str) -> int | str:
+    """For `trainer.devices`: as many as processes were launched on each node, else what the user says."""
+    found = launched()
+    return found[1] if found else gpus_per_node or 1
+
+
+def accelerator(gpus_per_node: int | str) -> str:
+    """For `trainer.accelerator`: no GPUs means the CPU."""
+    return "cpu" if gpus_per_node == 0 else "auto"
+
+
+def check(nodes: int, gpus_per_node: int | str) -> None:
+    """UserError unless the processes that were launched are those that `nodes` and `gpus_per_node` speak of."""
+    found = launched()
+    if found is None:
+        if nodes > 1 and "NODE_RANK" not in os.environ:
+            raise UserError(
+                f"nodes={nodes}: this process was not started on several nodes; say launch=slurm, or see launch/"
+            )
+        return
+    if nodes not in (1, found[0]):
+        raise UserError(f"nodes={nodes}: the launcher started processes on {found[0]}; leave nodes out, or say that")
+    if gpus_per_node not in ("auto", 0, found[1]):
+        raise UserError(
+            f"gpus_per_node={gpus_per_node}: the launcher started {found[1]} processes a node, one is needed for each "
+            f"GPU; leave gpus_per_node out, or start as many"
+        )
