@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.benchmark import peak, report
+from trainer.benchmark import peak, report, scaling
 from trainer.benchmark.flops import Flops
 from trainer.benchmark.measure import medians
 from trainer.benchmark.speed import typical
@@ -67,6 +67,14 @@ def test_an_unknown_gpu_has_no_peak():
 def test_the_peak_of_a_cpu_is_reached_by_no_product(monkeypatch):
     monkeypatch.setattr(peak, "SECONDS", 0.05)
     assert 1e8 < peak.of_cpu(torch.float32, size=256) < 1e15
+
+
+def test_the_reason_of_a_failure_is_what_stands_before_torchruns_account():
+    torchrun = "E1122 14145 torch/distributed/elastic/api.py:1] failed\nTraceback\n  x\n"
+    log = f"start\nstrategy=zero9: no such option\n{torchrun}"
+    assert scaling.reason(log) == ["start", "strategy=zero9: no such option"]
+    assert scaling.reason("a\nb\n") == ["a", "b"]
+    assert len(scaling.reason("a\n" * 100)) == scaling.TAIL
 
 
 def test_tables_line_up():

@@ -135,13 +135,19 @@ def launch(folder: Path, point: Point, threads: int, bare: bool, probe: bool, re
                 )
         for process, each in zip(processes, folders, strict=True):
             if process.wait():
-                for text in (each / "log.txt").read_text(encoding="utf-8").splitlines()[-TAIL:]:
+                for text in reason((each / "log.txt").read_text(encoding="utf-8")):
                     say(f"  {text}")
                 raise UserError(f"{point}: ended with code {process.returncode}; its lines are above, all in {each}")
     finally:
         for process in processes:
             process.terminate()
     return [json.loads((each / "benchmark.json").read_text(encoding="utf-8")) for each in folders]
+
+
+def reason(log: str) -> list[str]:
+    """The last lines of a log before torchrun's own account of a failure."""
+    own, _, _ = log.partition("torch/distributed/elastic/")
+    return (own if own == log else own[: own.rfind("\n")]).splitlines()[-TAIL:]
 
 
 def visible(number: int) -> str:
