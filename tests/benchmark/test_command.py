@@ -71,7 +71,7 @@ def test_two_ranks_scaled_predicted_and_drawn(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "trainer.benchmark", *arguments, f"out={tmp_path}"],
         cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True, text=True, timeout=500,
+        capture_output=True, text=True, timeout=1500,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     written = json.loads((tmp_path / "benchmark.json").read_text())

@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from omegaconf import DictConfig
 
 from trainer.benchmark import predict
 from trainer.errors import UserError
+from trainer.progress import say
 from trainer.strategies.traffic import sent
 
 MIB = 2**20
@@ -181,7 +183,9 @@ def write(cfg: DictConfig, result: dict[str, Any]) -> None:
     (folder / "benchmark.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     command = shlex.join(["python", "-m", "trainer.benchmark", *sys.argv[1:]])
     picture = ""
-    if "scaling" in result:
+    if "scaling" in result and find_spec("matplotlib") is None:
+        say("no scaling.png: it needs matplotlib; python -m pip install 'trainer[plot]'")
+    elif "scaling" in result:
         from trainer.benchmark.plot import draw
 
         draw(result, folder / "scaling.png")
