@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import sys
 import zipfile
@@ -11,19 +12,24 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from safetensors.torch import load_file
 
 from trainer.errors import UserError
+from trainer.strategies.parts import joined
 
+STATES = ("state_dict", "ema", "optimizer_states")  # what ranks may hold in parts
+WEIGHTS, SETTINGS = "model.safetensors", "config.json"  # the files of an export
 KEYS = ("config", "state_dict", "ema", "images_seen")  # what a checkpoint of ours has
 
 
 def newest(path: str | Path) -> Path:
-    """The newest whole checkpoint of a run folder or of its checkpoints folder; a .ckpt file is itself.
+    """The newest whole checkpoint of a run folder or of its checkpoints folder; a .ckpt or an export is itself.
 
     A file cut short (a full disk, a broken copy) is passed over with a line that says so. UserError if none is left.
     """
     path = Path(path).expanduser()
-    if path.is_file():
+    path = path / WEIGHTS if (path / WEIGHTS).is_file() else path
+    if path.is_file() or (path.is_dir() and path.suffix == ".ckpt"):
         if not _is_whole(path):
             raise UserError(
                 f"checkpoint {path} is cut short or no checkpoint: give its run folder to take the newest whole one"
@@ -40,12 +46,24 @@ def newest(path: str | Path) -> Path:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint file, tensors mapped from disk. UserError if it is damaged or not one of ours."""
+    """The content of a checkpoint, tensors mapped from disk. UserError if it is damaged or not one of ours.
+
+    Of one that the ranks wrote in parts, whole tensors are put together when they are asked for.
+    """
+    path = Path(path)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if path.name == WEIGHTS:
+            saved = json.loads(path.with_name(SETTINGS).read_text(encoding="utf-8"))
+            checkpoint = {**saved, "state_dict": load_file(path), "ema": {}}  # it has the EMA's weights
+        else:
+            files = sorted(path.glob("rank*.pt")) if path.is_dir() else [path]
+            ranks = [torch.load(file, map_location="cpu", weights_only=True, mmap=True) for file in files]
+            checkpoint = ranks[0]
+            if path.is_dir():
+                checkpoint |= {key: joined([rank[key] for rank in ranks]) for key in STATES if key in checkpoint}
     except FileNotFoundError as error:
         raise UserError(f"checkpoint {path} does not exist{_runs_near(Path(path))}") from error
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
         raise UserError(f"checkpoint {path} is damaged, or holds code instead of tensors: take another one") from error
     missing = [key for key in KEYS if not isinstance(checkpoint, dict) or key not in checkpoint]
     if missing:
@@ -68,7 +86,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Any:
     checkpoint = read(path)
     try:
         objective: Any = instantiate(checkpoint["config"]["objective"], _convert_="all")
-        objective.load_state_dict(checkpoint["state_dict"])
+        objective.load_state_dict(dict(checkpoint["state_dict"]))
     except (InstantiationException, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
@@ -83,8 +101,18 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Any:
     return objective.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
 
 
+def rank_file(rank: int, num_ranks: int) -> str:
+    """Name of a rank's file in a checkpoint that all ranks write."""
+    return f"rank{rank:05}-of-{num_ranks:05}.pt"
+
+
 def _is_whole(path: Path) -> bool:
     """A zip archive ends with its table of contents: a file that was cut short has none."""
+    if path.name == WEIGHTS:
+        return path.with_name(SETTINGS).is_file()
+    if path.is_dir():
+        files = [*path.glob("rank*.pt")]
+        return bool(files) and len(files) == int(files[0].stem[-5:]) and all(map(_is_whole, files))
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("data.pkl") for name in archive.namelist())

@@ -1,6 +1,6 @@
 """Trains tiny objectives with one strategy, alone or as one of several ranks, and writes what tests compare.
 
-worker.py STRATEGY FOLDER CASE...   a case is OBJECTIVE/PRECISION, or OBJECTIVE/PRECISION/from=FILE/save=STEP
+worker.py STRATEGY FOLDER CASE...   a case is OBJECTIVE/PRECISION with /seed=1 /save=NAME /sharded=NAME /from=NAME
 """
 
 import os
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 sys.path.insert(0, str(Path(__file__).parents[1] / "objectives"))
 from conftest_objectives import make_gan, make_vae, random_batch
 
+from trainer import checkpoint
 from trainer.callbacks.checkpoint_io import AtomicCheckpointIO
 from trainer.callbacks.ema import EMA
 from trainer.losses.adversarial import Hinge, Relativistic
@@ -88,16 +89,30 @@ class Watch(pl.Callback):
 
 
 class Save(pl.Callback):
-    def __init__(self, path, step, sharded=False):
-        self.path, self.step, self.sharded = path, step, sharded
+    """Checkpoints halfway, with the images that the EMA weights draw then; or draws them after loading."""
+
+    def __init__(self, path, sharded):
+        self.path, self.sharded = path, sharded
+
+    def draw(self, objective):
+        batch = random_batch(4)
+        latent = torch.linspace(-1, 1, 4 * objective.latent_channels).view(4, -1)
+        with torch.no_grad(), objective.ema_weights():
+            self.images = objective.sample(latent, batch.condition) if objective.global_rank == 0 else None
+
+    def on_train_start(self, trainer, objective):
+        if trainer.global_step == STEPS // 2:
+            self.draw(objective)
 
     def on_train_batch_end(self, trainer, objective, *_):
-        if trainer.global_step == self.step:
+        if self.path and trainer.global_step == STEPS // 2:
+            self.draw(objective)
             trainer.strategy.sharded_checkpoints = self.sharded
             trainer.save_checkpoint(self.path)
+            trainer.strategy.sharded_checkpoints = False
 
 
-def train(strategy, case, folder, steps=STEPS):
+def train(strategy, case, folder):
     name, precision, *options = case.split("/")
     options = dict(option.split("=", 1) for option in options)
     seed = int(options.get("seed", 0))
@@ -108,10 +123,9 @@ def train(strategy, case, folder, steps=STEPS):
             for parameter in objective.parameters():
                 parameter.add_(1.0)
     watch = Watch()
-    callbacks = [EMA(halflife_kimg=0.05, rampup_ratio=1.0), watch]
-    if "save" in options:
-        path = folder / f"{case.replace('/', '_').replace('=', '-')}.ckpt"
-        callbacks.append(Save(path, int(options["save"]), options.get("sharded") == "yes"))
+    saved = options.get("save") or options.get("sharded")
+    save = Save(folder / saved if saved else None, "sharded" in options)
+    callbacks = [EMA(halflife_kimg=0.05, rampup_ratio=1.0), watch, save]
     ranks = int(os.environ.get("WORLD_SIZE", 1))
     trainer = pl.Trainer(
         strategy=STRATEGIES[strategy](), accelerator="cpu", devices=ranks, max_epochs=1, max_steps=STEPS,
@@ -121,17 +135,17 @@ def train(strategy, case, folder, steps=STEPS):
     )  # fmt: skip
     trainer.strategy.checkpoint_io = AtomicCheckpointIO()
     size, rank = GLOBAL_BATCH // ranks, trainer.global_rank
-    first = 0
-    if "from" in options:
-        first = torch.load(Path(options["from"]), weights_only=True, mmap=True)["global_step"]
-    steps = range(first, STEPS)
+    resumed = folder / options["from"] if "from" in options else None
+    steps = range(checkpoint.read(resumed)["global_step"] if resumed else 0, STEPS)
     batches = [random_batch(GLOBAL_BATCH, offset + GLOBAL_BATCH * i)[rank * size : (rank + 1) * size] for i in steps]
-    trainer.fit(objective, DataLoader(batches, batch_size=None), ckpt_path=options.get("from"))
-    checkpoint = trainer._checkpoint_connector.dump_checkpoint()  # whole, on rank 0
+    trainer.fit(objective, DataLoader(batches, batch_size=None), ckpt_path=resumed)
+    final = trainer._checkpoint_connector.dump_checkpoint()  # whole, on rank 0
     result = {
-        "weights": checkpoint["state_dict"],
-        "ema": checkpoint["ema"],
+        "weights": final["state_dict"],
+        "ema": final["ema"],
         "held": {key: objective.held(p).clone() for key, p in objective.named_parameters()},
+        "optimizer": final["optimizer_states"],
+        "images": getattr(save, "images", None),
         "seen": watch.seen,
         "images_seen": objective.images_seen,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -21,24 +22,29 @@ class Checkpoint(Callback):
 
     Keeps the newest `keep`. Checkpoints are taken at the end of a batch, so a resumed run goes on with the next one.
     Weights that are not finite are never saved (UserError). The random state of every rank is kept as "rng".
+    sharded: a folder of that name, in which every rank writes what it holds, for models that are too large for one
+    process. Either is read by any strategy on any number of ranks.
     """
 
-    def __init__(self, times: int = 10, every_minutes: float = 15, keep: int = 2) -> None:
+    def __init__(self, times: int = 10, every_minutes: float = 15, keep: int = 2, sharded: bool = False) -> None:
         if keep < 1:
             raise UserError(f"callbacks.checkpoint.keep={keep}: keep at least 1")
         self.folder = Path()
         self.times = times
         self.every_minutes = every_minutes
         self.keep = keep
+        self.sharded = sharded
         self._saved_at = time.monotonic()
         self._random_state: dict[str, Any] | None = None
 
     def setup(self, trainer: Trainer, objective: Any, stage: str) -> None:
         self.folder = Path(trainer.default_root_dir, "checkpoints")
-        trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        strategy: Any = trainer.strategy
+        strategy.checkpoint_io = AtomicCheckpointIO()
+        strategy.sharded_checkpoints = self.sharded and trainer.world_size > 1
         if trainer.is_global_zero and self.folder.is_dir():
             for leftover in self.folder.glob(".*.tmp"):  # of a killed run
-                leftover.unlink()
+                remove(leftover)
 
     def on_save_checkpoint(self, trainer: Trainer, objective: Any, checkpoint: dict[str, Any]) -> None:
         states: list[Any] = [random_state()]
@@ -82,4 +88,8 @@ class Checkpoint(Callback):
         self._saved_at = time.monotonic()
         if trainer.is_global_zero:
             for old in sorted(self.folder.glob("kimg*.ckpt"))[: -self.keep]:
-                old.unlink()
+                remove(old)
+
+
+def remove(checkpoint: Path) -> None:
+    shutil.rmtree(checkpoint) if checkpoint.is_dir() else checkpoint.unlink()

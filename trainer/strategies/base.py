@@ -127,7 +127,7 @@ class PerNetwork:
 
     def save_checkpoint(self: Any, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         if self.sharded_checkpoints:
-            self.checkpoint_io.save_sharded(checkpoint, path, self.global_rank, self.world_size, self.barrier)
+            self.checkpoint_io.save_sharded(checkpoint, path)
         elif self.is_global_zero:
             self.checkpoint_io.save_checkpoint(checkpoint, path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,37 @@ def save_parts(parts: dict[str, Any], device: torch.device, sharded: bool) -> di
         if kept is not None:
             saved[key] = kept
     return saved
+
+
+class Joined(Mapping[Any, Any]):
+    """The same dict as several ranks have it; what they hold in parts comes out whole, one tensor at a time."""
+
+    def __init__(self, ranks: Sequence[Mapping[Any, Any]]):
+        self.ranks = ranks
+
+    def __getitem__(self, key: Any) -> Any:
+        return joined([rank[key] for rank in self.ranks if key in rank])
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.ranks[0])
+
+    def __len__(self) -> int:
+        return len(self.ranks[0])
+
+
+def joined(ranks: Sequence[Any]) -> Any:
+    """One value of what the ranks wrote: parts are put together, all else is as rank 0 has it."""
+    first = ranks[0]
+    if isinstance(first, list):
+        return [joined(each) for each in zip(*ranks, strict=True)]
+    if not isinstance(first, dict):
+        return first
+    if first.keys() != {"part", "start", "shape"}:
+        return Joined(ranks)
+    whole = torch.empty(first["shape"], dtype=first["part"].dtype)
+    for piece in ranks:
+        whole.view(-1)[piece["start"] : piece["start"] + len(piece["part"])] = piece["part"]
+    return whole
 
 
 def is_split(part: Any) -> bool:

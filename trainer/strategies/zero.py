@@ -50,7 +50,8 @@ class ZeRO(Sharded):
             )[0]
 
     def config(self) -> dict[str, Any]:
-        zero: dict[str, Any] = {"stage": self.stage, "overlap_comm": self.root_device.type == "cuda"}
+        # DeepSpeed's own linear rounds otherwise than PyTorch's under bf16, so stage 3 would not equal the others
+        zero: dict[str, Any] = {"stage": self.stage, "memory_efficient_linear": False}
         if self.offload_optimizer:
             zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
         if self.offload_parameters:
@@ -85,15 +86,9 @@ class ZeRO(Sharded):
             return
         import deepspeed
 
-        split: list[Any] = [p for p in network.parameters() if hasattr(p, "ds_tensor")]
-        with deepspeed.zero.GatheredParameters(split):
-            for parameter in split:
-                parameter.ds_persist = True  # else the first use would free them
-            try:
-                yield
-            finally:
-                for parameter in split:
-                    parameter.ds_persist = False
+        split = [p for p in network.parameters() if hasattr(p, "ds_tensor")]
+        with deepspeed.zero.GatheredParameters(split), without_hooks(network):
+            yield
 
     def part(self, parameter: Any) -> Part:
         if not hasattr(parameter, "ds_tensor"):
@@ -190,6 +185,23 @@ def span(parameter: Any, rank: int) -> tuple[int, int]:
     size = parameter.partition_numel()
     start = min(rank * size, parameter.ds_numel)
     return start, min(size, parameter.ds_numel - start)
+
+
+@contextmanager
+def without_hooks(network: nn.Module) -> Iterator[None]:
+    """Nothing gathers, frees or compares notes with other ranks when a module of `network` runs."""
+    dicts = [hooks for module in network.modules() for hooks in (module._forward_pre_hooks, module._forward_hooks)]
+    removed = [{k: h for k, h in hooks.items() if getattr(h, "__module__", "").startswith("deepspeed")} for hooks in dicts]
+    kept = [dict(hooks) for hooks in dicts]
+    for hooks, gone in zip(dicts, removed, strict=True):
+        for key in gone:
+            del hooks[key]
+    try:
+        yield
+    finally:
+        for hooks, before in zip(dicts, kept, strict=True):  # in the order that they had
+            hooks.clear()
+            hooks.update(before)
 
 
 def load_deepspeed() -> Any:

@@ -1,0 +1,82 @@
+"""The table of strategies and objectives, measured: python tests/strategies/matrix.py [--readme]"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+WORKER = Path(__file__).with_name("worker.py")
+README = Path(__file__).parents[2] / "README.md"
+STRATEGIES = ("ddp", "fsdp", "zero1", "zero2", "zero3")
+OBJECTIVES = {"hinge": "cgan, hinge", "rpgan": "cgan, RpGAN + exact R1 + R2", "cvae": "cvae"}
+BEGIN, END = "<!-- matrix -->", "<!-- /matrix -->"
+
+
+def run(strategy, ranks, folder, cases):
+    """Trains the cases of worker.py; results are read with `result`."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+    command = [sys.executable, *launcher, str(WORKER), strategy, str(folder), *cases]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, f"{done.stdout[-1500:]}\n{done.stderr[-4000:]}"
+
+
+def result(folder, case, ranks, rank=0):
+    return torch.load(Path(folder, f"{case.replace('/', '_').replace('=', '-')}.{rank}-of-{ranks}.pt"))
+
+
+def difference(one, other):
+    """Largest absolute difference of any weight or average of it."""
+    assert one["weights"].keys() == other["weights"].keys()
+    assert one["ema"].keys() == other["ema"].keys()
+    assert one["ema"]
+    pairs = [(one[kind][key], other[kind][key]) for kind in ("weights", "ema") for key in one[kind]]
+    return max((a - b).abs().max().item() for a, b in pairs)
+
+
+def cases(precision, seed=1):
+    return [f"{name}{split}/{precision}/seed={seed}" for name in OBJECTIVES for split in ("", "+split")]
+
+
+def table(folder):
+    """Rows of Markdown: for each strategy on 2 ranks the largest difference after 20 steps, fp32 and bf16."""
+    fp32, bf16 = cases("fp32"), cases("bf16")
+    folders = {strategy: Path(folder, strategy) for strategy in ("single", *STRATEGIES)}
+    for strategy, place in folders.items():
+        place.mkdir()
+        run(strategy, 1 if strategy == "single" else 2, place, fp32 + bf16)
+        print(f"{strategy} done", file=sys.stderr, flush=True)
+    heads = [f"{title}{split}" for title in OBJECTIVES.values() for split in ("", ", x2, clip")]
+    rows = [f"| 2 ranks | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
+    for strategy in STRATEGIES:
+        cells = []
+        for exact, rounded in zip(fp32, bf16, strict=True):
+            mine = result(folders[strategy], exact, 2)
+            fp32_difference = difference(result(folders["single"], exact, 1), mine)
+            bf16_difference = difference(result(folders["ddp"], rounded, 2), result(folders[strategy], rounded, 2))
+            against_ddp = "reference" if strategy == "ddp" else f"{bf16_difference:.0e}"
+            cells.append(f"{fp32_difference:.0e} / {against_ddp}")
+        rows.append(f"| `{strategy}` | {' | '.join(cells)} |")
+    memory = {s: result(folders[s], fp32[0], 1 if s == "single" else 2)["seen"]["memory"] for s in folders}
+    kinds = ("parameters", "gradients", "optimizer", "master")
+    rows += ["", "| bytes on a rank, generator | parameters | gradients | optimiser | fp32 copy |", "|---|---|---|---|---|"]
+    for strategy, held in memory.items():
+        rows.append(f"| `{strategy}` | " + " | ".join(f"{held['generator'].get(k, 0):,}" for k in kinds) + " |")
+    return "\n".join(rows)
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        rows = table(folder)
+    print(rows)
+    if "--readme" in sys.argv:
+        text = README.read_text()
+        before, after = text.split(BEGIN)[0], text.split(END)[1]
+        README.write_text(f"{before}{BEGIN}\n{rows}\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()

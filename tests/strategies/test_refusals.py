@@ -1,0 +1,74 @@
+"""What a strategy cannot do it says before the first step, with the remedy."""
+
+from functools import partial
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from conftest_objectives import make_gan, random_batch
+from torch.utils.data import DataLoader
+
+from trainer.errors import UserError
+from trainer.strategies.fsdp import FSDP, units
+from trainer.strategies.single import Single
+from trainer.strategies.zero import ZeRO
+
+
+def fit(strategy, objective=None, precision="32-true"):
+    trainer = pl.Trainer(
+        strategy=strategy, accelerator="cpu", devices=1, max_steps=1, precision=precision, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    try:
+        trainer.fit(objective or make_gan(), DataLoader([random_batch()], batch_size=None))
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16-true", "64-true"])
+def test_precision(precision):
+    with pytest.raises(UserError, match=f"trainer.precision={precision}: expected one of 32-true, bf16-mixed"):
+        fit(Single("cpu"), precision=precision)
+
+
+@pytest.mark.parametrize("strategy", [FSDP, partial(ZeRO, stage=2)])
+def test_optimizers_that_need_whole_parameters(strategy):
+    with pytest.raises(UserError, match=r"Adafactor needs whole parameters.*or strategy=ddp"):
+        fit(strategy(), make_gan(optimizer=torch.optim.Adafactor))
+
+
+@pytest.mark.parametrize("strategy", [FSDP, partial(ZeRO, stage=3)])
+def test_tied_parameters(strategy):
+    gan = make_gan()
+    gan.generator.again = gan.generator.style
+    with pytest.raises(UserError, match=r"generator uses \d+ parameters in several places.*strategy=ddp"):
+        fit(strategy(), gan)
+
+
+def test_offload_without_a_gpu():
+    with pytest.raises(UserError, match="there is no GPU"):
+        fit(ZeRO(stage=2, offload_optimizer=True))
+
+
+def test_offload_of_what_is_not_split():
+    with pytest.raises(UserError, match="only strategy=zero3"):
+        ZeRO(stage=2, offload_parameters=True)
+
+
+@pytest.mark.parametrize("make", [lambda: ZeRO(stage=4), lambda: FSDP(unit_parameters=0)])
+def test_values(make):
+    with pytest.raises(UserError, match="expected"):
+        make()
+
+
+def test_units_are_children_and_large_blocks():
+    gan = make_gan()
+    names = {id(module): name for name, module in gan.named_modules()}
+    top = {names[id(unit)] for unit in units(gan.generator, 10**9)}
+    assert top == {f"generator.{name}" for name, child in gan.generator.named_children() if [*child.parameters()]} - {
+        "generator.norms", "generator.ups"} | {names[id(block)] for part in ("norms", "ups") for block in getattr(
+            gan.generator, part)}  # fmt: skip
+    finer = [names[id(unit)] for unit in units(gan.generator, 300)]
+    assert set(finer) > top
+    assert finer.index("generator.style.text") < finer.index("generator.style"), "inner blocks come first"
