@@ -55,6 +55,7 @@ def test_without_a_bare_loop_it_goes_on_and_says_so(command, tmp_path):
         (["ranks=[0,1]"], "expected a list of numbers of ranks"),
         (["ranks=[1,3]"], "does not split into even parts for 3 ranks; make it a multiple of 6"),
         (["ranks=[1,2]", "strategy=single"], "strategy=single trains on one rank"),
+        (["predict.gpu=GTX"], "predict.gpu=GTX: expected one of H200"),
         (["steps=0"], "steps=0, repeats=5: expected at least 1"),
     ],
 )

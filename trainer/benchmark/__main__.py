@@ -40,9 +40,12 @@ def benchmark(cfg: DictConfig) -> None:
     if cfg.steps < 1 or cfg.repeats < 1:
         raise UserError(f"steps={cfg.steps}, repeats={cfg.repeats}: expected at least 1")
     from trainer.benchmark.measure import measure, rank
+    from trainer.benchmark.peak import PEAK_TFLOPS
     from trainer.benchmark.report import write
     from trainer.benchmark.scaling import scaling
 
+    if cfg.predict.gpu not in PEAK_TFLOPS:
+        raise UserError(f"predict.gpu={cfg.predict.gpu}: expected one of {', '.join(PEAK_TFLOPS)}")
     result: dict[str, Any] = scaling(cfg) if cfg.ranks else measure(cfg)
     if rank() == 0:
         write(cfg, result)

@@ -33,12 +33,13 @@ def draw(result: dict[str, Any], file: Path) -> None:
     left.legend()
     if predicted:
         right = axes[0, 1]
+        counts = [int(ranks) for ranks in predicted["rows"][0]["ranks"]]
         for number, row in enumerate(predicted["rows"]):  # the first widest: some curves lie on others
             efficiencies = [100 * each["efficiency_overlapped"] for each in row["ranks"].values()]
-            right.plot(list(row["ranks"]), efficiencies, "o-", lw=9 - 1.5 * number, ms=4, label=row["strategy"])
+            right.plot(counts, efficiencies, "o-", lw=7 - 1.2 * number, ms=4, label=row["strategy"])
         right.set(xlabel="ranks", ylabel="weak scaling efficiency, %", ylim=(0, 105))
         right.set_xscale("log")
-        right.set_xticks(list(predicted["rows"][0]["ranks"]), list(predicted["rows"][0]["ranks"]))
+        right.set_xticks(counts, counts)
         right.minorticks_off()
         right.set_title(f"predicted; {predicted['source']}", fontsize=9)
         right.legend()

@@ -58,7 +58,8 @@ def clusters(cfg: DictConfig, result: dict[str, Any]) -> dict[str, Any]:
         compute, source = list(speed["phases_s"].values()), "compute as measured here"
     else:
         numbers = "16" if result["precision"].startswith(("bf16", "16")) else "tf32"
-        flops = cfg.predict.mfu * (peak.of_gpu(cfg.predict.gpu, numbers) or float("nan"))
+        tflops = peak.PEAK_TFLOPS[cfg.predict.gpu]
+        flops = cfg.predict.mfu * 1e12 * tflops.get(numbers, tflops["fp32"])
         compute = [phase["flops"] / flops for phase in probe["phases"].values()]
         source = f"compute assumed: {cfg.predict.mfu:.0%} of the peak of {cfg.predict.gpu} in {numbers}"
     links = Interconnect(**cfg.interconnect)
