@@ -7,10 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
+
+from trainer import checkpoint
 
 REPOSITORY = Path(__file__).parent.parent
 STEPS = 40
@@ -58,10 +61,16 @@ def kill_after(folder, run, step, delay, *overrides):
 
 
 def final(run):
-    checkpoint = torch.load(run / "checkpoints" / f"kimg{STEPS * 8 / 1000:010.3f}.ckpt", weights_only=True)
-    return {
-        key: checkpoint[key] for key in ("state_dict", "ema", "optimizer_states", "rng", "images_seen", "global_step")
-    }
+    saved = checkpoint.read(run / "checkpoints" / f"kimg{STEPS * 8 / 1000:010.3f}.ckpt")
+    keys = ("state_dict", "ema", "optimizer_states", "rng", "images_seen", "global_step")
+    return {key: plain(saved[key]) for key in keys}
+
+
+def plain(node):
+    """Of what the ranks wrote in parts, the whole."""
+    if isinstance(node, Mapping):
+        return {key: plain(value) for key, value in node.items()}
+    return [plain(each) for each in node] if isinstance(node, list) else node
 
 
 def same(a, b, path=""):
@@ -119,3 +128,19 @@ def test_ten_random_kills(folder, uninterrupted, num_workers):
     finish(folder, f"resume={run}")
     same(final(run), uninterrupted)
     assert logged_steps(run) == logged_steps(folder / "uninterrupted")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "zero1", "zero2", "zero3"])
+def test_killed_under_each_strategy(tmp_path, strategy):
+    """Two ranks, and where a strategy splits the weights the checkpoint is in parts, too."""
+    parts = strategy in ("fsdp", "zero3")
+    two = (*SMALL, f"strategy={strategy}", "trainer.devices=2", f"callbacks.checkpoint.sharded={parts}")
+    finish(tmp_path, *two, f"run_dir={tmp_path / 'whole'}")
+    run = tmp_path / "killed"
+    draw = random.Random(strategy)
+    kill_after(tmp_path, run, draw.randrange(4, 24), draw.uniform(0, 0.1), *two, f"run_dir={run}")
+    finish(tmp_path, f"resume={run}")
+    assert all(path.is_dir() == parts for path in run.glob("checkpoints/*.ckpt"))
+    same(final(run), final(tmp_path / "whole"))
+    assert logged_steps(run) == logged_steps(tmp_path / "whole")

@@ -14,6 +14,7 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 
 from trainer.batch import Batch, Condition
+from trainer.strategies.single import Single
 
 CAPTIONS = ["a red apple", "a blue car", "a green tree", "a dog, sitting"]
 
@@ -79,13 +80,15 @@ class Objective(LightningModule):
 
     def training_step(self, batch: Batch) -> None:
         self.seen_timing.append(self.time_phases)
-        first, *others = self.optimizers()  # type: ignore[union-attr, misc]
         step = self.trainer.global_step
-        for name, optimizer in zip(self.phases, [first, *others], strict=True):
+        for name, optimizer in zip(self.phases, self.trainer.optimizers, strict=True):
             value = sum(((p - 1) ** 2).sum() for p in self.get_submodule(name).parameters())
             optimizer.zero_grad()
-            self.manual_backward(value)
-            optimizer.step() if optimizer is first else optimizer.optimizer.step()  # global_step counts one a batch
+            value.backward()
+            optimizer.step()
+        steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        steps.increment_ready()  # global_step counts one a batch
+        steps.increment_completed()
         self.generator[1](torch.randn(4, 192))  # moves the running statistics
         self.logs = {"discriminator/loss": torch.tensor(self.loss(step)), "generator/loss": torch.tensor(2.0)}
         self.phase_seconds = {"discriminator": 0.25, "generator": 0.5} if self.time_phases else {}
@@ -132,7 +135,7 @@ def make_trainer(tmp_path: Any) -> Callable[..., Trainer]:
             max_steps=max_steps,
             max_epochs=1,
             accelerator="cpu",
-            devices=1,
+            strategy=Single("cpu"),
             enable_progress_bar=False,
             enable_checkpointing=False,
             enable_model_summary=False,

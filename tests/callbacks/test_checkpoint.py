@@ -96,7 +96,7 @@ def test_a_full_disk_is_one_line_and_spares_older_checkpoints(tmp_path, monkeypa
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(UserError, match="No space left on device"):
         io.save_checkpoint({"a": torch.zeros(3)}, path)
-    assert torch.equal(io.load_checkpoint(path, weights_only=True)["a"], torch.ones(3))
+    assert torch.equal(torch.load(path, weights_only=True)["a"], torch.ones(3))
     assert names(tmp_path) == [path.name]
 
 

@@ -8,10 +8,11 @@ from conftest_objectives import make_gan, random_batch
 from torch.nn.functional import softplus
 
 from trainer.losses.adversarial import Hinge, NonSaturating, Relativistic, Wasserstein
+from trainer.strategies.single import Single
 
 
 def at_step(gan, step=0):
-    gan._trainer = types.SimpleNamespace(global_step=step, world_size=1)
+    gan._trainer = types.SimpleNamespace(global_step=step, world_size=1, strategy=Single("cpu"))
     return gan
 
 

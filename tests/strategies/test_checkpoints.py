@@ -1,12 +1,8 @@
 """A checkpoint of any strategy, whole or in parts, goes on under any other and on any number of ranks."""
 
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
 from matrix import difference, result, run
 
 CASE = "rpgan/fp32"

@@ -1,12 +1,8 @@
 """Every objective under every strategy: two ranks equal one process on the same global batch and hold their share."""
 
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
 from matrix import STRATEGIES, cases, difference, result, run
 
 NETWORKS = {"hinge": ("discriminator", "generator"), "rpgan": ("discriminator", "generator"), "cvae": ("autoencoder",)}

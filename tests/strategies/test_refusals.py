@@ -26,7 +26,7 @@ def fit(strategy, objective=None, precision="32-true"):
             torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("precision", ["16-mixed", "bf16-true", "64-true"])
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
 def test_precision(precision):
     with pytest.raises(UserError, match=f"trainer.precision={precision}: expected one of 32-true, bf16-mixed"):
         fit(Single("cpu"), precision=precision)
@@ -62,13 +62,15 @@ def test_values(make):
         make()
 
 
-def test_units_are_children_and_large_blocks():
-    gan = make_gan()
-    names = {id(module): name for name, module in gan.named_modules()}
-    top = {names[id(unit)] for unit in units(gan.generator, 10**9)}
-    assert top == {f"generator.{name}" for name, child in gan.generator.named_children() if [*child.parameters()]} - {
-        "generator.norms", "generator.ups"} | {names[id(block)] for part in ("norms", "ups") for block in getattr(
-            gan.generator, part)}  # fmt: skip
-    finer = [names[id(unit)] for unit in units(gan.generator, 300)]
-    assert set(finer) > top
-    assert finer.index("generator.style.text") < finer.index("generator.style"), "inner blocks come first"
+def test_units_are_the_children_and_large_blocks():
+    """A loss may call any child of a network by itself; a list of blocks is never called, its blocks are."""
+    generator = make_gan().generator
+    names = {id(module): name for name, module in generator.named_modules()}
+    coarse = [names[id(unit)] for unit in units(generator, 10**9)]
+    assert coarse == ["style", "start", "norms.0", "norms.1", "norms.2", "ups.0", "ups.1", "image"]
+    fine = units(generator, 400)
+    assert len(fine) > len(coarse)
+    for position, unit in enumerate(fine):
+        inside = {id(module) for module in unit.modules()}
+        assert all(id(later) not in inside for later in fine[position + 1 :]), "inner blocks are split first"
+    assert {id(p) for unit in fine for p in unit.parameters()} == {id(p) for p in generator.parameters()}
