@@ -38,8 +38,9 @@ def test_a_lazy_penalty_weighs_as_often_as_it_comes():
 
 
 def test_medians_go_into_nested_numbers():
-    runs = [{"a": 1.0, "b": {"c": x}, "bare": None} for x in (3.0, 1.0, 2.0)]
-    assert medians(runs) == {"a": 1.0, "b": {"c": 2.0}, "bare": None}
+    runs = [{"a": 1.0, "b": {"c": x}, "ranks": 2, "bare": None} for x in (3.0, 1.0)]
+    assert repr(medians(runs)["ranks"]) == "2", "counts stay whole"
+    assert medians(runs) == {"a": 1.0, "b": {"c": 2.0}, "ranks": 2, "bare": None}
 
 
 @pytest.mark.parametrize(

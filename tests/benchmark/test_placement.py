@@ -11,7 +11,7 @@ import torch
 
 from trainer.batch import Condition
 from trainer.benchmark.flops import Flops
-from trainer.benchmark.model import BACKWARD, BUCKET, Collective, Interconnect, Network, step, volumes
+from trainer.benchmark.model import BACKWARD, Interconnect, Network, step, volumes
 from trainer.benchmark.peak import of_gpu
 from trainer.networks import dcgan, residual
 
@@ -64,8 +64,8 @@ def apart(f: dict[str, Any], images: int, speed: float, ranks: int) -> float:
         g, back = work * f["g"] / of_g, work * (f["g_train"] - f["g"]) / of_g
         d, through = work * f["d_train"] / of_d, work * f["d_through"] / of_d
         exchange = 3 * (ranks * images * f["image"] / min(of_g, of_d) / link + LINKS.latency_us * 1e-6)
-        reduce_g = LINKS.seconds(Collective("all_reduce", f["g_bytes"], 1 + f["g_bytes"] // BUCKET), of_g)
-        reduce_d = LINKS.seconds(Collective("all_reduce", f["d_bytes"], 1 + f["d_bytes"] // BUCKET), of_d)
+        (gradients_g,), (gradients_d,) = (volumes("ddp", Network(f[key])) for key in ("g_bytes", "d_bytes"))
+        reduce_g, reduce_d = LINKS.seconds(gradients_g, of_g), LINKS.seconds(gradients_d, of_d)
         exposed = max(0.0, reduce_d - BACKWARD * d) + max(0.0, reduce_g - back)
         return max(back + g, d) + max(d, g) + through + exchange + exposed
 

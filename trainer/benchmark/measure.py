@@ -86,4 +86,4 @@ def medians(runs: list[Any]) -> Any:
     """Of each number over the runs, in nested dicts that are alike."""
     if isinstance(runs[0], dict):
         return {key: medians([run[key] for run in runs]) for key in runs[0]}
-    return None if runs[0] is None else median(runs)
+    return runs[0] if all(run == runs[0] for run in runs) else median(runs)  # the former: counts, and None

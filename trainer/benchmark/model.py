@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 BACKWARD = 2 / 3  # of a phase's compute: twice the FLOPs of the forward pass
-BUCKET = 25 * 2**20  # bytes that DDP reduces at once
+BUCKETS = (2**20, 25 * 2**20)  # bytes that DDP reduces at once: in the first collective, in others
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp")
 
 
@@ -79,7 +79,8 @@ def volumes(strategy: str, stepping: Network, others: Sequence[Network] = ()) ->
     discriminator's phase) costs half of that. A network that a loss calls k times is gathered k times by FSDP.
     """
     if strategy == "ddp":
-        return [Collective("all_reduce", stepping.bytes, 1 + stepping.bytes // BUCKET)]
+        first, other = BUCKETS
+        return [Collective("all_reduce", stepping.bytes, 1 + math.ceil(max(0, stepping.bytes - first) / other))]
     scatter = Collective("reduce_scatter", stepping.bytes)
     if strategy in ("zero1", "zero2"):
         return [scatter, Collective("all_gather", stepping.bytes)]
