@@ -9,7 +9,6 @@ if __name__ == "__main__":  # before whatever takes time
 
 import logging
 import os
-import signal
 import sys
 import warnings
 from typing import Any
@@ -78,8 +77,7 @@ def train(cfg: DictConfig) -> None:
     trainer.fit(objective, datamodule=data, ckpt_path=newest)
     stopped_by = max((getattr(callback, "signal", 0) for callback in callbacks), default=0)
     if stopped_by and trainer.is_global_zero:  # from a child, Lightning would take it for a crash and kill the rest
-        if stopped_by == signal.SIGUSR1:
-            signals.requeue()
+        signals.requeue(stopped_by)
         sys.exit(128 + stopped_by)
 
 

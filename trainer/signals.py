@@ -1,9 +1,9 @@
 """SIGINT, SIGTERM and SIGUSR1 end a run in order, whatever it is doing. Knows nothing but the standard library.
 
 Before training there is nothing to save: the process leaves at once. Once training is under way a signal is only
-noted, and `callbacks.stop` ends the run at the end of a batch, with everything saved. SIGUSR1 is what SLURM sends
-shortly before the time limit (`sbatch --signal=USR1@120`): the job then goes back into the queue. SIGTERM does not put
-it there: SLURM does so itself for what it preempts, and what `scancel` ends must stay ended.
+noted, and `callbacks.stop` ends the run at the end of a batch, with everything saved. A job goes back into the queue of
+SLURM after SIGUSR1, which comes shortly before the time limit (`sbatch --signal=USR1@120`), and after SIGTERM where
+SLURM preempts it; what `scancel` ends with the same SIGTERM stays ended.
 """
 
 from __future__ import annotations
@@ -55,27 +55,39 @@ def _handle(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt
     if not _deferred:
-        if number == signal.SIGUSR1 and rank() == 0:
-            requeue()
+        if rank() == 0:
+            requeue(number)
         raise SystemExit(128 + number)
     if rank() == 0:
         remark = "; once more to abort" if number == signal.SIGINT else ""
         os.write(2, f"{signal.Signals(number).name}: finishing the batch and saving{remark}\n".encode())
 
 
-def requeue() -> None:
-    """Puts the SLURM job that this process belongs to back into the queue, if it does belong to one."""
-    import subprocess  # here: the handlers stand a little earlier
-
+def requeue(number: int) -> None:
+    """Puts the SLURM job that this process belongs to back into the queue, if the signal `number` means that."""
     job = os.environ.get("SLURM_JOB_ID")
+    if job is None or not (number == signal.SIGUSR1 or (number == signal.SIGTERM and preempted(job))):
+        return
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    if job is None:
-        return
-    try:
-        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
-        refusal = " ".join(done.stderr.split()) if done.returncode else ""
-    except OSError as error:
-        refusal = f"scontrol: {error.strerror}"
-    word = f"SLURM did not requeue job {job}: {refusal}" if refusal else f"job {job} waits in the queue again"
+    code, answer = scontrol("requeue", job)
+    word = f"SLURM did not requeue job {job}: {answer}" if code else f"job {job} waits in the queue again"
     print(word, file=sys.stderr, flush=True)
+
+
+def preempted(job: str) -> bool:
+    """Whether SLURM gives the nodes to another job. It requeues what it has to kill, but not what ends in time."""
+    times = dict(word.partition("=")[::2] for word in scontrol("show", "job", job)[1].split())
+    since, start = times.get("PreemptTime", "None"), times.get("StartTime", "")
+    return since != "None" and since >= start  # a job that came back may remember the time before
+
+
+def scontrol(*words: str) -> tuple[int, str]:
+    """Exit code and output of a command to SLURM."""
+    import subprocess  # here: the handlers stand a little earlier
+
+    try:
+        done = subprocess.run(["scontrol", *words], capture_output=True, text=True)
+    except OSError as error:
+        return 1, f"scontrol: {error.strerror}"
+    return done.returncode, " ".join((done.stderr or done.stdout).split())
