@@ -20,8 +20,9 @@ LIMIT = 8  # seconds
 TINY = [
     *("experiment=cgan_shapes", "data.source.num_images=64", "data.resolution=16", "data.batch_size=4", "text=scratch"),
     *("text.width=16", "text.network.num_layers=1", "text.encoder.vocabulary=64", "callbacks.samples=null"),
-    *("objective.generator.base_channels=8", "objective.generator.max_channels=8", "objective.discriminator.base_channels=8"),
-    *("objective.discriminator.max_channels=8", "objective.penalty_interval=1000000", "callbacks.frechet=null"),
+    *(f"objective.{name}.base_channels=8" for name in ("generator", "discriminator")),
+    *(f"objective.{name}.max_channels=8" for name in ("generator", "discriminator")),
+    *("objective.penalty_interval=1000000", "callbacks.frechet=null"),
     *("callbacks.checkpoint.times=1000", "logger.wandb=null", "strategy=ddp", "gpus_per_node=0"),
     *("kimg=20", f"callbacks.heartbeat.limit_seconds={LIMIT}"),
 ]

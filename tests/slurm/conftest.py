@@ -19,8 +19,9 @@ STEPS = 60
 TINY = [
     *("experiment=cgan_shapes", "data.source.num_images=64", "data.resolution=16", "data.batch_size=8", "text=scratch"),
     *("text.width=16", "text.network.num_layers=1", "text.encoder.vocabulary=64", "callbacks.samples=null"),
-    *("objective.generator.base_channels=8", "objective.generator.max_channels=8", "objective.discriminator.base_channels=8"),
-    *("objective.discriminator.max_channels=8", "objective.penalty_interval=4", "callbacks.frechet=null"),
+    *(f"objective.{name}.base_channels=8" for name in ("generator", "discriminator")),
+    *(f"objective.{name}.max_channels=8" for name in ("generator", "discriminator")),
+    *("objective.penalty_interval=4", "callbacks.frechet=null"),
     *("callbacks.checkpoint.times=30", "logger.wandb=null", f"kimg={STEPS * 8 / 1000}"),
     *("+callbacks.watch._target_=watch.Watch", "+callbacks.watch.seconds=0.1"),
 ]

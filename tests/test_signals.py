@@ -1,0 +1,114 @@
+"""Signals: noted while training, the end of the process before, a requeue where SLURM wants one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from trainer import signals
+
+ROOT = Path(__file__).parent.parent
+SCONTROL = """#!/bin/sh
+echo "$@" >>"$(dirname "$0")/asked"
+[ "$1" = show ] && echo "JobState=RUNNING StartTime=2026-01-02T00:00:00 PreemptTime=${PREEMPT_TIME:-None}"
+exit 0
+"""
+
+
+@pytest.fixture
+def armed():
+    before = signals.arm()
+    yield
+    signals.immediate()
+    signals.restore(before)
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """A stand-in for scontrol; returns what it was asked."""
+    (tmp_path / "scontrol").write_text(SCONTROL)
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    for key in ("SLURM_ARRAY_JOB_ID", "SLURM_PROCID", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(key, raising=False)
+    return lambda: (tmp_path / "asked").read_text().splitlines() if (tmp_path / "asked").exists() else []
+
+
+@pytest.mark.parametrize("number", signals.STOPPING)
+def test_before_training_a_signal_ends_the_process(armed, number):
+    with pytest.raises(SystemExit) as end:
+        os.kill(os.getpid(), number)
+    assert end.value.code == 128 + number
+
+
+def test_while_training_it_is_noted(armed, capfd):
+    signals.defer()
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)  # SLURM delivers it through srun and by itself
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert signals.received == signal.SIGTERM
+    assert "SIGTERM: finishing the batch and saving\n" in capfd.readouterr().err
+
+
+def test_a_second_interrupt_aborts(armed):
+    signals.defer()
+    os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("number", "preempted", "expected"),
+    [
+        (signal.SIGUSR1, None, ["requeue 12"]),
+        (signal.SIGTERM, None, ["show job 12"]),
+        (signal.SIGTERM, "2026-01-02T01:00:00", ["show job 12", "requeue 12"]),
+        (signal.SIGTERM, "2026-01-01T01:00:00", ["show job 12"]),  # before it was requeued the last time
+        (signal.SIGINT, None, []),
+    ],
+)
+def test_what_is_requeued(asked, monkeypatch, number, preempted, expected):
+    if preempted:
+        monkeypatch.setenv("PREEMPT_TIME", preempted)
+    signals.requeue(number)
+    assert asked() == expected
+
+
+def test_a_task_of_an_array_is_requeued_alone(asked, monkeypatch):
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "10")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    signals.requeue(signal.SIGUSR1)
+    assert asked() == ["requeue 10_2"]
+
+
+def test_nothing_is_requeued_outside_slurm(asked, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID")
+    signals.requeue(signal.SIGUSR1)
+    assert asked() == []
+
+
+def test_a_requeue_that_fails_says_so(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    signals.requeue(signal.SIGUSR1)
+    assert capsys.readouterr().err == "SLURM did not requeue job 12: scontrol: No such file or directory\n"
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.7, 1.5, 3.0])
+def test_a_start_ends_without_a_traceback_at_any_moment(asked, tmp_path, seconds):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TRAINER_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "trainer", "experiment=cgan_shapes", "data.source.num_images=3000", "kimg=1000"]
+    process = subprocess.Popen([*command, "logger.wandb=null"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGUSR1)
+    _, words = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGUSR1
+    assert b"Traceback" not in words
+    assert asked() == ["requeue 12"]
