@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 
-@dataclass
-class Condition:
-    """Text features of N captions.
+class Condition(NamedTuple):
+    """Text features of N captions; a tuple, so that libraries find the tensors in what a module takes and returns.
 
     tokens: (N, L, D) float word-level features; (N, L) int64 token ids where the text encoder trains with the model.
     mask: (N, L) bool, True where there is a token.
@@ -22,15 +21,12 @@ class Condition:
     mask: Tensor
     pooled: Tensor
 
-    def __len__(self) -> int:
-        return len(self.mask)
-
-    def __getitem__(self, index: Any) -> Condition:
-        return Condition(self.tokens[index], self.mask[index], self.pooled[index])
+    def rows(self, index: Any) -> Condition:
+        """Those of some of the captions."""
+        return Condition(*(part[index] for part in self))
 
     def to(self, *args: Any, **kwargs: Any) -> Condition:
-        parts = (self.tokens, self.mask, self.pooled)
-        return Condition(*(part.to(*args, **kwargs) for part in parts))
+        return Condition(*(part.to(*args, **kwargs) for part in self))
 
 
 @dataclass
@@ -52,7 +48,7 @@ class Batch:
         return len(self.position)
 
     def __getitem__(self, index: Any) -> Batch:
-        return Batch(self.image[index], self.condition[index], self.caption[index], self.position[index])
+        return Batch(self.image[index], self.condition.rows(index), self.caption[index], self.position[index])
 
     def as_float(self) -> Batch:
         """The same batch with uint8 [0, 255] images as float [-1, 1]."""

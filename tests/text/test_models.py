@@ -81,7 +81,7 @@ def test_real_minilm_is_sentence_transformers_recipe(tmp_path: Path):
 
 def test_longer_captions_keep_their_end_token(tmp_path: Path, bert_folder: Path, capfd: pytest.CaptureFixture[str]):
     encoder = Pretrained("bert", 16, 5, path=str(bert_folder), cache_dir=str(tmp_path))
-    cut, whole = encoder([CAPTIONS[1]])[0], encoder(["the big blue"])[0]
+    cut, whole = encoder([CAPTIONS[1]]), encoder(["the big blue"])
     torch.testing.assert_close(cut.tokens, whole.tokens)  # [CLS] the big blue [SEP]
     assert capfd.readouterr().err == "text: 1 of 1 captions cut to text.max_tokens=5, longest: 14\n"
 

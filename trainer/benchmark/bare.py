@@ -89,7 +89,7 @@ def bare_gan(objective: Any, phase: Timer) -> Callable[[Batch], None]:
         device = batch.position.device
         with phase("discriminator"):
             real = augment(batch.image.float() / 127.5 - 1, torch.rand(size, draws, device=device))
-            other = condition[torch.arange(size, device=device) ^ 1]
+            other = condition.rows(torch.arange(size, device=device) ^ 1)
             with torch.no_grad():
                 fake = generator(torch.randn(size, objective.latent_channels, device=device), condition)
                 fake = augment(fake, torch.rand(size, draws, device=device))

@@ -115,7 +115,7 @@ class GAN(Objective):
         """(N,) softplus(D(x, c') - D(x, c)): an image must fit its own caption c better than another's, c'."""
         other = batch.neighbour()
         differs = batch.caption != batch.caption[other]
-        return differs * softplus(self.discriminator.logits(features, batch.condition[other]) - logits)
+        return differs * softplus(self.discriminator.logits(features, batch.condition.rows(other)) - logits)
 
     def penalty(
         self, batch: Batch, real: Tensor, fake: Tensor, real_logits: Tensor, fake_logits: Tensor
