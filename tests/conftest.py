@@ -46,6 +46,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 
 STAND_INS = '''
+import os
 from pathlib import Path
 from trainer.errors import UserError
 
@@ -81,8 +82,12 @@ class Trainer:
     def __init__(self, strategy, callbacks, logger, max_steps: int, default_root_dir: str, accelerator: str = "auto"):
         self.word = f"strategy={type(strategy).__name__} callbacks={len(callbacks)} max_steps={max_steps}"
         self.root = Path(default_root_dir)
+        self.world_size = 1 if type(strategy).__name__ == "Single" else int(os.environ.get("SLURM_NTASKS", 1))
     def fit(self, objective, datamodule, ckpt_path):
         print(f"{self.word} start={datamodule.start} checkpoint={ckpt_path} root={self.root}")
+
+class Single:
+    pass
 
 class Part:
     def __init__(self, every: int = 1, signal: int = 0):
@@ -94,6 +99,7 @@ STAND_IN_CONF = {
     "data/shapes": "_target_: standin.Data\nresolution: 16\nbatch_size: 64",
     "text/minilm": "encoder: {_target_: standin.Part}\nnetwork: {_target_: standin.Part}\nwidth: 384\nmax_tokens: 24",
     "strategy/auto": "_target_: standin.Part",
+    "strategy/single": "_target_: standin.Single",
     "trainer/default": "_target_: standin.Trainer\naccelerator: auto\nmax_steps: ${steps:${kimg},${data.batch_size}}\n"
     "default_root_dir: ${run_dir}",
     "callbacks/default": "samples: {_target_: standin.Part, every: 1}\nema: {_target_: standin.Part}",

@@ -27,7 +27,7 @@ MISTAKES = {
     "group": (["objectve=gan"], "objectve: no such key; did you mean objective?"),
     "added group": (["+experimnt=small"], "experimnt: no such key; did you mean experiment?"),
     "option": (["data=emojis"], "data=emojis: no such option; did you mean emoji?"),
-    "far option": (["strategy=quantum"], "strategy=quantum: no such option; choose one of auto, ddp, single"),
+    "far option": (["strategy=quantum"], "strategy=quantum: no such option; choose one of auto, ddp, "),
     "group of a part": (["generator=dcgan"], "generator: no such group in this configuration"),
     "callback": (["+callbacks.sample.every=2"], "callbacks.sample: no such part; did you mean samples?"),
     "type of a root key": (["seed=abc"], "seed: Value 'abc' of type 'str' could not be converted to Integer"),
@@ -141,6 +141,12 @@ def test_tasks_of_a_slurm_step_share_a_folder(project, command, monkeypatch):
         monkeypatch.setenv(key, value)
     for _ in range(2):
         assert "root=outputs/small/slurm-12.0\n" in command("experiment=small").out
+
+
+def test_one_process_strategy_among_many_processes(project, command, monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    result = command("experiment=small", "strategy=single")
+    assert result.err == "strategy Single is of one process, the launcher started 2; say strategy=ddp\n"
 
 
 @pytest.fixture

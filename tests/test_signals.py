@@ -24,6 +24,7 @@ exit 0
 @pytest.fixture
 def armed():
     before = signals.arm()
+    signals.immediate()
     yield
     signals.immediate()
     signals.restore(before)

@@ -8,6 +8,7 @@ if __name__ == "__main__":  # before whatever takes time
     signals.arm()
 
 import logging
+import math
 import os
 import sys
 import warnings
@@ -61,6 +62,12 @@ def train(cfg: DictConfig) -> None:
     loggers = [instantiate(logger) for logger in config["logger"].values() if logger]
     strategy = instantiate(config["strategy"])
     trainer = instantiate(config["trainer"], strategy=strategy, callbacks=callbacks, logger=loggers)
+
+    launched = math.prod(ranks.launched() or (1,))
+    if launched > 1 and trainer.world_size == 1:
+        raise UserError(
+            f"strategy {type(strategy).__name__} is of one process, the launcher started {launched}; say strategy=ddp"
+        )
 
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     text = instantiate(config["text"]["encoder"])

@@ -48,7 +48,8 @@ def test_nothing_is_asked_for_that_was_not_asked_for(login_node, command):
         *("job-name=small", f"chdir={login_node}", "output=here/slurm-%j.out", "open-mode=append", "requeue"),
         *("signal=USR1@120", "nodes=2", "ntasks-per-node=4", "gpus-per-node=4"),
     ]
-    assert script.endswith("-m trainer \\\n  +experiment=small \\\n  nodes=2 \\\n  gpus_per_node=4 \\\n  run_dir=here\n")
+    command_line = ["-m trainer", "+experiment=small", "nodes=2", "gpus_per_node=4", "run_dir=here"]
+    assert script.endswith(" \\\n  ".join(command_line) + "\n")
 
 
 def test_what_is_asked_for_stands_in_the_script(login_node, command):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,19 @@ def test_an_array_trains_each_value_in_its_own_folder(jobs):
         weights.append(next(iter(checkpoint["state_dict"].values())))
     assert not torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[1], weights[2])
+
+
+def test_a_sweep_by_submitit(jobs):
+    """The submitter waits for its jobs; they come back into the queue, too, if it was told the signal."""
+    pytest.importorskip("submitit")
+    sweep = ["-m", "seed=5,6,7", "hydra/launcher=submitit_slurm", "hydra.sweep.dir=submitit"]
+    short = ["kimg=0.08", "gpus_per_node=0", "callbacks.watch.seconds=0"]
+    jobs.run(sys.executable, "-m", "trainer", *sweep, *TINY, *short, SUBMITIT_PREEMPT_SIGNAL="USR1")
+    for number in range(3):
+        run = jobs.folder / f"submitit/{number}"
+        assert f"\nseed: {5 + number}\n" in (run / "config.yaml").read_text()
+        assert any((run / "checkpoints").glob("*.ckpt"))
+    assert "#SBATCH --signal=USR1@" in next((jobs.folder / "submitit/.submitit").glob(".sub*.sh")).read_text()
 
 
 def test_own_script_on_two_nodes(jobs, uninterrupted):
