@@ -33,7 +33,6 @@ def start(cfg: DictConfig) -> None:
 
 def train(cfg: DictConfig) -> None:
     signals.immediate()
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else its stack traces bury the line that names a dead rank
     import pytorch_lightning as pl  # here, so that --help and a mistyped key are answered at once
     import torch
     from hydra.utils import instantiate
@@ -89,6 +88,7 @@ def train(cfg: DictConfig) -> None:
 
 
 def main() -> None:
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else its stack traces bury the line that names a dead rank
     with reported():
         run_folder.offer_saved_config(sys.argv)
     entry(start, "config", Training)

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -100,7 +101,9 @@ def test_a_killed_rank_is_named_and_the_run_goes_on_from_its_checkpoint(jobs, un
     job = jobs.train(*TINY, *TWO_NODES, f"run_dir={run}")
     jobs.until_saved(run)
     os.kill(process(job, victim), signal.SIGKILL)
+    struck = time.monotonic()
     jobs.wait(job, "FAILED", seconds=90)
+    assert time.monotonic() - struck < 60, "stated in the README"
     words = log(jobs, run, job)
     assert re.search(rf"rank {victim} \(host n{victim + 1}\) .*: stopping; the last checkpoint is {run}/", words), words
     again = jobs.train(f"resume={run}", *TWO_NODES[:3])

@@ -147,8 +147,9 @@ class Heartbeat(Callback):
         os.write(2, f"{who}{verdict}: stopping; {remedy}\n".encode())
         for child in self._children:
             child.kill()
+        time.sleep(BEAT)  # srun loses the last words of a task that leaves while others are being ended
         if self._parent:
-            time.sleep(3 * BEAT)  # it comes to the same verdict, unless it is the one that is frozen
+            time.sleep(2 * BEAT)  # it comes to the same verdict, unless it is the one that is frozen
             if os.getppid() == self._parent:
                 os.kill(self._parent, signal.SIGKILL)
         os._exit(1)  # the main thread may hang in a collective for good
