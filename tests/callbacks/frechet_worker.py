@@ -16,7 +16,11 @@ from conftest_objectives import RESOLUTION, make_gan, random_batch
 
 from trainer.callbacks.frechet import Frechet
 from trainer.strategies.ddp import DDP
+from trainer.strategies.fsdp import FSDP
 from trainer.strategies.single import Single
+from trainer.strategies.zero import ZeRO
+
+STRATEGIES = {"ddp": DDP, "fsdp": FSDP, "zero3": partial(ZeRO, stage=3)}
 
 
 class Data(pl.LightningDataModule):
@@ -37,8 +41,9 @@ class Data(pl.LightningDataModule):
 def main():
     out, ranks = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
+    strategy = STRATEGIES[sys.argv[3]]() if ranks > 1 else Single("cpu")
     trainer = pl.Trainer(
-        strategy=DDP() if ranks > 1 else Single("cpu"), accelerator="cpu", devices=ranks, max_epochs=1, max_steps=2,
+        strategy=strategy, accelerator="cpu", devices=ranks, max_epochs=1, max_steps=2,
         callbacks=[Frechet(times=1, num_images=9, feature_resolution=32)], logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip

@@ -138,11 +138,15 @@ def test_wrong_options(wrong):
         Frechet(**wrong)
 
 
-def test_two_ranks_get_the_value_of_one(tmp_path):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+@pytest.mark.parametrize(
+    "strategy",
+    ["ddp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fsdp", "zero3"))],  # one rank draws more often
+)
+def test_two_ranks_get_the_value_of_one(tmp_path, strategy):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
     for ranks in (1, 2):
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if ranks > 1 else []
-        command = [sys.executable, *launcher, str(WORKER), str(tmp_path), str(ranks)]
+        command = [sys.executable, *launcher, str(WORKER), str(tmp_path), str(ranks), strategy]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]
     names = ("rank0-of-1", "rank0-of-2", "rank1-of-2")

@@ -37,10 +37,23 @@ def loop_arguments(networks, **changes):
     return {"optimizer": dict.fromkeys(networks, optimizer), "schedule": schedules.constant, "seed": 0} | changes
 
 
-def make_gan(loss=None, optimizer=None, **changes):
+class Reader(nn.Module):
+    """A text network as `text=scratch` has one: it takes and returns a Condition, and has a parameter of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.positions = nn.Parameter(torch.randn(5, TEXT) / 4)
+        self.words = nn.Sequential(nn.Linear(TEXT, TEXT), nn.LayerNorm(TEXT), nn.SiLU(), nn.Linear(TEXT, TEXT))
+
+    def forward(self, condition):
+        tokens = condition.tokens + self.positions
+        return Condition(tokens + self.words(tokens), condition.mask, condition.pooled)
+
+
+def make_gan(loss=None, optimizer=None, text=nn.Identity, **changes):
     torch.manual_seed(0)
-    generator = dcgan.Generator(latent_channels=LATENT, text=nn.Identity(), style_channels=16, **SIZES)
-    discriminator = dcgan.Discriminator(text=nn.Identity(), head_channels=16, **SIZES)
+    generator = dcgan.Generator(latent_channels=LATENT, text=text(), style_channels=16, **SIZES)
+    discriminator = dcgan.Discriminator(text=text(), head_channels=16, **SIZES)
     keys = ("schedule", "clip", "accumulate", "seed")
     loop = loop_arguments(("generator", "discriminator"), **{k: changes.pop(k) for k in keys if k in changes})
     if optimizer:

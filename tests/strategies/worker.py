@@ -14,7 +14,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "objectives"))
-from conftest_objectives import make_gan, make_vae, random_batch
+from conftest_objectives import Reader, make_gan, make_vae, random_batch
 
 from trainer import checkpoint
 from trainer.callbacks.checkpoint_io import AtomicCheckpointIO
@@ -29,7 +29,7 @@ STEPS, GLOBAL_BATCH = 20, 8
 # eps: some gradients vanish by symmetry (a bias under hinge); Adam would blow their rounding noise up to full steps
 ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.0, 0.9), eps=1e-4)
 SPLIT = {"accumulate": 2, "clip": 0.5}
-RPGAN = {"matching": 1.0, "r1": 0.1, "r2": 0.1, "penalty_interval": 2}
+RPGAN = {"text": Reader, "matching": 1.0, "r1": 0.1, "r2": 0.1, "penalty_interval": 2}
 OBJECTIVES = {
     "hinge": partial(make_gan, Hinge(), ADAM, matching=1.0),
     "hinge+split": partial(make_gan, Hinge(), ADAM, matching=1.0, **SPLIT),
