@@ -191,17 +191,16 @@ def span(parameter: Any, rank: int) -> tuple[int, int]:
 def without_hooks(network: nn.Module) -> Iterator[None]:
     """Nothing gathers, frees or compares notes with other ranks when a module of `network` runs."""
     dicts = [hooks for module in network.modules() for hooks in (module._forward_pre_hooks, module._forward_hooks)]
-    removed = [{k: h for k, h in hooks.items() if getattr(h, "__module__", "").startswith("deepspeed")} for hooks in dicts]
-    kept = [dict(hooks) for hooks in dicts]
-    for hooks, gone in zip(dicts, removed, strict=True):
-        for key in gone:
+    before = [dict(hooks) for hooks in dicts]
+    for hooks in dicts:
+        for key in [k for k, hook in hooks.items() if getattr(hook, "__module__", "").startswith("deepspeed")]:
             del hooks[key]
     try:
         yield
     finally:
-        for hooks, before in zip(dicts, kept, strict=True):  # in the order that they had
+        for hooks, all_of_them in zip(dicts, before, strict=True):  # in the order that they had
             hooks.clear()
-            hooks.update(before)
+            hooks.update(all_of_them)
 
 
 def load_deepspeed() -> Any:
