@@ -144,10 +144,11 @@ class Heartbeat(Callback):
         last = newest_checkpoint(self._run)
         remedy = f"the last checkpoint is {last}; resume={self._run}" if last else "there is no checkpoint yet"
         who = f"rank {self._rank}: " if self._rank else ""
+        time.sleep(BEAT)  # srun loses what is written while it deals with the death of the other task
         os.write(2, f"{who}{verdict}: stopping; {remedy}\n".encode())
+        time.sleep(BEAT / 2)
         for child in self._children:
             child.kill()
-        time.sleep(BEAT)  # srun loses the last words of a task that leaves while others are being ended
         if self._parent:
             time.sleep(2 * BEAT)  # it comes to the same verdict, unless it is the one that is frozen
             if os.getppid() == self._parent:
