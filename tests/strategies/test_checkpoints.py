@@ -5,7 +5,7 @@ import pytest
 import torch
 from matrix import difference, result, run
 
-CASE = "rpgan/fp32"
+CASE = "minimax/fp32"
 MOVES = [  # saved under, ranks; gone on under, ranks
     ("ddp", 2, "single", 1),
     ("zero3", 2, "ddp", 1),
