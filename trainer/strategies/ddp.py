@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from pytorch_lightning.strategies import DDPStrategy
@@ -13,7 +14,14 @@ from trainer.strategies.base import PerNetwork
 
 
 class Parallel(PerNetwork, DDPStrategy):  # type: ignore[misc]
-    """What the strategies of several ranks share: Lightning's launch, process group, broadcast and reduce."""
+    """What the strategies of several ranks share: Lightning's launch, process group, broadcast and reduce.
+
+    A collective waits for six hours, not for the ten minutes of NCCL: one rank may decode a large data set or measure
+    while the others wait. It is the heartbeat that ends a run whose rank is dead.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__(**{"timeout": timedelta(hours=6)} | options)
 
     def name_of(self, optimizer: Optimizer) -> str:
         """The network that an optimiser steps."""
