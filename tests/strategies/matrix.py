@@ -12,7 +12,7 @@ WORKER = Path(__file__).with_name("worker.py")
 README = Path(__file__).parents[2] / "README.md"
 STRATEGIES = ("ddp", "fsdp", "zero1", "zero2", "zero3")
 OBJECTIVES = {"hinge": "cgan, hinge", "rpgan": "cgan, RpGAN + exact R1 + R2", "cvae": "cvae"}
-SEED = 2
+SEED = {"fp32": 2, "bf16": 1}  # no value within rounding of a kink, or of the border between two of bf16
 BEGIN, END = "<!-- matrix -->", "<!-- /matrix -->"
 
 
@@ -38,7 +38,9 @@ def difference(one, other):
     return max((a - b).abs().max().item() for a, b in pairs)
 
 
-def cases(precision, seed=SEED):
+def cases(precision, later=0):
+    """Cases of worker.py. later: further seeds, for a machine on which the first is not as good."""
+    seed = SEED[precision] + later
     return [f"{name}{split}/{precision}/seed={seed}" for name in OBJECTIVES for split in ("", "+split")]
 
 
