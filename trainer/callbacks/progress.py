@@ -133,7 +133,11 @@ def describe(trainer: Trainer, objective: Any) -> list[tuple[str, str]]:
     """The start panel's rows: what trains on what, where, and where it is written."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     source = type(data.source).__name__.lower()
-    sizes = {name: sum(p.numel() for p in network.parameters()) for name, network in objective.named_children()}
+    strategy: Any = trainer.strategy
+    sizes = {
+        name: sum(strategy.part(p).shape.numel() for p in network.parameters())  # of the whole, where ranks split it
+        for name, network in objective.named_children()
+    }
     rows = [
         ("experiment", str(objective.config.get("name", type(objective).__name__))),
         ("run folder", trainer.default_root_dir),

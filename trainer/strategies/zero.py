@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,16 +41,18 @@ class ZeRO(Sharded):
 
     def setup_optimizers(self, trainer: Any) -> None:
         super().setup_optimizers(trainer)
-        deepspeed = load_deepspeed()
         if (self.offload_optimizer or self.offload_parameters) and self.root_device.type == "cpu":
             raise UserError("strategy.offload_* moves state from a GPU to main memory, and there is no GPU: leave it")
         objective: Any = self.lightning_module
+        logging.disable(logging.INFO)  # DeepSpeed tries out compilers and tells of each
+        deepspeed = load_deepspeed()
         for optimizer in self.optimizers:
             self.owned[id(optimizer)] = parameters(optimizer)  # the engine puts flat shards in their place
             network = objective.network(self.name_of(optimizer))
             self.engines[id(optimizer)] = deepspeed.initialize(
                 model=network, optimizer=optimizer, config=self.config()
             )[0]
+        logging.disable(logging.NOTSET)
 
     def config(self) -> dict[str, Any]:
         # DeepSpeed's own linear rounds otherwise than PyTorch's under bf16, so stage 3 would not equal the others
@@ -204,11 +209,12 @@ def without_hooks(network: nn.Module) -> Iterator[None]:
 
 
 def load_deepspeed() -> Any:
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it warns that it has to choose that
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # DeepSpeed calls them
     try:
         import deepspeed
     except ImportError as error:
         raise UserError("strategy=zero* needs DeepSpeed: pip install 'trainer[deepspeed]'") from error
-    import logging
-
     deepspeed.utils.logger.setLevel(logging.WARNING)
     return deepspeed
