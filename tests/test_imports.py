@@ -43,7 +43,7 @@ ARROWS = {
     "sample": {"config", "pipeline", "images"},
     "export": {"config", "checkpoint"},
     "evaluate": {"config", "pipeline", "metrics", "data"},
-    "benchmark": {"config", "run_folder", "callbacks", "strategies", "batch"},
+    "benchmark": {"config", "run_folder", "callbacks", "strategies", "batch", "ranks"},
 }
 TORCH_ONLY = ("errors", "noise", "progress", "batch", "schedules", "losses", "metrics")
 

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from trainer.benchmark.model import Interconnect
 from trainer.config import Training, entry
 from trainer.errors import UserError
+from trainer.ranks import rank
 
 
 @dataclass
@@ -39,7 +40,7 @@ def benchmark(cfg: DictConfig) -> None:
     """Measures, prints the tables, and leaves them with figures and plot in `cfg.out`."""
     if cfg.steps < 1 or cfg.repeats < 1:
         raise UserError(f"steps={cfg.steps}, repeats={cfg.repeats}: expected at least 1")
-    from trainer.benchmark.measure import measure, rank
+    from trainer.benchmark.measure import measure
     from trainer.benchmark.peak import PEAK_TFLOPS
     from trainer.benchmark.report import write
     from trainer.benchmark.scaling import scaling

@@ -13,11 +13,7 @@ from omegaconf import DictConfig
 
 from trainer import run_folder
 from trainer.progress import say
-
-
-def rank() -> int:
-    """Of this process, as its launcher told it."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
+from trainer.ranks import rank
 
 
 def strategy(cfg: DictConfig, ranks: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from trainer.benchmark.fit import fit, penalty_cycle
@@ -94,7 +94,7 @@ class Probe(pl.Callback):
     def on_train_end(self, trainer: Any, objective: Any) -> None:
         held = [phase["memory"] for phase in self.phases.values()]
         memory = {kind: sum(each[kind] for each in held) for kind in held[0]}
-        memory["ema"] = sum(local(average).nbytes for average in objective.ema.values())
+        memory["ema"] = sum(average.nbytes for average in objective.ema.values())
         own = {
             "bytes": {name: sum(phase["bytes"].values()) for name, phase in self.phases.items()},
             "memory": memory,
@@ -107,11 +107,6 @@ class Probe(pl.Callback):
             "ranks": gathered(own),
             "sweep": sweep(objective.device) if trainer.world_size > 1 else [],
         }
-
-
-def local(tensor: Any) -> Tensor:
-    """The part of a tensor that this rank holds."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def weights(network: nn.Module) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -21,7 +22,7 @@ Phase = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
 Schedule = Callable[[float], float]
 
 
-class Objective(pl.LightningModule):
+class Objective(pl.LightningModule, ABC):
     """Base of all objectives.
 
     A subclass makes its networks, then sets `phases`: for each network that trains, in the order of the steps, a loss
@@ -60,9 +61,9 @@ class Objective(pl.LightningModule):
         self.phase_seconds: dict[str, float] = {}
         self.until_backward = ExitStack()  # a loss may enter contexts that last until its backward is done
 
+    @abstractmethod
     def sample(self, latent: Tensor, condition: Condition) -> Tensor:
         """Images (N, 3, H, W) in [-1, 1] from latents (N, latent_channels) and captions."""
-        raise NotImplementedError
 
     # The loop ---------------------------------------------------------------------------------------------------------
 

@@ -38,7 +38,8 @@ class FSDP(Sharded):
         for unit in [*units(network, self.unit_parameters), network]:
             # None, the default, would leave the root gathered: a player that is frozen meanwhile then goes stale
             fully_shard(unit, reshard_after_forward=True)
-        network._get_fsdp_state()._lazy_init()  # type: ignore[operator]  # now: the first child to run would take itself for the root
+        # now, as else the first child to run would take itself for the root
+        network._get_fsdp_state()._lazy_init()  # type: ignore[operator]
 
     def optimizer_step(  # type: ignore[override]
         self, optimizer: Optimizer, clip: float | None = None, **_: Any

@@ -46,5 +46,3 @@ def check_untied(name: str, network: nn.Module) -> None:
     tied = len(list(network.named_parameters(remove_duplicate=False))) - len(list(network.named_parameters()))
     if tied:
         raise UserError(f"{name} uses {tied} parameters in several places, which cannot be split: use strategy=ddp")
-
-
