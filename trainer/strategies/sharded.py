@@ -19,13 +19,14 @@ class Sharded(Parallel):
 
     def configure_ddp(self) -> None:
         objective: Any = self.lightning_module
-        for tensor in objective.state_dict().values():  # rank 0's weights and buffers are everyone's
-            dist.broadcast(tensor, 0)
-        for name in objective.phases:
-            network = objective.network(name)
+        networks = {name: objective.network(name) for name in objective.phases}
+        for name, network in networks.items():
             check_untied(name, network)
             for parameter in network.parameters():  # flat shards know no channels-last
                 parameter.data = parameter.data.contiguous()
+        for tensor in objective.state_dict().values():  # rank 0's weights and buffers are everyone's
+            dist.broadcast(tensor, 0)
+        for network in networks.values():
             self.shard(network)
 
     def shard(self, network: nn.Module) -> None:
