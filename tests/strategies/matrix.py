@@ -20,9 +20,12 @@ def run(strategy, ranks, folder, cases):
     """Trains the cases of worker.py; results are read with `result`."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
     command = [sys.executable, *launcher, str(WORKER), strategy, str(folder), *cases]
+    compiled = Path(folder, "extensions")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    environment |= {"TORCH_EXTENSIONS_DIR": str(compiled)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, f"{done.stdout[-1500:]}\n{done.stderr[-4000:]}"
+    assert not compiled.exists(), "a compilation leaves a lock when it is killed"
 
 
 def result(folder, case, ranks, rank=0):

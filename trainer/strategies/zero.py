@@ -44,7 +44,6 @@ class ZeRO(Sharded):
         if (self.offload_optimizer or self.offload_parameters) and self.root_device.type == "cpu":
             raise UserError("strategy.offload_* moves state from a GPU to main memory, and there is no GPU: leave it")
         objective: Any = self.lightning_module
-        logging.disable(logging.INFO)  # DeepSpeed tries out compilers and tells of each
         deepspeed = load_deepspeed()
         for optimizer in self.optimizers:
             self.owned[id(optimizer)] = parameters(optimizer)  # the engine puts flat shards in their place
@@ -52,7 +51,6 @@ class ZeRO(Sharded):
             self.engines[id(optimizer)] = deepspeed.initialize(
                 model=network, optimizer=optimizer, config=self.config()
             )[0]
-        logging.disable(logging.NOTSET)
 
     def config(self) -> dict[str, Any]:
         # DeepSpeed's own linear rounds otherwise than PyTorch's under bf16, so stage 3 would not equal the others
@@ -217,4 +215,7 @@ def load_deepspeed() -> Any:
     except ImportError as error:
         raise UserError("strategy=zero* needs DeepSpeed: pip install 'trainer[deepspeed]'") from error
     deepspeed.utils.logger.setLevel(logging.WARNING)
+    # Nothing is compiled at start: on CPU it would build a reduction for inference, behind a lock file that a killed
+    # run leaves in ~/.cache, and at which every later run waits for ever.
+    deepspeed.ops.__compatible_ops__ = {}
     return deepspeed
