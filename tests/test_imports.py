@@ -20,6 +20,7 @@ ARROWS = {
     "batch": set(),
     "images": set(),
     "schedules": set(),
+    "figures": set(),
     "losses": set(),
     "metrics": set(),
     "loggers": set(),
