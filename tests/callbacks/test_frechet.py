@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from trainer.backbones import effnet_lite0
 from trainer.callbacks.ema import EMA
 from trainer.callbacks.frechet import Frechet
 from trainer.errors import UserError
 from trainer.loggers.csv import CSV
-from trainer.metrics import effnet_lite0
 from trainer.metrics.frechet import frechet_distance, mean_and_covariance, moments, square_root
 from trainer.sampling import Sampler
 
@@ -33,9 +33,13 @@ def small_network(monkeypatch):
     measured = []
 
     class Network(torch.nn.Module):
-        def features(self, images, resolution):
+        def __init__(self, resolution):
+            super().__init__()
+            self.resolution = resolution
+
+        def features(self, images):
             measured.append(len(images))
-            return images.float().mean(2)[:, 0] + resolution
+            return images.float().mean(2)[:, 0] + self.resolution
 
     monkeypatch.setattr(effnet_lite0, "load", Network)
     monkeypatch.setattr(effnet_lite0, "NUM_FEATURES", 8)
@@ -57,12 +61,12 @@ def test_distance_of_ema_samples_at_even_points(objective, data, make_trainer, t
     captions = [data.heldout.captions[i] for i in (0, 0, 1, 2, 2, 3)]  # 4 spread over 6
     samples = Sampler(objective, data.text)(captions, range(6))
     references = torch.from_numpy(data.heldout.images).permute(0, 3, 1, 2)
-    network = effnet_lite0.load()
-    mean, covariance = mean_and_covariance(moments(network.features(references, 32)))
+    network = effnet_lite0.load(32)
+    mean, covariance = mean_and_covariance(moments(network.features(references)))
     root = square_root(covariance)
 
     def distance(images):
-        return frechet_distance(mean, covariance, *mean_and_covariance(moments(network.features(images, 32))), root)
+        return frechet_distance(mean, covariance, *mean_and_covariance(moments(network.features(images))), root)
 
     expected = distance(samples)
     assert float(trainer.callback_metrics["val/fd_effnet"]) == pytest.approx(expected, rel=1e-4)

@@ -3,7 +3,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from trainer.metrics.effnet_lite0 import load
+from trainer.backbones.effnet_lite0 import load
 from trainer.metrics.frechet import frechet_distance, mean_and_covariance, moments, square_root
 
 
@@ -79,7 +79,7 @@ def test_a_root_given_is_a_root_saved():
 def test_few_images_twice():
     """On the covariance of these, LAPACK's divide and conquer (torch.linalg.eigh) may find no eigenvectors."""
     images = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
-    twice = 2 * moments(load().features(torch.from_numpy(images).permute(0, 3, 1, 2), 32))
+    twice = 2 * moments(load(32).features(torch.from_numpy(images).permute(0, 3, 1, 2)))
     mean, covariance = mean_and_covariance(twice)
     root = square_root(covariance)
     torch.testing.assert_close(root @ root, covariance, atol=1e-10, rtol=0)

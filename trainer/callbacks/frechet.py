@@ -14,10 +14,10 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
+from trainer.backbones import effnet_lite0
 from trainer.callbacks.log import record
 from trainer.callbacks.schedule import due
 from trainer.errors import UserError
-from trainer.metrics import effnet_lite0
 from trainer.metrics.frechet import frechet_distance, mean_and_covariance, moments, square_root
 from trainer.progress import Progress, say
 from trainer.sampling import Sampler
@@ -61,7 +61,7 @@ class Frechet(Callback):
             if trainer.is_global_zero:
                 say("val/fd_effnet is off: it needs held-out images, see data.heldout")
             return
-        self._network = effnet_lite0.load().to(trainer.strategy.root_device)
+        self._network = effnet_lite0.load(self.feature_resolution).to(trainer.strategy.root_device)
         self._sampler = Sampler(objective, data.text)  # one for the run: it remembers the conditions of captions
         mean, covariance = mean_and_covariance(self._reference_moments(trainer, data))
         self._reference = mean, covariance, square_root(covariance)
@@ -119,7 +119,7 @@ class Frechet(Callback):
         sums = torch.zeros(effnet_lite0.NUM_FEATURES + 1, effnet_lite0.NUM_FEATURES + 1, dtype=torch.float64)
         for begin in range(0, len(own), _AT_ONCE):
             part = own[begin : begin + _AT_ONCE]
-            sums += moments(self._network.features(images(part), self.feature_resolution))
+            sums += moments(self._network.features(images(part)))
             if trainer.is_global_zero:
                 progress(begin + len(part))
         if trainer.world_size > 1:

@@ -69,10 +69,14 @@ class EffNetLite0(nn.Module):
     """EfficientNet (Tan & Le 2019) without squeeze-and-excitation, with ReLU6; its attributes are the published keys.
 
     forward: pixels (N, 3, H, W), (value of 0 to 255 - 127) / 128 -> logits (N, 1000) of the ImageNet classes.
+    resolution: that of the images whose `features` are asked for, in pixels.
     """
 
-    def __init__(self) -> None:
+    name, sha256, width = "effnet_lite0", SHA256, NUM_FEATURES
+
+    def __init__(self, resolution: int = 64) -> None:
         super().__init__()
+        self.resolution, self.resizer = resolution, f"bilinear {resolution}"
         self._conv_stem, self._bn0 = Conv(3, 32, 3, stride=2), _norm(32)
         self._blocks = nn.ModuleList(
             Block(expansion, kernel, 1 if i else stride, out_channels if i else in_channels, out_channels)
@@ -93,24 +97,25 @@ class EffNetLite0(nn.Module):
         return h
 
     @torch.no_grad()
-    def features(self, images: Tensor, resolution: int = 64) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         """(N, 320) float32 of uint8 images (N, 3, H, W), 32 at a time: averages over the output of the last block.
 
         Not the 1,280 of the head behind it: a covariance needs more images than features, and small sets have hundreds.
         Images are first brought to (resolution, resolution), bilinearly and with antialiasing where that is smaller.
         """
+        size = (self.resolution, self.resolution)
         device = self._fc.weight.device
         parts = []
         for part in images.split(32):
             pixels = part.to(device, torch.float32)
-            if pixels.shape[-2:] != (resolution, resolution):
-                pixels = F.interpolate(pixels, size=(resolution, resolution), mode="bilinear", antialias=True)
+            if pixels.shape[-2:] != size:
+                pixels = F.interpolate(pixels, size=size, mode="bilinear", antialias=True)
             pixels = ((pixels - 127) / 128).contiguous(memory_format=torch.channels_last)
             parts.append(self.maps(pixels).mean((2, 3)))
         return torch.cat(parts)
 
 
-def load() -> EffNetLite0:
+def load(resolution: int = 64) -> EffNetLite0:
     """The network with its ImageNet weights, on the CPU, for evaluation only. UserError if they are absent or altered.
 
     Nothing is drawn from the random number generators.
@@ -124,6 +129,6 @@ def load() -> EffNetLite0:
     if digest != SHA256:
         raise UserError(f"{file}: sha256 {digest[:12]}, expected {SHA256[:12]}: {_REMEDY}")
     with torch.device("meta"):
-        network = EffNetLite0()
+        network = EffNetLite0(resolution)
     network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True), assign=True)
     return network.to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]

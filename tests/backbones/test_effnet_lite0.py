@@ -4,16 +4,16 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from trainer.backbones import effnet_lite0
+from trainer.backbones.effnet_lite0 import Block, Conv, load
 from trainer.data.build import fit
 from trainer.data.emoji import Emoji
 from trainer.errors import UserError
-from trainer.metrics import effnet_lite0
-from trainer.metrics.effnet_lite0 import Block, Conv, load
 
 
 @pytest.fixture(scope="module")
 def network():
-    return load()
+    return load(32)
 
 
 def test_same_padding_puts_the_odd_pixel_right_and_below():
@@ -56,23 +56,28 @@ def test_names_pictures(network):
 
 def test_features_are_rows_of_their_images(network):
     images = torch.randint(0, 256, (35, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    features = network.features(images, resolution=32)
+    features = network.features(images)
     assert features.shape == (35, 320) and features.dtype == torch.float32
-    torch.testing.assert_close(network.features(images[33:], resolution=32), features[33:], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(network.features(images[33:]), features[33:], rtol=1e-4, atol=1e-4)
     assert (features[0] - features[1]).abs().max() > 0.1
 
 
 def test_pixels_have_the_range_of_the_training(network):
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     expected = network.maps((images.float() - 127) / 128).mean((2, 3))
-    torch.testing.assert_close(network.features(images, resolution=32), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(network.features(images), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_says_its_protocol(network):
+    assert (network.name, network.width, network.resizer) == ("effnet_lite0", 320, "bilinear 32")
+    assert network.sha256.startswith("579344248a93") and load().resizer == "bilinear 64"
 
 
 def test_large_images_are_averaged_down(network):
     fine = torch.full((1, 3, 128, 128), 254, dtype=torch.uint8)
     fine[..., 1::4] = fine[..., 2::4] = 0  # the pixels that plain bilinear interpolation would pick, all black
     grey = torch.full((1, 3, 32, 32), 127, dtype=torch.uint8)
-    difference = network.features(fine, 32) - network.features(grey, 32)
+    difference = network.features(fine) - network.features(grey)
     assert difference.abs().max() < 0.6
 
 
