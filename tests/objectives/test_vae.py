@@ -28,6 +28,14 @@ def test_kl_warms_up_in_images():
         torch.testing.assert_close(loss, logs["autoencoder/distortion"] + weighed)
 
 
+def test_reconstructions_are_of_the_posterior_mean():
+    vae, batch = make_vae(), random_batch().as_float()
+    mean, _ = vae.autoencoder.encoder(batch.image, batch.condition)
+    expected = vae.autoencoder.decoder(mean, batch.condition)
+    assert expected.shape == batch.image.shape
+    torch.testing.assert_close(vae.reconstruct(batch.image, batch.condition), expected)
+
+
 def test_samples_come_from_the_decoder():
     vae, batch = make_vae(), random_batch()
     latent = torch.randn(8, LATENT)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -22,7 +21,7 @@ Phase = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
 Schedule = Callable[[float], float]
 
 
-class Objective(pl.LightningModule, ABC):
+class Objective(pl.LightningModule):
     """Base of all objectives.
 
     A subclass makes its networks, then sets `phases`: for each network that trains, in the order of the steps, a loss
@@ -37,7 +36,7 @@ class Objective(pl.LightningModule, ABC):
     automatic_optimization = False
     phases: dict[str, Phase]
     averaged: tuple[str, ...] = ()  # networks whose EMA weights are sampled from
-    latent_channels: int
+    latent_channels: int = 0  # 0 where nothing is drawn
 
     def __init__(
         self,
@@ -61,9 +60,10 @@ class Objective(pl.LightningModule, ABC):
         self.phase_seconds: dict[str, float] = {}
         self.until_backward = ExitStack()  # a loss may enter contexts that last until its backward is done
 
-    @abstractmethod
     def sample(self, latent: Tensor, condition: Condition) -> Tensor:
-        """Images (N, 3, H, W) in [-1, 1] from latents (N, latent_channels) and captions."""
+        """Images (N, 3, H, W) in [-1, 1] from latents (N, latent_channels) and captions; UserError if it draws none."""
+        name = self.config.get("name", type(self).__name__)
+        raise UserError(f"a run of {name} draws no images; give one that does, as of cgan or cvae")
 
     # The loop ---------------------------------------------------------------------------------------------------------
 
@@ -143,6 +143,18 @@ class Objective(pl.LightningModule, ABC):
     def uniform(self, stream: str, batch: Batch, count: int) -> Tensor:
         """(N, count) uniform in [0, 1), as `normal`."""
         return noise.uniform(self.seed, stream, batch.position, count)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """(N, ...) of this rank to those of all ranks, in their order.
+
+        A mean over all of them, taken on every rank, has the gradient that it has in one process: backward adds up what
+        the ranks ask of these rows, and the strategy averages.
+        """
+        if self.trainer.world_size == 1:
+            return rows
+        sent = rows.to(torch.uint8) if rows.dtype == torch.bool else rows  # gloo knows no bool
+        received = self.strategy.all_gather(sent, sync_grads=rows.requires_grad)  # (ranks, N, ...)
+        return received.flatten(0, 1).to(rows.dtype)
 
     def setup(self, stage: str) -> None:
         self.to(memory_format=torch.channels_last)  # convolutions are two to three times faster so

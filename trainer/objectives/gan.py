@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from trainer.batch import Batch, Condition
+from trainer.errors import UserError
 from trainer.losses import regularizers
+from trainer.matching import Matching
 from trainer.objectives.base import Objective
 
 
@@ -32,6 +34,8 @@ class GAN(Objective):
     finite_difference: sigma > 0 takes |D(x) - D(x + sigma n)|^2 / sigma^2 instead of the double backward.
     gradient_penalty: weight of WGAN-GP (Gulrajani et al. 2017).
     penalty_interval: penalties every so many batches, scaled by it (lazy regularisation, Karras et al. 2020).
+    matcher: run of objective=matching; matcher_weight times its DAMSM loss of generated images joins the generator's
+    (AttnGAN, Xu et al. 2018). It is frozen, read when a training starts, and in no checkpoint.
     """
 
     averaged = ("generator",)
@@ -51,6 +55,8 @@ class GAN(Objective):
         gradient_penalty: float = 0.0,
         finite_difference: float = 0.0,
         penalty_interval: int = 1,
+        matcher: str | None = None,
+        matcher_weight: float = 0.0,
         **loop: Any,
     ):
         super().__init__(**loop)
@@ -62,11 +68,23 @@ class GAN(Objective):
         self.r1, self.r2, self.gradient_penalty = r1, r2, gradient_penalty
         self.finite_difference = finite_difference
         self.penalty_interval = penalty_interval
+        if bool(matcher) != bool(matcher_weight) or (matcher and self.accumulate > 1):
+            raise UserError(
+                f"objective.matcher={matcher}, matcher_weight={matcher_weight}, accumulate={self.accumulate}: expected "
+                "a run and a weight above 0, and accumulate=1, as images are contrasted over the whole batch"
+            )
+        self.matcher, self.matcher_weight = matcher, matcher_weight
+        self.judge: Matching | None = None
         self.latent_channels = generator.latent_channels
         self.phases = {"discriminator": self.discriminator_loss, "generator": self.generator_loss}
 
     def sample(self, latent: Tensor, condition: Condition) -> Tensor:
         return self.generator(latent, condition)
+
+    def on_fit_start(self) -> None:
+        if self.matcher:
+            self.judge = Matching(self.matcher, self.device)
+            self.judge.require(self.config)
 
     def discriminator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         due = self.trainer.global_step % self.penalty_interval == 0
@@ -97,7 +115,8 @@ class GAN(Objective):
         return loss.mean(), logs
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        fake = self.augmented(self.generated(batch, "generator"), batch, "generator/fake")
+        generated = self.generated(batch, "generator")
+        fake = self.augmented(generated, batch, "generator/fake")
         real_logits = None
         if self.loss.needs_real:
             real_logits = self.discriminator(self.augmented(batch.image, batch, "generator/real"), batch.condition)
@@ -109,7 +128,13 @@ class GAN(Objective):
             mismatch = self.mismatch(batch, features, fake_logits)
             logs["generator/mismatch"] = mismatch.mean()
             loss = loss + self.matching * mismatch
-        return loss.mean(), logs
+        if self.judge is None:
+            return loss.mean(), logs
+        matcher = self.judge.objective
+        sentence, word, right = matcher.contrast(generated, batch.condition, batch.caption, self.gather)
+        mismatch = (sentence + matcher.words * word).mean()
+        logs |= {"generator/matcher": mismatch, "generator/matcher_accuracy": right.float().mean()}
+        return loss.mean() + self.matcher_weight * mismatch, logs
 
     def mismatch(self, batch: Batch, features: Tensor, logits: Tensor) -> Tensor:
         """(N,) softplus(D(x, c') - D(x, c)): an image must fit its own caption c better than another's, c'."""

@@ -45,6 +45,11 @@ class VAE(Objective):
     def sample(self, latent: Tensor, condition: Condition) -> Tensor:
         return self.autoencoder.decoder(latent, condition)
 
+    def reconstruct(self, image: Tensor, condition: Condition) -> Tensor:
+        """What the posterior's mean keeps of images (N, 3, H, W) in [-1, 1], (N, 3, H, W) in [-1, 1]."""
+        mean, _ = self.autoencoder.encoder(image, condition)
+        return self.autoencoder.decoder(mean, condition)
+
     def autoencoder_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         noise = self.normal("autoencoder", batch, self.latent_channels)
         reconstructed, mean, log_variance = self.autoencoder(batch.image, batch.condition, noise)
