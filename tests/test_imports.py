@@ -23,7 +23,7 @@ ARROWS = {
     "figures": set(),
     "losses": set(),
     "metrics": set(),
-    "backbones": set(),
+    "backbones": {"text"},
     "loggers": set(),
     "networks": {"batch"},
     "text": {"batch"},
@@ -37,7 +37,8 @@ ARROWS = {
     "callbacks": {
         "sampling",
         "metrics",
-        "backbones",
+        "evaluation",
+        "figures",
         "images",
         "batch",
         "signals",
@@ -58,7 +59,8 @@ ARROWS = {
     "__main__": {"config", "run_folder", "checkpoint", "signals", "ranks", "report"},
     "sample": {"config", "pipeline", "images"},
     "export": {"config", "checkpoint"},
-    "evaluate": {"config", "pipeline", "metrics", "data"},
+    "evaluation": {"sampling", "metrics", "data", "figures", "batch"},
+    "evaluate": {"config", "pipeline", "evaluation", "figures", "matching", "ranks"},
     "benchmark": {"config", "run_folder", "callbacks", "strategies", "batch", "ranks"},
 }
 TORCH_ONLY = ("errors", "noise", "progress", "batch", "schedules", "losses", "metrics")

@@ -72,7 +72,7 @@ class EffNetLite0(nn.Module):
     resolution: that of the images whose `features` are asked for, in pixels.
     """
 
-    name, sha256, width = "effnet_lite0", SHA256, NUM_FEATURES
+    name, sha256, width = "effnet", SHA256, NUM_FEATURES
 
     def __init__(self, resolution: int = 64) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ def load(resolution: int = 64) -> EffNetLite0:
     package = importlib.util.find_spec(_PACKAGE)  # found, not imported: the weights are all that is wanted of it
     folder = next(iter(package.submodule_search_locations or ()), None) if package else None
     if folder is None:
-        raise UserError(f"the package {_PACKAGE} is not installed: {_REMEDY}, or go without: callbacks.frechet=null")
+        raise UserError(f"the package {_PACKAGE} is not installed: {_REMEDY}, or go without: callbacks.evaluation=null")
     file = Path(folder, _FILE)
     digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "no file"
     if digest != SHA256:
