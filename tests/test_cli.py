@@ -121,7 +121,8 @@ def test_run_folder_explains_itself(project, command):
     environment = (project / "here/environment.txt").read_text()
     assert "seed=7" in environment
     assert "torch==" in environment
-    assert {file.name for file in (project / "here").iterdir()} == {"config.yaml", "composed.yaml", "environment.txt"}
+    written = {"config.yaml", "composed.yaml", "environment.txt", "end.json", "report.html"}
+    assert {file.name for file in (project / "here").iterdir()} == written
 
 
 def test_two_runs_of_one_second_have_two_folders(project, command):

@@ -12,6 +12,7 @@ import math
 import os
 import sys
 import warnings
+from contextlib import nullcontext
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -21,23 +22,24 @@ from trainer.config import Training, entry, reported
 from trainer.errors import UserError
 
 
-def start(cfg: DictConfig) -> None:
-    """Trains here, or hands the run to what `launch` names."""
+def start(cfg: DictConfig) -> float | None:
+    """Trains here, or hands the run to what `launch` names; the best measurement, for a sweep to minimise."""
     if not cfg.launch:
-        train(cfg)
-        return
+        return train(cfg)
     from hydra.utils import instantiate
 
     instantiate(cfg.launch, _convert_="all").submit(cfg)
+    return None
 
 
-def train(cfg: DictConfig) -> None:
+def train(cfg: DictConfig) -> float | None:
     signals.immediate()
     import pytorch_lightning as pl  # here, so that --help and a mistyped key are answered at once
     import torch
     from hydra.utils import instantiate
 
     from trainer import checkpoint
+    from trainer.report import ending
 
     for library in ("pytorch_lightning", "lightning_fabric"):  # its notices; our callbacks report
         logging.getLogger(library).setLevel(logging.WARNING)
@@ -80,11 +82,15 @@ def train(cfg: DictConfig) -> None:
         if trainer.is_global_zero and saved["images_seen"] >= 1000 * cfg.kimg:
             print(f"{newest} has seen the {cfg.kimg} kimg of its budget; a larger one is kimg=...")
 
-    trainer.fit(objective, datamodule=data, ckpt_path=newest)
-    stopped_by = max((getattr(callback, "signal", 0) for callback in callbacks), default=0)
-    if stopped_by and trainer.is_global_zero:  # from a child, Lightning would take it for a crash and kill the rest
-        signals.requeue(stopped_by)
-        sys.exit(128 + stopped_by)
+    def stopped_by() -> int:
+        return max((getattr(callback, "signal", 0) for callback in callbacks), default=0)
+
+    with ending.told(folder, stopped_by) if trainer.is_global_zero else nullcontext():
+        trainer.fit(objective, datamodule=data, ckpt_path=newest)
+    if stopped_by() and trainer.is_global_zero:  # from a child, Lightning would take it for a crash and kill the rest
+        signals.requeue(stopped_by())
+        sys.exit(128 + stopped_by())
+    return next((callback.best for callback in callbacks if hasattr(callback, "best")), None)
 
 
 def main() -> None:

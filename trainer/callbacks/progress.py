@@ -121,7 +121,8 @@ class Progress(Callback):
         (run / "README.md").write_text(f"# {self._panel[0][1]}\n\n| | |\n|---|---|\n{rows}\n\n{_CONTENTS}")
 
 
-_CONTENTS = """- `metrics.csv`: numbers over the run
+_CONTENTS = """- `report.html`: all of it on one page
+- `metrics.csv`: numbers over the run
 - `samples/`: grids of the same captions and seeds as training goes on
 - `checkpoints/`: to sample from and to resume
 - `config.yaml`, `environment.txt`: what was run, where

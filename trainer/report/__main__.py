@@ -1,0 +1,29 @@
+"""Reports: python -m trainer.report RUN writes RUN/report.html again; several runs are compared in one compare.html."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from trainer.config import reported
+from trainer.errors import UserError
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m trainer.report", description=__doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="folder of a run: outputs/NAME/TIME")
+    parser.add_argument(
+        "--out", type=Path, help="file to write; default RUN/report.html, of several runs ./compare.html"
+    )
+    given = parser.parse_args()
+    with reported():
+        from trainer.report import compare, single  # here, so that --help is answered at once
+
+        if len({run.resolve() for run in given.runs}) < len(given.runs):
+            raise UserError(f"{' '.join(map(str, given.runs))}: one run is named twice; name each once")
+        path = compare.write(given.runs, given.out) if len(given.runs) > 1 else single.write(given.runs[0], given.out)
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""The page around a report, and its parts; everything is within the file, nothing is fetched."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+from PIL import Image
+
+from trainer.errors import UserError
+
+STYLE = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
+SLIDER = """
+for (const box of document.querySelectorAll(".evolution")) {
+  const shots = [...box.querySelectorAll("figure")], slider = box.querySelector("input");
+  const show = () => shots.forEach((shot, i) => shot.hidden = i != slider.value);
+  slider.parentElement.hidden = shots.length < 2;
+  slider.addEventListener("input", show);
+  show();
+}
+"""
+PIXELS_WIDE = 1120  # of an embedded picture; larger ones are scaled down
+
+
+def page(title: str, parts: Iterable[str]) -> str:
+    body = "\n".join(parts)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title>\n<style>\n{STYLE}</style></head>\n<body><main>\n{body}\n</main>\n"
+        f"<script>{SLIDER}</script></body></html>\n"
+    )
+
+
+def save(path: Path, content: str) -> Path:
+    """Writes a page whole or not at all; its path. UserError where it cannot be written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(content, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; name a file that can be written") from error
+    return path
+
+
+def section(title: str, *parts: str) -> str:
+    """Nothing where there is nothing to say."""
+    content = "\n".join(part for part in parts if part)
+    return f"<section><h2>{escape(title)}</h2>\n{content}</section>" if content else ""
+
+
+def tiles(facts: Iterable[tuple[str, str, str]]) -> str:
+    """Headline figures: (name, value, remark)."""
+    cells = (
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(remark)}</small></dd></div>"
+        for name, value, remark in facts
+    )
+    return f'<dl class="tiles">{"".join(cells)}</dl>'
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Cells are HTML. A box of its own, which scrolls where it is too wide."""
+    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>\n" for row in rows)
+    thead = f"<thead><tr>{top}</tr></thead>" if head else ""
+    return f'<div class="box" tabindex="0"><table>{thead}<tbody>\n{body}</tbody></table></div>' if body else ""
+
+
+def details(summary: str, content: str) -> str:
+    return f"<details><summary>{escape(summary)}</summary>\n{content}</details>"
+
+
+def text(content: str) -> str:
+    """As it is, in a box that scrolls."""
+    return f'<pre class="box" tabindex="0">{escape(content)}</pre>'
+
+
+def notes(lines: Iterable[str], kind: str = "warning") -> str:
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f'<ul class="notes {kind}">{items}</ul>' if items else ""
+
+
+def picture(path: Path, caption: str) -> str:
+    """A figure of an image file, embedded as JPEG."""
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+        if image.width > PIXELS_WIDE:
+            image = image.resize(
+                (PIXELS_WIDE, round(image.height * PIXELS_WIDE / image.width)), Image.Resampling.LANCZOS
+            )
+        held = io.BytesIO()
+        image.save(held, "JPEG", quality=86)
+    data = base64.b64encode(held.getvalue()).decode()
+    size = f'width="{image.width}" height="{image.height}"'
+    return (
+        f'<figure class="shot"><figcaption>{escape(caption)}</figcaption><div class="box" tabindex="0">'
+        f'<img {size} alt="samples at {escape(caption)}" src="data:image/jpeg;base64,{data}"></div></figure>'
+    )
