@@ -66,5 +66,5 @@ def load(path: str = "openai/clip-vit-base-patch32") -> Clip:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"backbone.path={path}: its tokenizer cannot be loaded: {reason}") from error
+        raise UserError(f"{path}: its tokenizer cannot be loaded: {reason}") from error
     return Clip(model, tokenizer, sha256).eval()

@@ -29,15 +29,15 @@ def load(path: str, model_class: str) -> tuple[Any, str, Path]:
             found = transformers.AutoConfig.from_pretrained(folder).model_type
             loader = getattr(transformers, model_class)
             if found != loader.config_class.model_type:
-                raise UserError(f"backbone.path={path}: a {found} model, expected {loader.config_class.model_type}")
+                raise UserError(f"{path}: a {found} model, expected {loader.config_class.model_type}")
             model, report = loader.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True)
     except UserError:
         raise
     except Exception as error:  # safetensors raises exceptions of its own for broken files
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"backbone.path={path}: cannot be loaded as {model_class}: {reason}") from error
+        raise UserError(f"{path}: cannot be loaded as {model_class}: {reason}") from error
     if unset := {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}:  # would stay random
-        raise UserError(f"backbone.path={path}: lacks {len(unset)} weights, as {min(unset)}: give a complete model")
+        raise UserError(f"{path}: lacks {len(unset)} weights, as {min(unset)}: give a complete model")
     return model.float().eval().requires_grad_(False), digest, folder
 
 
@@ -45,10 +45,10 @@ def _find(path: str) -> Path:
     folder = Path(path).expanduser()
     if folder.is_dir():
         if not _weights(folder):
-            raise UserError(f"backbone.path={path}: expected config.json and *.safetensors in it")
+            raise UserError(f"{path}: expected config.json and *.safetensors in it")
         return folder
     if path.startswith(("/", ".", "~")) or path.count("/") != 1:
-        raise UserError(f"backbone.path={path}: no such folder; give one or a hub id like facebook/dinov2-base")
+        raise UserError(f"{path}: no such folder; give one or a hub id like facebook/dinov2-base")
     return _snapshot(path)
 
 
@@ -85,5 +85,5 @@ def _snapshot(hub_id: str) -> Path:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(
             f"{hub_id} is not on this machine and the Hugging Face hub gave none ({reason}): check id and network, "
-            "or set backbone.path=/local/folder"
+            "or give a local folder in its place"
         ) from error
