@@ -20,4 +20,4 @@ def test_says_all_that_its_loader_takes(name):
 
 def test_the_backbone_that_is_installed():
     backbone = instantiate(CONFIGS["effnet_lite0"])
-    assert (backbone.name, backbone.width, backbone.resizer) == ("effnet_lite0", 320, "bilinear 64")
+    assert (backbone.name, backbone.width, backbone.resizer) == ("effnet", 320, "bilinear 64")

@@ -69,7 +69,7 @@ def test_pixels_have_the_range_of_the_training(network):
 
 
 def test_says_its_protocol(network):
-    assert (network.name, network.width, network.resizer) == ("effnet_lite0", 320, "bilinear 32")
+    assert (network.name, network.width, network.resizer) == ("effnet", 320, "bilinear 32")
     assert network.sha256.startswith("579344248a93") and load().resizer == "bilinear 64"
 
 
