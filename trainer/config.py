@@ -19,7 +19,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from trainer import mistakes, ranks, run_folder, signatures
+from trainer import mistakes, ranks, run_folder, signatures, sweeps
 from trainer.errors import UserError
 
 
@@ -77,7 +77,7 @@ def steps(kimg: float, batch_size: int) -> int:
     return math.ceil(kimg * 1000 / batch_size)
 
 
-def entry(task: Callable[[DictConfig], None], config_name: str, schema: type) -> None:
+def entry(task: Callable[[DictConfig], Any], config_name: str, schema: type) -> None:
     """Runs `task` with the configuration `config_name` of the command line: composed and checked.
 
     schema: dataclass of the root keys, which the root config lists as `{config_name}_schema` in its defaults.
@@ -93,10 +93,10 @@ def entry(task: Callable[[DictConfig], None], config_name: str, schema: type) ->
     sys.argv[1:] = appended(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions on instead of printing them
 
-    def job(cfg: DictConfig) -> None:
+    def job(cfg: DictConfig) -> Any:
         with reported():
             signatures.check(cfg, schema, conf_folders())
-            task(cfg)
+            return sweeps.answer(task, cfg)
 
     with reported():
         hydra.main(version_base="1.3", config_path=str(conf_folders()[-1]), config_name=config_name)(job)()
@@ -105,6 +105,7 @@ def entry(task: Callable[[DictConfig], None], config_name: str, schema: type) ->
 def appended(arguments: list[str]) -> list[str]:
     """Groups that reach everywhere need no `+`; an experiment is merged before a scale, whichever came first."""
     arguments = [f"+{a}" if a.startswith(("experiment=", "scale=")) else a for a in arguments]
+    arguments.sort(key=lambda a: a not in ("-m", "--multirun"))  # argparse takes overrides on one side of a flag only
     everywhere = iter(sorted(a for a in arguments if a.startswith(("+experiment=", "+scale="))))
     return [next(everywhere) if a.startswith(("+experiment=", "+scale=")) else a for a in arguments]
 

@@ -1,5 +1,9 @@
-"""The one exception that is the user's to mend."""
+"""The exceptions that are the user's to mend."""
 
 
 class UserError(ValueError):
     """Bad input, told in one line: the value, what was expected, the remedy. Entry points print it and exit with 2."""
+
+
+class DivergedError(UserError):
+    """A run that has left the numbers."""

@@ -43,6 +43,7 @@ def make(cfg: DictConfig) -> Path:
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
         folder = Path(hydra.sweep.dir, hydra.sweep.subdir)
+        os.environ.setdefault("WANDB_RUN_GROUP", f"{cfg.name} sweep {Path(hydra.sweep.dir).name}")
         sys.argv[1:] = arguments()  # children of this job run this job, not the sweep
     elif OmegaConf.is_interpolation(cfg, "run_dir") and VARIABLE not in os.environ and "slurm-" not in folder.name:
         folder = agreed(folder) if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else claimed(folder)

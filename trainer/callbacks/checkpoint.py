@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
+import math
+import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, Trainer
 
+from trainer import checkpoint as saved
 from trainer.callbacks.checkpoint_io import AtomicCheckpointIO
 from trainer.callbacks.guard import check_weights
 from trainer.callbacks.random_state import random_state, restore_random_state
 from trainer.callbacks.schedule import due, kimg_name
 from trainer.errors import UserError
 
+BEST = "best.ckpt"
+
 
 class Checkpoint(Callback):
     """Writes RUN/checkpoints/kimg000012.800.ckpt: `times` in a run and at its end, each `every_minutes`, at a stop.
 
-    Keeps the newest `keep`. Checkpoints are taken at the end of a batch, so a resumed run goes on with the next one.
+    Keeps the newest `keep`, and best.ckpt, the one of the smallest `metric` that was measured in this folder: it is
+    saved at once, under its number too, and costs no space of its own until that goes. `best` is its value. "measured"
+    in a checkpoint is the last measurement before it.
+    Checkpoints are taken at the end of a batch, so a resumed run goes on with the next one.
     Weights that are not finite are never saved (UserError). The random state of every rank is kept as "rng".
     sharded: a folder of that name, in which every rank writes what it holds, for models that are too large for one
     process. Either is read by any strategy on any number of ranks.
     """
 
-    def __init__(self, times: int = 10, every_minutes: float = 15, keep: int = 2, sharded: bool = False) -> None:
+    def __init__(
+        self,
+        times: int = 10,
+        every_minutes: float = 15,
+        keep: int = 2,
+        sharded: bool = False,
+        metric: str = "val/fd_effnet",
+    ) -> None:
         if keep < 1:
             raise UserError(f"callbacks.checkpoint.keep={keep}: keep at least 1")
         self.folder = Path()
@@ -34,6 +50,10 @@ class Checkpoint(Callback):
         self.every_minutes = every_minutes
         self.keep = keep
         self.sharded = sharded
+        self.metric = metric
+        self.best: float | None = None
+        self._value: Any = None
+        self._measured: dict[str, Any] | None = None
         self._saved_at = time.monotonic()
         self._random_state: dict[str, Any] | None = None
 
@@ -51,9 +71,10 @@ class Checkpoint(Callback):
         if trainer.world_size > 1:
             states *= trainer.world_size
             torch.distributed.all_gather_object(states, states[0])
-        checkpoint["rng"] = states
+        checkpoint |= {"rng": states, "measured": self._measured}
 
     def on_load_checkpoint(self, trainer: Trainer, objective: Any, checkpoint: dict[str, Any]) -> None:
+        self._measured = checkpoint.get("measured")
         if len(checkpoint["rng"]) == trainer.world_size:  # else there is nothing to continue exactly
             self._random_state = checkpoint["rng"][trainer.global_rank]
 
@@ -61,20 +82,52 @@ class Checkpoint(Callback):
         self._saved_at = time.monotonic()
         if trainer.is_global_zero:
             self._set_aside(kimg_name(objective.images_seen))
+            self.best = self._kept_best(objective.images_seen)
+        self.best = trainer.strategy.broadcast(self.best)
         if self._random_state is not None:  # now, as building the networks and the loader has drawn numbers
             restore_random_state(self._random_state)
 
     def _set_aside(self, now: str) -> None:
         """Moves checkpoints that a resume from before them gives up; they would pass for the newest."""
         for given_up in [path for path in self.folder.glob("kimg*.ckpt") if path.stem > now]:
-            aside = self.folder / "set_aside" / given_up.name
-            aside.parent.mkdir(exist_ok=True)
-            given_up.replace(aside)
-            print(f"{given_up.name} is after this start: moved to {aside}", flush=True)
+            self._move_aside(given_up, given_up.name)
+
+    def _move_aside(self, given_up: Path, name: str) -> None:
+        aside = self.folder / "set_aside" / name
+        aside.parent.mkdir(exist_ok=True)
+        if aside.exists():
+            remove(aside)
+        given_up.replace(aside)
+        print(f"{given_up.name} is after this start: moved to {aside}", flush=True)
+
+    def _kept_best(self, now: int) -> float | None:
+        """Value of the best.ckpt in the folder, unless it is from after this start."""
+        with suppress(UserError):  # there is none, or it cannot be read
+            kept = saved.read(self.folder / BEST)
+            if kept["images_seen"] > now:
+                self._move_aside(self.folder / BEST, f"{kimg_name(kept['images_seen'])}.ckpt")
+            elif (measured := kept.get("measured")) and measured["metric"] == self.metric:
+                return measured["value"]
+        return None
 
     def on_train_batch_end(self, trainer: Trainer, objective: Any, *_: Any) -> None:
-        if due(trainer, self.times) or trainer.should_stop or self._overdue(trainer):
+        improved = self._improves(trainer, objective)
+        if improved or due(trainer, self.times) or trainer.should_stop or self._overdue(trainer):
             self.save(trainer, objective)
+        if improved and trainer.is_global_zero:
+            link(self.folder / f"{kimg_name(objective.images_seen)}.ckpt", self.folder / BEST)
+
+    def _improves(self, trainer: Trainer, objective: Any) -> bool:
+        """Whether this step has measured the best value so far."""
+        value = trainer.callback_metrics.get(self.metric)
+        if value is None or value is self._value:  # every measurement is a tensor of its own
+            return False
+        self._value = value
+        self._measured = {"metric": self.metric, "value": float(value), "kimg": objective.images_seen / 1000}
+        if not (math.isfinite(value) and (self.best is None or value < self.best)):
+            return False
+        self.best = float(value)
+        return True
 
     def _overdue(self, trainer: Trainer) -> bool:
         if trainer.global_step % 20:  # ranks must agree on the clock; asking at every step would cost
@@ -93,3 +146,22 @@ class Checkpoint(Callback):
 
 def remove(checkpoint: Path) -> None:
     shutil.rmtree(checkpoint) if checkpoint.is_dir() else checkpoint.unlink()
+
+
+def link(checkpoint: Path, name: Path) -> None:
+    """`name` becomes a second name of a checkpoint, which then is there until both are deleted."""
+    temporary = name.with_name(f".{name.name}.tmp")
+    if checkpoint.is_dir():
+        shutil.copytree(checkpoint, temporary, copy_function=hard_link)
+    else:
+        hard_link(checkpoint, temporary)
+    if name.is_dir() or (name.exists() and temporary.is_dir()):  # a rename replaces a file by a file only
+        remove(name)
+    os.replace(temporary, name)
+
+
+def hard_link(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # some file systems have none
+        shutil.copyfile(source, target)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Trainer
 
-from trainer.errors import UserError
+from trainer.errors import DivergedError
 
 
 def newest_checkpoint(run_dir: str | Path) -> Path | None:
@@ -19,20 +19,20 @@ def newest_checkpoint(run_dir: str | Path) -> Path | None:
 
 
 def check_finite(trainer: Trainer, metrics: Mapping[str, float]) -> None:
-    """Raises UserError that names the first metric that is NaN or infinite, when, and the checkpoint to go back to."""
+    """Raises DivergedError: the first metric that is NaN or infinite, when, and the checkpoint to go back to."""
     for key, value in metrics.items():
         if not math.isfinite(value):
             objective: Any = trainer.lightning_module
             good = newest_checkpoint(trainer.default_root_dir)
             remedy = f"resume={good} with" if good else "start again with"
-            raise UserError(
+            raise DivergedError(
                 f"{key} is {value} at kimg {objective.images_seen / 1000:.1f}: "
                 f"{remedy} a lower learning rate, objective.clip=1 or trainer.precision=32-true"
             )
 
 
 def check_weights(trainer: Trainer) -> None:
-    """Raises UserError where a trained weight is not finite, so that no such checkpoint is ever written."""
+    """Raises DivergedError where a trained weight is not finite, so that no such checkpoint is ever written."""
     strategy: Any = trainer.strategy
     for name, network in trainer.lightning_module.named_children():
         weights = [strategy.part(p).tensor for p in network.parameters()]

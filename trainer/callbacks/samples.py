@@ -8,7 +8,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, Trainer
 
-from trainer.callbacks.schedule import due, kimg_name
+from trainer.callbacks.schedule import due, kimg_name, last
 from trainer.images import grid
 from trainer.sampling import Sampler
 
@@ -16,13 +16,15 @@ from trainer.sampling import Sampler
 class Samples(Callback):
     """A grid of fixed captions and seeds, drawn with the EMA weights, `times` in a run and so at its end.
 
-    Writes RUN/samples/kimg000012.800.png and latest.png, and each image with its caption to loggers that take images.
+    Writes RUN/samples/kimg000012.800.png and latest.png; to loggers that take them, each image with its caption as
+    `samples/images` and, at the end alone, as a table of the first `table_rows` with their seeds as `samples/table`.
     """
 
-    def __init__(self, times: int = 10, num_images: int = 32, columns: int = 8) -> None:
+    def __init__(self, times: int = 10, num_images: int = 32, columns: int = 8, table_rows: int = 16) -> None:
         self.times = times
         self.num_images = num_images
         self.columns = columns
+        self.table_rows = table_rows
 
     def on_train_batch_end(self, trainer: Trainer, objective: Any, *_: Any) -> None:
         if not due(trainer, self.times):
@@ -39,8 +41,12 @@ class Samples(Callback):
         path.parent.mkdir(parents=True, exist_ok=True)
         grid(images, captions, self.columns).save(path)
         shutil.copyfile(path, path.with_name("latest.png"))
+        pictures = list(images.permute(0, 2, 3, 1).cpu().numpy())
+        step = trainer.global_step
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):
-                pictures = list(images.permute(0, 2, 3, 1).cpu().numpy())
-                logger.log_metrics({"progress/kimg": objective.images_seen / 1000}, step=trainer.global_step)  # x axis
-                logger.log_image("samples", pictures, step=trainer.global_step, caption=captions)
+                logger.log_metrics({"progress/kimg": objective.images_seen / 1000}, step=step)  # x axis
+                logger.log_image("samples/images", pictures, step=step, caption=captions)
+            if hasattr(logger, "log_sample_table") and last(trainer):  # W&B keeps a copy of every image it has
+                rows = range(min(self.table_rows, len(captions)))
+                logger.log_sample_table("samples/table", captions[: len(rows)], rows, pictures[: len(rows)], step)

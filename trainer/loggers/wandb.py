@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,22 @@ _ENVIRONMENT = {  # what a user may have set for all runs; it wins over the conf
     "resume": "WANDB_RESUME",
     "mode": "WANDB_MODE",
 }
+
+
+def harmless(method: Callable[..., None]) -> Callable[..., None]:
+    """On rank 0 alone and only while a run is open; an error is told in one line, as the training is worth more."""
+
+    @rank_zero_only
+    @functools.wraps(method)
+    def tried(self: WandB, *args: Any, **kwargs: Any) -> None:
+        try:
+            if self._experiment is not None:
+                method(self, *args, **kwargs)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            print(f"W&B {method.__name__} failed: {reason}", file=sys.stderr, flush=True)
+
+    return tried
 
 
 class WandB(WandbLogger):
@@ -74,6 +92,8 @@ class WandB(WandbLogger):
         os.environ.setdefault("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "2")
         os.environ.setdefault("WANDB_DATA_DIR", self._data_dir)
         options: dict[str, Any] = dict(self._wandb_init)
+        if "WANDB_SWEEP_ID" in os.environ:  # of `wandb agent`
+            options["group"] = f"sweep {os.environ['WANDB_SWEEP_ID']}"
         if stored.exists():
             options["id"] = stored.read_text().strip()
         options = {key: value for key, value in options.items() if os.environ.get(_ENVIRONMENT.get(key, "")) is None}
@@ -111,6 +131,54 @@ class WandB(WandbLogger):
             import wandb
 
             self._experiment = wandb.init(mode="disabled")
+
+    @harmless
+    def log_sample_table(
+        self, key: str, captions: Sequence[str], seeds: Sequence[int], images: Sequence[Any], step: int
+    ) -> None:
+        """A table of caption, seed and image, (H, W, 3) uint8 arrays; its pictures are copied once more."""
+        import wandb
+
+        rows = [[c, s, wandb.Image(i)] for c, s, i in zip(captions, seeds, images, strict=True)]
+        self.log_metrics({key: wandb.Table(["caption", "seed", "image"], rows)}, step)
+
+    @harmless
+    def log_summary(self, values: Mapping[str, Any]) -> None:
+        """What stands in the table of runs."""
+        self.experiment.summary.update(dict(values))
+
+    @harmless
+    def log_data(self, name: str, description: Mapping[str, Any]) -> None:
+        """An artifact of type dataset that only says what the data is; equal data is one version over all runs.
+
+        It is an input of the run. Offline it is an output of it, as W&B takes no inputs there.
+        """
+        import wandb
+
+        artifact = wandb.Artifact(name, "dataset", metadata=dict(description))
+        with artifact.new_file("data.json") as file:
+            json.dump(description, file, indent=2, sort_keys=True)
+        run = self.experiment
+        run.log_artifact(artifact) if run.offline else run.use_artifact(artifact)
+
+    @harmless
+    def log_model(self, path: Path, aliases: Sequence[str], metadata: Mapping[str, Any], upload: bool) -> None:
+        """A version of the artifact model-ID: a checkpoint, by its place and checksum, or with `upload` its content."""
+        import wandb
+
+        artifact = wandb.Artifact(f"model-{self.experiment.id}", "model", metadata=dict(metadata))
+        if not upload:
+            artifact.add_reference(path.absolute().as_uri(), name=path.name)
+        elif path.is_dir():
+            artifact.add_dir(str(path), name=path.name)
+        else:
+            artifact.add_file(str(path), name=path.name)
+        self.experiment.log_artifact(artifact, aliases=list(aliases))
+
+    @harmless
+    def alert(self, title: str, text: str, level: str) -> None:
+        """A message to whom W&B is set to tell. level: INFO, WARN or ERROR."""
+        self.experiment.alert(title, text, level=level, wait_duration=0)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

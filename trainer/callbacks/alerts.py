@@ -1,0 +1,67 @@
+"""Messages for a run's owner: what should not wait until somebody looks."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+from pytorch_lightning import Callback, Trainer
+
+from trainer import signals
+from trainer.callbacks.schedule import last
+from trainer.errors import DivergedError, UserError
+
+
+class Alerts(Callback):
+    """To loggers that take messages, from rank 0, each once:
+
+    - the run has left the numbers, or fails in another way
+    - `metric` is worse than `factor` times its best so far; once in a run, restarts included
+    - a signal stops the run: preemption, a time limit, Ctrl-C
+
+    Stands before `Checkpoint`, which keeps what was said, and behind whatever measures.
+    """
+
+    def __init__(self, metric: str = "val/fd_effnet", factor: float = 1.5) -> None:
+        if factor <= 1:
+            raise UserError(f"callbacks.alerts.factor={factor}: expected more than 1")
+        self.metric = metric
+        self.factor = factor
+        self._best: float | None = None
+        self._warned = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self._best, "warned": self._warned}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._best, self._warned = state_dict["best"], state_dict["warned"]
+
+    def on_train_batch_end(self, trainer: Trainer, objective: Any, *_: Any) -> None:
+        measured = trainer.callback_metrics.get(self.metric)
+        if measured is None:
+            return
+        value = float(measured)
+        self._best = value if self._best is None else min(self._best, value)
+        if value > self.factor * self._best and not self._warned:
+            self._warned = True
+            text = f"{self.metric} is {value:.4g} at kimg {objective.images_seen / 1000:.1f}, the best was"
+            send(trainer, "Worse again", f"{text} {self._best:.4g}", "WARN")
+
+    def on_train_end(self, trainer: Trainer, objective: Any) -> None:
+        if signals.received and not last(trainer):
+            name = signal.Signals(signals.received).name
+            text = f"{name} at kimg {objective.images_seen / 1000:.1f}; everything is saved"
+            send(trainer, "Stopped", f"{text}, go on with resume={trainer.default_root_dir}", "WARN")
+
+    def on_exception(self, trainer: Trainer, objective: Any, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt):  # whoever aborts knows
+            return
+        title = "Diverged" if isinstance(exception, DivergedError) else "Failed"
+        send(trainer, title, f"{type(exception).__name__}: {exception}", "ERROR")
+
+
+def send(trainer: Trainer, title: str, text: str, level: str) -> None:
+    """level: INFO, WARN or ERROR."""
+    for logger in trainer.loggers:
+        if hasattr(logger, "alert"):
+            logger.alert(title, text, level)
