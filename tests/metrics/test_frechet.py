@@ -1,9 +1,8 @@
-import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from torchmetrics.image.fid import FrechetInceptionDistance
 
-from trainer.backbones.effnet_lite0 import load
 from trainer.metrics.frechet import frechet_distance, mean_and_covariance, moments, square_root
 
 
@@ -71,19 +70,64 @@ def test_no_distance_to_itself(count):
 def test_a_root_given_is_a_root_saved():
     (mean1, cov1), (mean2, cov2) = (mean_and_covariance(moments(features(90, 8, seed))) for seed in (1, 2))
     root = square_root(cov1)
-    torch.testing.assert_close(root @ root, cov1)
+    torch.testing.assert_close(root @ root.T, cov1)
     given = frechet_distance(mean1, cov1, mean2, cov2, root1=root)
     assert given == frechet_distance(mean1, cov1, mean2, cov2)
 
 
 def test_few_images_twice():
-    """On the covariance of these, LAPACK's divide and conquer (torch.linalg.eigh) may find no eigenvectors."""
-    images = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
-    twice = 2 * moments(load(32).features(torch.from_numpy(images).permute(0, 3, 1, 2)))
-    mean, covariance = mean_and_covariance(twice)
+    """On covariances like this LAPACK's divide and conquer (torch.linalg.eigh) may find no eigenvectors."""
+    mean, covariance = mean_and_covariance(2 * moments(features(7, 320)))
     root = square_root(covariance)
-    torch.testing.assert_close(root @ root, covariance, atol=1e-10, rtol=0)
+    assert root.shape == (320, 6)
+    torch.testing.assert_close(root @ root.T, covariance)
     assert frechet_distance(mean, covariance, mean, covariance, root) < 1e-5 * covariance.trace().item()
+
+
+@pytest.mark.parametrize("width", [1, 5, 511, 512, 1300])
+def test_blocks_of_the_products_make_the_whole(width):
+    x = features(2, width, shift=1).repeat(600, 1) + torch.arange(1200)[:, None]  # more rows than a block has
+    ones = torch.cat([torch.ones(1200, 1, dtype=x.dtype), x], 1)
+    torch.testing.assert_close(moments(x).triu(), (ones.T @ ones).triu())
+    full, upper = (mean_and_covariance(m)[1] for m in (ones.T @ ones, moments(x).triu()))
+    torch.testing.assert_close(upper, full, atol=1e-6, rtol=1e-9)
+    assert torch.equal(upper, upper.T)
+
+
+@pytest.mark.parametrize(("count", "rank"), [(20, 19), (40, 39), (64, 63), (65, 64), (200, 64)])
+def test_a_root_has_the_rank_of_the_samples(count, rank):
+    """One singular set against a regular one, both ways: the factor of either gives the same distance."""
+    a, b = features(count, 64, seed=3), features(300, 64, seed=4)
+    root = square_root(mean_and_covariance(moments(a))[1])
+    assert root.shape[1] in (rank, 64)
+    torch.testing.assert_close(root @ root.T, mean_and_covariance(moments(a))[1])
+    assert distance(a, b) == pytest.approx(distance(b, a), rel=1e-6)
+
+
+def test_features_that_never_vary():
+    a, b = torch.ones(5, 3), torch.full((6, 3), 3.0)
+    assert distance(a, b) == pytest.approx(12, abs=1e-9)
+    dead = features(50, 8)
+    dead[:, 3] = 0.1
+    assert distance(dead, dead + 1) == pytest.approx(8, rel=1e-6)
+
+
+def test_equals_torchmetrics():
+    class Identity(torch.nn.Identity):
+        num_features = 48
+
+    a, b = features(300, 48, seed=5), features(200, 48, seed=6, shift=0.5)
+    metric = FrechetInceptionDistance(Identity())
+    metric.update(a, real=True)
+    metric.update(b, real=False)
+    assert distance(a, b) == pytest.approx(metric.compute().item(), rel=1e-6)
+
+
+def test_no_distance_from_what_is_no_number():
+    x = features(20, 4)
+    x[3, 2] = torch.nan
+    with pytest.raises(ValueError, match="not a number"):
+        distance(x, features(20, 4))
 
 
 def test_one_sample_has_no_covariance():
