@@ -33,7 +33,7 @@ ARROWS = {
     "sampling": {"batch"},
     "checkpoint": {"strategies"},
     "matching": {"checkpoint"},
-    "pipeline": {"checkpoint", "sampling", "images"},
+    "pipeline": {"checkpoint", "sampling", "images", "batch"},
     "callbacks": {
         "sampling",
         "metrics",
@@ -60,7 +60,7 @@ ARROWS = {
     "sample": {"config", "pipeline", "images"},
     "export": {"config", "checkpoint"},
     "evaluation": {"sampling", "metrics", "data", "figures", "batch"},
-    "evaluate": {"config", "pipeline", "evaluation", "figures", "matching", "ranks"},
+    "evaluate": {"config", "pipeline", "evaluation", "figures", "matching", "ranks", "backbones", "text"},
     "benchmark": {"config", "run_folder", "callbacks", "strategies", "batch", "ranks"},
 }
 TORCH_ONLY = ("errors", "noise", "progress", "batch", "schedules", "losses", "metrics")

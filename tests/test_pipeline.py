@@ -38,6 +38,21 @@ def test_what_it_was_trained_as(trained):
     assert pipe.config["name"] == "small"
 
 
+def test_the_latent_space_is_open(trained):
+    pipe = load(trained / "checkpoints" / "kimg000000.500.ckpt")
+    for weight in pipe.objective.generator.parameters():
+        weight.data -= 0.1  # else it draws white alone
+    expected = pipe("a red apple", seeds=[4, 7]).pixels
+    latents = pipe.latents([4, 7])
+    drawn = pipe.draw(latents, pipe.condition("a red apple"), labels=["one", "two"])
+    assert torch.equal(drawn.pixels, expected)
+    assert drawn.prompts == ["one", "two"]
+    assert not torch.equal(pipe.draw(latents * 0.5, pipe.condition("a red apple")).pixels, expected)
+    of_two = pipe.draw(pipe.latents(4), pipe.condition(["a red apple", "a blue car"]))
+    assert torch.equal(of_two.pixels, pipe(["a red apple", "a blue car"], seeds=4).pixels)
+    assert of_two.grid().size[0] > of_two.grid().size[1]
+
+
 def test_bad_input_is_told(trained):
     pipe = load(trained)
     for prompts, seeds in (("", 0), (["a", " "], 0), ([], 0), ("a", []), ([3], 0)):

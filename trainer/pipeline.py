@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from trainer import checkpoint
+from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.images import grid
 from trainer.sampling import Sampler
@@ -22,7 +23,8 @@ from trainer.sampling import Sampler
 class Samples:
     """Images of prompts and seeds: all seeds of the first prompt, then those of the next.
 
-    pixels: (N, 3, H, W) uint8. prompts, seeds: N each. columns: images a row of the grid, one row a prompt.
+    pixels: (N, 3, H, W) uint8. prompts, seeds: N each, or no seeds where latents were given. columns: images a row of
+    the grid, one row a prompt.
     """
 
     pixels: Tensor
@@ -67,6 +69,26 @@ class Pipeline:
         each_prompt = [prompt for prompt in prompts for _ in seeds]
         each_seed = seeds * len(prompts)
         return Samples(self.sampler(each_prompt, each_seed), each_prompt, each_seed, columns=len(seeds))
+
+    def latents(self, seeds: int | Sequence[int]) -> Tensor:
+        """(N, latent_channels) of N seeds, standard normal; what lies between or nearer to 0 can be drawn as well."""
+        return self.sampler.latents([seeds] if isinstance(seeds, int) else seeds)
+
+    def condition(self, captions: str | Sequence[str]) -> Condition:
+        """What the model knows of N captions; `trainer.sampling.mixed` makes what lies between them."""
+        return self.sampler.conditions([captions] if isinstance(captions, str) else captions)
+
+    def draw(self, latents: Tensor, condition: Condition, labels: Sequence[str] = (), columns: int = 8) -> Samples:
+        """Images of latents (N, latent_channels) and conditions, one for each latent or one for all, or the reverse.
+
+        labels: N texts to stand below the images. The samples have no seeds.
+        """
+        count = max(len(latents), len(condition.mask))
+        if len(latents) == 1:
+            latents = latents.expand(count, -1)
+        if len(condition.mask) == 1:
+            condition = condition.rows([0] * count)
+        return Samples(self.sampler.draw(latents, condition), list(labels) or [""] * count, [], columns)
 
 
 def load(path: str | Path, device: str | torch.device | None = None, batch_size: int | None = None) -> Pipeline:

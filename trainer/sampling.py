@@ -36,33 +36,59 @@ class Sampler:
         # one by one, because a caption encoded among others may round differently
         self.condition = functools.lru_cache(maxsize=4096)(lambda caption: text([caption]))
 
-    @torch.no_grad()
     def __call__(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """(N, 3, H, W) uint8 on the objective's device: image i of caption i and seed i (any int64)."""
         if len(captions) != len(seeds) or not captions:
             raise UserError(
                 f"{len(captions)} captions and {len(seeds)} seeds: expected one seed a caption, at least one"
             )
+        return self._in_parts(len(captions), lambda part: (self.latents(seeds[part]), self.conditions(captions[part])))
+
+    def draw(self, latents: Tensor, condition: Condition) -> Tensor:
+        """The same of latents (N, latent_channels) and N conditions that need not be of any seed or caption."""
+        if len(latents) != len(condition.mask) or not len(latents):
+            raise UserError(
+                f"{len(latents)} latents and {len(condition.mask)} conditions: expected one of each, at least one"
+            )
+        return self._in_parts(len(latents), lambda part: (latents[part], condition.rows(part)))
+
+    def latents(self, seeds: Sequence[int]) -> Tensor:
+        """(N, latent_channels) standard normal, on the CPU and so the same on every device."""
+        return noise.normal(SEED, "sample", torch.tensor([*seeds]), self.objective.latent_channels)
+
+    def conditions(self, captions: Sequence[str]) -> Condition:
+        """Of N captions, on the CPU."""
+        rows = [self.condition(caption) for caption in captions]
+        return Condition(*(torch.cat([getattr(row, name) for row in rows]) for name in Condition._fields))
+
+    @torch.no_grad()
+    def _in_parts(self, count: int, inputs: Callable[[slice], tuple[Tensor, Condition]]) -> Tensor:
         training = [module for module in self.objective.modules() if module.training]
         self.objective.eval()
         try:
             with self.objective.ema_weights():
-                return torch.cat(
-                    [
-                        self._draw(captions[i : i + self.batch_size], seeds[i : i + self.batch_size])
-                        for i in range(0, len(captions), self.batch_size)
-                    ]
-                )
+                parts = [slice(i, min(i + self.batch_size, count)) for i in range(0, count, self.batch_size)]
+                return torch.cat([self._full_batch(*inputs(part)) for part in parts])
         finally:
             for module in training:
                 module.training = True
 
-    def _draw(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        missing = self.batch_size - len(captions)
-        rows = [self.condition(caption) for caption in [*captions, *[captions[0]] * missing]]
-        parts = ([getattr(row, name) for row in rows] for name in ("tokens", "mask", "pooled"))
-        condition = Condition(*map(torch.cat, parts)).to(self.device)
-        position = torch.tensor([*seeds, *[0] * missing])
-        latent = noise.normal(SEED, "sample", position, self.objective.latent_channels)  # on the CPU, the same for all
-        images = self.objective.sample(latent.to(self.device), condition)[: len(captions)]
+    def _full_batch(self, latents: Tensor, condition: Condition) -> Tensor:
+        index = [*range(len(latents)), *[0] * (self.batch_size - len(latents))]
+        filled = latents[index].to(self.device), condition.rows(index).to(self.device)
+        images = self.objective.sample(*filled)[: len(latents)]
         return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def mixed(condition: Condition, weights: Tensor) -> Condition:
+    """M conditions between N: row m is their sum by weights[m]. weights: (M, N), as [[1, 0], [0.5, 0.5], [0, 1]].
+
+    A token counts where one with weight has it. UserError where tokens are ids: a text encoder that trains with the
+    model has no features outside of it.
+    """
+    if not condition.tokens.is_floating_point():
+        raise UserError("captions of a text encoder that trains with the model do not mix; train with text=minilm")
+    weights = weights.to(condition.pooled)
+    tokens = torch.einsum("mn,nld->mld", weights, condition.tokens * condition.mask[..., None])
+    mask = ((weights != 0).float() @ condition.mask.float()) > 0
+    return Condition(tokens, mask, weights @ condition.pooled)

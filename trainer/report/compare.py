@@ -22,8 +22,17 @@ ABSENT = '<span class="faint">–</span>'
 
 def write(folders: Sequence[Path], out: Path | None = None) -> Path:
     """Writes `out`, ./compare.html if None; its path. UserError if a folder is no run or `out` cannot be written."""
-    runs = labelled([Run(folder) for folder in folders])
-    return page.save(out or Path(FILE), page.page(f"{len(runs)} runs compared", parts(runs)))
+    return page.save(out or Path(FILE), whole(folders))
+
+
+def show(folders: Sequence[Path], height: int = 900) -> page.Frame:
+    """The page in a notebook, `height` pixels of it at a time."""
+    return page.Frame(whole(folders), height)
+
+
+def whole(folders: Sequence[Path]) -> str:
+    runs = labelled([Run(Path(folder)) for folder in folders])
+    return page.page(f"{len(runs)} runs compared", parts(runs))
 
 
 def labelled(runs: Sequence[Run]) -> dict[str, Run]:

@@ -6,6 +6,7 @@ import base64
 import io
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
@@ -34,6 +35,17 @@ def page(title: str, parts: Iterable[str]) -> str:
         f"<title>{escape(title)}</title>\n<style>\n{STYLE}</style></head>\n<body><main>\n{body}\n</main>\n"
         f"<script>{SLIDER}</script></body></html>\n"
     )
+
+
+@dataclass
+class Frame:
+    """A page within a notebook."""
+
+    content: str
+    height: int
+
+    def _repr_html_(self) -> str:
+        return f'<iframe width="100%" height="{self.height}" frameborder="0" srcdoc="{escape(self.content)}"></iframe>'
 
 
 def save(path: Path, content: str) -> Path:

@@ -15,7 +15,7 @@ DECADES = 2  # positive values that span more are drawn on a logarithmic axis
 
 
 def chart(title: str, curves: Mapping[str, Points]) -> str:
-    """A figure of curves, name -> (x, y) by rising x, all finite, some but not all may be empty; the legend has the last value of each."""
+    """A figure of curves, name -> finite (x, y) by rising x, not all empty; the legend has their last values."""
     styles = {name: f"s{number % 8}" for number, name in enumerate(curves)}
     drawn = {name: thinned(points) for name, points in curves.items() if points}
     x = Axis([x for points in drawn.values() for x, _ in points], LEFT, WIDTH - RIGHT, num_ticks=5)
