@@ -40,7 +40,7 @@ class Data(LightningDataModule):
         super().__init__()
         self.batch_size = batch_size
         self.text = encode
-        self.source = SimpleNamespace()
+        self.source, self.fingerprint = SimpleNamespace(), "random"
         images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
         self.train = SimpleNamespace(images=images, captions=CAPTIONS + CAPTIONS[:2])
         self.heldout = SimpleNamespace(images=images[:4], captions=CAPTIONS)

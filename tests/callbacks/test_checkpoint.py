@@ -7,9 +7,10 @@ import pytest
 import torch
 from pytorch_lightning import Callback
 
-from trainer.callbacks.checkpoint import Checkpoint
+from trainer import checkpoint
+from trainer.callbacks.checkpoint import Checkpoint, link
 from trainer.callbacks.checkpoint_io import AtomicCheckpointIO
-from trainer.callbacks.log import Log
+from trainer.callbacks.log import Log, record
 from trainer.callbacks.stop import Stop
 from trainer.errors import UserError
 
@@ -27,6 +28,17 @@ class At(Callback):
     def on_train_batch_end(self, trainer, module, *_):
         if trainer.global_step == self.step:
             self.action(trainer)
+
+
+class Measure(Callback):
+    """Says that the metric has these values at these steps."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step in self.values:
+            record(trainer, {"val/fd_effnet": self.values[trainer.global_step]})
 
 
 def test_keeps_the_newest_and_saves_at_the_end(objective, data, make_trainer, tmp_path):
@@ -123,3 +135,58 @@ def test_broken_weights_are_never_saved(objective, data, make_trainer, tmp_path)
     with pytest.raises(UserError, match="generator weight norm is"):
         make_trainer([At(5, poison), Checkpoint(times=5)], max_steps=10).fit(objective, data)
     assert names(tmp_path) == ["kimg000000.008.ckpt", "kimg000000.016.ckpt"][:2]
+
+
+def test_the_best_outlives_the_newest(objective, data, make_trainer, tmp_path):
+    saving = Checkpoint(times=5, keep=2)
+    values = {2: 9.0, 3: 5.0, 6: 7.0, 8: float("nan"), 10: 5.0}
+    make_trainer([Measure(values), saving], max_steps=10).fit(objective, data)
+    assert saving.best == 5.0
+    assert names(tmp_path) == ["best.ckpt", "kimg000000.032.ckpt", "kimg000000.040.ckpt"]
+    best = checkpoint.read(tmp_path / "checkpoints" / "best.ckpt")
+    assert (best["global_step"], best["images_seen"]) == (3, 12)
+    assert best["measured"] == {"metric": "val/fd_effnet", "value": 5.0, "kimg": 0.012}
+    assert checkpoint.newest(tmp_path).name == "kimg000000.040.ckpt"
+    assert checkpoint.newest(tmp_path / "checkpoints" / "best.ckpt").name == "best.ckpt"
+
+
+def test_the_best_is_a_second_name(objective, data, make_trainer, tmp_path):
+    make_trainer([Measure({5: 1.0}), Checkpoint(times=2)], max_steps=10).fit(objective, data)
+    folder = tmp_path / "checkpoints"
+    assert (folder / "best.ckpt").samefile(folder / "kimg000000.020.ckpt")
+
+
+def test_a_resumed_run_knows_its_best(objective, data, make_trainer, tmp_path):
+    make_trainer([Measure({2: 5.0, 4: 6.0}), Checkpoint(times=2)], max_steps=4).fit(objective, data)
+    saving = Checkpoint(times=2)
+    trainer = make_trainer([Measure({6: 5.5, 8: 4.0}), At(6, lambda _: seen.append(saving.best)), saving], max_steps=8)
+    seen = []
+    trainer.fit(type(objective)(), data, ckpt_path=str(tmp_path / "checkpoints/kimg000000.016.ckpt"), weights_only=True)
+    assert (seen, saving.best) == ([5.0], 4.0)  # 5.5 was no improvement
+    assert checkpoint.read(tmp_path / "checkpoints/best.ckpt")["global_step"] == 8
+
+
+def test_a_best_that_a_resume_gives_up_is_set_aside(objective, data, make_trainer, tmp_path):
+    make_trainer([Measure({6: 5.0}), Checkpoint(times=4, keep=4)], max_steps=8).fit(objective, data)
+    saving = Checkpoint(times=1)
+    trainer = make_trainer([saving], max_steps=4)
+    trainer.fit(type(objective)(), data, ckpt_path=str(tmp_path / "checkpoints/kimg000000.008.ckpt"), weights_only=True)
+    assert saving.best is None
+    assert "best.ckpt" not in names(tmp_path)
+    assert (tmp_path / "checkpoints/set_aside/kimg000000.024.ckpt").exists()
+
+
+@pytest.mark.parametrize("hard_links", [True, False])
+def test_link_names_files_and_folders_anew(tmp_path, monkeypatch, hard_links):
+    if not hard_links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(1, "Operation not permitted")))
+    file, folder, name = tmp_path / "1.ckpt", tmp_path / "2.ckpt", tmp_path / "best.ckpt"
+    file.write_text("file")
+    folder.mkdir()
+    (folder / "rank0").write_text("part")
+    for source in (file, folder, folder, file, file):
+        link(source, name)
+        assert (name / "rank0" if source is folder else name).read_text() == ("part" if source is folder else "file")
+    file.unlink()
+    assert name.read_text() == "file"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2.ckpt", "best.ckpt"]

@@ -22,7 +22,7 @@ TINY = [
     *("text.width=16", "text.network.num_layers=1", "text.encoder.vocabulary=64", "callbacks.samples=null"),
     *(f"objective.{name}.base_channels=8" for name in ("generator", "discriminator")),
     *(f"objective.{name}.max_channels=8" for name in ("generator", "discriminator")),
-    *("objective.penalty_interval=1000000", "callbacks.frechet=null"),
+    *("objective.penalty_interval=1000000", "callbacks.evaluation=null"),
     *("callbacks.checkpoint.times=1000", "logger.wandb=null", "strategy=ddp", "gpus_per_node=0"),
     *("kimg=20", f"callbacks.heartbeat.limit_seconds={LIMIT}"),
 ]

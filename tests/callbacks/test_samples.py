@@ -14,7 +14,7 @@ class Gallery(Logger):
 
     def __init__(self):
         super().__init__()
-        self.shown = []
+        self.shown, self.tables = [], []
 
     def log_hyperparams(self, *_, **__): ...
 
@@ -23,15 +23,22 @@ class Gallery(Logger):
     def log_image(self, key, images, step, caption):
         self.shown.append((key, images, step, caption))
 
+    def log_sample_table(self, *arguments):
+        self.tables.append(arguments)
+
 
 def test_grids_of_the_average_at_the_right_times(objective, data, make_trainer, tmp_path):
     gallery = Gallery()
-    callbacks = [EMA(halflife_kimg=1e-3), Samples(times=2, num_images=3, columns=2)]
+    callbacks = [EMA(halflife_kimg=1e-3), Samples(times=2, num_images=3, columns=2, table_rows=2)]
     make_trainer(callbacks, max_steps=8, logger=gallery).fit(objective, data)
     names = sorted(path.name for path in (tmp_path / "samples").iterdir())
     assert names == ["kimg000000.016.png", "kimg000000.032.png", "latest.png"]
     [(_, _, first, _), (key, images, last, captions)] = gallery.shown
-    assert (key, first, last, captions) == ("samples", 4, 8, data.fixed_captions(3))
+    assert (key, first, last, captions) == ("samples/images", 4, 8, data.fixed_captions(3))
+
+    [(table, rows, seeds, pictures, step)] = gallery.tables  # at the end alone
+    assert (table, rows, list(seeds), step) == ("samples/table", captions[:2], [0, 1], 8)
+    assert np.array_equal(pictures, images[:2])
 
     average = Sampler(objective, data.text)(captions, range(3)).permute(0, 2, 3, 1).numpy()
     assert np.array_equal(np.stack(images), average)

@@ -37,8 +37,9 @@ class Retrieval(Callback):
     def on_train_start(self, trainer: Trainer, objective: Any) -> None:
         """Before the first step, so that a split that is too small is known now and not at a tenth of the run."""
         heldout = trainer.datamodule.heldout  # type: ignore[attr-defined]
-        count = min(len(heldout), self.max_images)
-        chosen = [i * len(heldout) // count for i in range(count)]
+        available = len(heldout.captions)
+        count = min(available, self.max_images)
+        chosen = [i * available // count for i in range(count)]
         captions = [heldout.captions[number] for number in chosen]
         distinct = list(dict.fromkeys(captions))
         if len(distinct) < self.candidates:

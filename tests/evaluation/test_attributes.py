@@ -1,0 +1,67 @@
+import random
+
+import pytest
+import torch
+
+from trainer.data.scenes import Scene, Thing, random_scene
+from trainer.evaluation import attributes
+from trainer.evaluation.attributes import NAMES, compared, label, scene_of
+
+RED, BLUE = Thing("red", "circle", "small", "left"), Thing("blue", "star", "large", "right")
+TWO = Scene("white", (RED, BLUE)).attributes()
+
+
+def shares(wanted, things, background="white"):
+    right, asked = compared(wanted, things, background).tolist()
+    return {name: (right[i], asked[i]) for i, name in enumerate(NAMES)}
+
+
+def test_a_label_says_the_scene():
+    rng = random.Random(0)
+    for _ in range(50):
+        scene = random_scene(rng, 3)
+        things, background = scene_of(label(scene))
+        assert background == scene.background
+        assert {str(thing) + thing.position for thing in things} == {str(t) + t.position for t in scene.things}
+        found = shares(scene.attributes(), things, background)
+        assert all(right == asked for right, asked in found.values())
+        assert found["count"] == found["background"] == found["scene"] == (1, 1)
+
+
+def test_objects_are_compared_whatever_their_order_and_place():
+    assert shares(TWO, [BLUE, RED])["scene"] == (1, 1)
+    moved = [Thing("red", "circle", "small", "top left"), Thing("blue", "star", "large", "bottom right")]
+    assert shares(TWO, moved)["scene"] == (0, 1), "below is not right of: the larger distance decides, ties go down"
+    moved = [Thing("red", "circle", "small", "bottom left"), Thing("blue", "star", "large", "right")]
+    assert shares(TWO, moved)["scene"] == (1, 1), "a caption of several objects says relations, no places"
+    swapped = [Thing("red", "circle", "small", "right"), Thing("blue", "star", "large", "left")]
+    found = shares(TWO, swapped)
+    assert found["colour"] == (2, 2) and found["relation"] == (0, 1) and found["scene"] == (0, 1)
+    assert found["position"] == (0, 0)
+
+
+def test_what_is_missing_or_too_many_is_wrong():
+    found = shares(TWO, [RED])
+    assert found["colour"] == found["shape"] == (1, 2)
+    assert found["relation"] == (0, 1) and found["count"] == (0, 1) and found["background"] == (1, 1)
+    found = shares(TWO, [RED, BLUE, Thing("green", "heart", "small", "bottom")], "black")
+    assert found["colour"] == (2, 2) and found["count"] == (0, 1) and found["background"] == (0, 1)
+
+
+def test_a_lone_object_has_a_place():
+    wanted = Scene("white", (RED,)).attributes()
+    assert shares(wanted, [RED])["position"] == (1, 1)
+    assert shares(wanted, [Thing("red", "circle", "small", "top")])["position"] == (0, 1)
+    assert shares(wanted, [])["scene"] == (0, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("max_objects", [1, 3])
+def test_the_probe_reads_real_scenes(tmp_path, max_objects):
+    state = torch.get_rng_state()
+    probe, on_real = attributes.scenes_probe(32, max_objects, tmp_path)
+    assert on_real > 0.99
+    again, kept = attributes.scenes_probe(32, max_objects, tmp_path)
+    assert kept == on_real
+    assert all(map(torch.equal, probe.state_dict().values(), again.state_dict().values()))
+    assert torch.equal(state, torch.get_rng_state())

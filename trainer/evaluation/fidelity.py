@@ -1,0 +1,127 @@
+"""How close samples are to real images, and how varied, in the features of a backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.errors import UserError
+from trainer.evaluation.kept import kept
+from trainer.evaluation.study import Study
+from trainer.figures import Figure
+from trainer.metrics import ranks
+from trainer.metrics.frechet import frechet_distance, mean_and_covariance, moments
+from trainer.metrics.inception_score import inception_score, score_sums
+from trainer.metrics.kernel import kernel_distance
+from trainer.metrics.manifold import density_coverage, precision_recall
+
+NEIGHBOURS = {"precision", "recall", "density", "coverage"}
+METRICS = ("fd", "kd", "precision", "recall", "density", "coverage", "inception_score")
+
+
+class Fidelity:
+    """Fréchet distance, kernel distance, precision and recall, density and coverage, Inception Score.
+
+    backbone: network of `trainer.backbones`. metrics: some of METRICS; None for all that the backbone has.
+    cache_dir: where features of references are kept, named after all that they depend on, the pixels included.
+
+    With the Inception backbone the distances are FID (Heusel et al. 2017) and KID (Bińkowski et al. 2018), under these
+    names; with another they are fd_NAME and kd_NAME. Memory: moments are (D + 1)^2 doubles, the metrics that need
+    neighbours or kernels keep all features, N x D floats.
+    """
+
+    def __init__(self, backbone: Any, cache_dir: str | Path, metrics: Sequence[str] | None = None):
+        unknown = sorted(set(metrics or ()) - set(METRICS))
+        if unknown:
+            raise UserError(f"metrics: {unknown[0]} is none of {', '.join(METRICS)}")
+        has_classes = hasattr(backbone, "logits")
+        if metrics and "inception_score" in metrics and not has_classes:
+            raise UserError(f"inception_score needs backbone=inception, not {backbone.name}")
+        self.backbone = backbone
+        self.metrics = set(metrics) if metrics else set(METRICS) - ({"inception_score"} if not has_classes else set())
+        self.cache_dir = cache_dir
+        self.keeps_rows = bool(self.metrics - {"fd", "inception_score"})
+        self._references: tuple[Tensor, Tensor] | None = None  # moments, and features where they are needed
+
+    def prepare(self, study: Study) -> None:
+        """Features of the references, the first time or from the cache."""
+        self.study = study
+        fewest = min(study.num_images, study.num_references)
+        if self.metrics & NEIGHBOURS and fewest < 6:
+            raise UserError(f"{', '.join(sorted(NEIGHBOURS))} need at least 6 samples and references, not {fewest}")
+        self.backbone = self.backbone.to(study.device)
+        if self._references is None:
+            if self.keeps_rows:
+                rows = kept(study, self.backbone, "rows", self.cache_dir, self._reference_rows).to(study.device)
+                self._references = moments(rows), rows
+            else:
+                sums = kept(study, self.backbone, "moments", self.cache_dir, self._reference_moments)
+                self._references = sums, torch.zeros(0)
+        self._sums = self._zeros()
+        self._scores = torch.zeros(0, dtype=torch.float64)
+        self._numbers: list[int] = []
+        self._rows: list[Tensor] = []
+
+    def update(self, numbers: Sequence[int], images: Tensor) -> None:
+        features = self.backbone.features(images)
+        if "fd" in self.metrics:
+            self._sums += moments(features)
+        if self.keeps_rows:
+            self._numbers += numbers
+            self._rows.append(features.cpu())
+        if "inception_score" in self.metrics:
+            sums = score_sums(self.backbone.logits(images), torch.tensor(numbers), self.study.num_images)
+            self._scores = sums if not len(self._scores) else self._scores + sums
+
+    def figures(self) -> list[Figure]:
+        assert self._references is not None
+        reference_moments, reference = self._references
+        fake = self._gathered(self._numbers, self._rows) if self.keeps_rows else reference
+        found: dict[str, tuple[float, float | None]] = {}
+        if "fd" in self.metrics:
+            drawn = ranks.add(self._sums, self.study.device)
+            found["fd"] = frechet_distance(*mean_and_covariance(reference_moments), *mean_and_covariance(drawn)), None
+        if "kd" in self.metrics:
+            found["kd"] = kernel_distance(reference, fake)
+        if self.metrics & {"precision", "recall"}:
+            precision, recall = precision_recall(reference, fake)
+            found |= {"precision": (precision, None), "recall": (recall, None)}
+        if self.metrics & {"density", "coverage"}:
+            density, coverage = density_coverage(reference, fake)
+            found |= {"density": (density, None), "coverage": (coverage, None)}
+        if "inception_score" in self.metrics:
+            found["inception_score"] = inception_score(ranks.add(self._scores, self.study.device))
+        return [self._figure(name, *found[name]) for name in METRICS if name in self.metrics]
+
+    def _figure(self, name: str, value: float, std: float | None) -> Figure:
+        backbone = self.backbone
+        titles = {"fd": "fid", "kd": "kid"} if backbone.name == "inception" else {}
+        title = titles.get(name, name if name == "inception_score" else f"{name}_{backbone.name}")
+        better = "lower" if name in ("fd", "kd") else "higher"
+        protocol: dict[str, Any] = {"num_references": self.study.num_references} if name != "inception_score" else {}
+        protocol |= {"backbone": backbone.name, "sha256": backbone.sha256[:12], "resizer": backbone.resizer}
+        return self.study.figure(title, value, better, std, **protocol)
+
+    def _gathered(self, numbers: list[int], rows: list[Tensor]) -> Tensor:
+        own = torch.cat(rows) if rows else torch.zeros(0, self.backbone.width)
+        return ranks.gather(own.to(self.study.device), torch.tensor(numbers, device=self.study.device))
+
+    def _reference_moments(self) -> Tensor:
+        sums = self._zeros()
+        for _, images in self.study.reference_images():
+            sums += moments(self.backbone.features(images))
+        return ranks.add(sums, self.study.device)
+
+    def _reference_rows(self) -> Tensor:
+        numbers, rows = [], []
+        for some, images in self.study.reference_images():
+            numbers += some
+            rows.append(self.backbone.features(images).cpu())
+        return self._gathered(numbers, rows).cpu()
+
+    def _zeros(self) -> Tensor:
+        return torch.zeros(self.backbone.width + 1, self.backbone.width + 1, dtype=torch.float64)

@@ -1,0 +1,56 @@
+"""How much of an image an autoencoder keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.batch import Condition
+from trainer.evaluation.study import Study
+from trainer.figures import Figure
+from trainer.metrics import ranks
+from trainer.metrics.similarity import psnr, ssim
+
+
+class Reconstruction:
+    """Mean PSNR in dB, SSIM and, where its network is given, LPIPS of references and what comes back of them.
+
+    lpips: two uint8 batches (N, 3, H, W) -> (N,), with `sha256`; None leaves it out. The objective has `reconstruct`.
+    """
+
+    def __init__(self, lpips: Any = None):
+        self.lpips = lpips
+
+    def prepare(self, study: Study) -> None:
+        self.study = study
+
+    def update(self, numbers: Sequence[int], images: Tensor) -> None:
+        """Samples have no original to be like."""
+
+    def figures(self) -> list[Figure]:
+        study, sampler = self.study, self.study.sampler
+        measures: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr": psnr, "ssim": ssim}
+        if self.lpips is not None:
+            measures["lpips"] = self.lpips.to(study.device)
+        sums = torch.zeros(1 + len(measures), dtype=torch.float64)
+        index = study.reference_index
+        with sampler.objective.ema_weights():
+            for numbers, pixels in study.reference_images():
+                images = pixels.to(study.device)
+                rows = [sampler.condition(study.references.captions[index[i]]) for i in numbers]
+                condition = Condition(*map(torch.cat, zip(*rows, strict=True))).to(study.device)
+                back = sampler.objective.reconstruct(images.float().div(127.5).sub(1), condition)
+                back = back.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+                values = [measure(back, images).double().sum() for measure in measures.values()]
+                sums += torch.stack([torch.tensor(len(numbers), dtype=torch.float64), *(v.cpu() for v in values)])
+        count, *totals = ranks.add(sums, study.device).tolist()
+        protocol: dict[str, Any] = {"num_images": study.num_references, "captions": "own", "seed": None}
+        found = []
+        for name, total in zip(measures, totals, strict=True):
+            more = {"sha256": self.lpips.sha256[:12]} if name == "lpips" else {}
+            better = "lower" if name == "lpips" else "higher"
+            found.append(study.figure(name, total / count, better, **protocol | more))
+        return found
