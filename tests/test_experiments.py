@@ -1,5 +1,7 @@
 """Every experiment composes, trains two batches, saves and samples; so do the parts it can be changed to."""
 
+import csv
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,10 +9,14 @@ import torch
 from PIL import Image
 
 from trainer import load
+from trainer.matching import Matching
 from trainer.sample import main as sample
 
 EXPERIMENTS = sorted(file.stem for file in (Path(__file__).parent.parent / "conf" / "experiment").glob("*.yaml"))
 SMALL = {"shapes": ["data.source.num_images=100"], "emoji": []}
+MATCHING = [name for name in EXPERIMENTS if name.startswith("matching")]  # these draw nothing
+DRAWN = ["callbacks.samples.num_images=4", "callbacks.evaluation.num_images=16"]
+RETRIEVED = ["callbacks.retrieval.candidates=4", "callbacks.retrieval.max_images=20"]
 RESIDUAL_GAN = ["generator@objective.generator=residual", "discriminator@objective.discriminator=residual"]
 RESIDUAL_VAE = [
     "encoder@objective.autoencoder.encoder=residual",
@@ -36,11 +42,9 @@ VARIANTS = {
 }  # fmt: skip
 
 
-def train(command, tmp_path, arguments, data="shapes"):
-    short = ["kimg=0.016", "data.batch_size=8", "callbacks.samples.num_images=4"]
-    short += ["callbacks.frechet.num_images=16"]
+def train(command, tmp_path, arguments, data="shapes", measured=DRAWN):
     run = tmp_path / "run"
-    result = command(*arguments, *short, *SMALL[data], f"run_dir={run}")
+    result = command(*arguments, "kimg=0.016", "data.batch_size=8", *measured, *SMALL[data], f"run_dir={run}")
     assert result.code == 0, result.err
     checkpoint = torch.load(next((run / "checkpoints").glob("*.ckpt")), weights_only=True)
     assert checkpoint["global_step"] == 2
@@ -49,13 +53,16 @@ def train(command, tmp_path, arguments, data="shapes"):
     return run
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_experiment(experiment, command, tmp_path):
+def data_of(experiment):
     text = (Path(__file__).parent.parent / "conf" / "experiment" / f"{experiment}.yaml").read_text()
     for word in ("paper", "expected", "cost", "command"):
         assert f"# {word} " in text, f"the header of {experiment} says nothing of its {word}"
-    data = "emoji" if "override /data: emoji" in text else "shapes"
-    run = train(command, tmp_path, [f"experiment={experiment}"], data)
+    return "emoji" if "override /data: emoji" in text else "shapes"
+
+
+@pytest.mark.parametrize("experiment", sorted({*EXPERIMENTS} - {*MATCHING}))
+def test_experiment(experiment, command, tmp_path):
+    run = train(command, tmp_path, [f"experiment={experiment}"], data_of(experiment))
     assert (run / "samples" / "latest.png").exists()
     assert (run / "metrics.csv").read_text().count("\n") >= 2
     assert f"checkpoint={run}" in (run / "README.md").read_text()
@@ -65,6 +72,31 @@ def test_experiment(experiment, command, tmp_path):
         assert image.size == (32, 32)
         assert image.info["prompt"] == "a red apple"
     assert len(load(run)("a red apple", seeds=range(3)).images) == 3
+
+
+@pytest.mark.parametrize("experiment", MATCHING)
+def test_matching(experiment, command, tmp_path):
+    run = train(command, tmp_path, [f"experiment={experiment}"], data_of(experiment), RETRIEVED)
+    with open(run / "metrics.csv", newline="") as file:
+        measured = [float(row["val/r_precision"]) for row in csv.DictReader(file) if row["val/r_precision"]]
+    assert len(measured) == 2
+    assert all(0 <= value <= 1 for value in measured)
+    judge = Matching(run)
+    images, captions = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8), ["a red apple", "a blue car"]
+    assert (judge.images(images) @ judge.captions(captions).T).shape == (3, 2)
+    result = command(f"checkpoint={run}", "prompts=[a red apple]", f"out={tmp_path}", main=sample)
+    assert result.code == 2
+    assert f"a run of {experiment} draws no images" in result.err
+
+
+def test_a_matcher_teaches(command, tmp_path):
+    (tmp_path / "matcher").mkdir()
+    judge = train(command, tmp_path / "matcher", ["experiment=matching"], measured=RETRIEVED)
+    taught = [f"objective.matcher={judge}", "objective.matcher_weight=1"]
+    run = train(command, tmp_path, ["experiment=cgan_shapes", *taught])
+    assert "generator/matcher" in (run / "metrics.csv").read_text()
+    shutil.rmtree(judge)
+    assert len(load(run)("a small red circle").images) == 1  # what taught it is not needed any more
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

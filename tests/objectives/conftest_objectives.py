@@ -1,6 +1,7 @@
 """Tiny objectives on random batches, run by the real Trainer."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytorch_lightning as pl
 import torch
@@ -13,7 +14,9 @@ from trainer.losses.adversarial import NonSaturating
 from trainer.losses.reconstruction import gaussian_nll
 from trainer.networks import dcgan
 from trainer.networks.autoencoder import Autoencoder
+from trainer.networks.matching import ImageEncoder, Matcher, TextEncoder
 from trainer.objectives.gan import GAN
+from trainer.objectives.matching import DualEncoder
 from trainer.objectives.vae import VAE
 from trainer.strategies.single import Single
 
@@ -70,6 +73,21 @@ def make_vae(optimizer=None, **changes):
     if optimizer:
         loop["optimizer"] = {"autoencoder": optimizer}
     return VAE(Autoencoder(encoder, decoder), changes.pop("reconstruction", gaussian_nll), **changes, **loop)
+
+
+def make_matching(optimizer=None, **changes):
+    torch.manual_seed(1)
+    matcher = Matcher(ImageEncoder(RESOLUTION, 16, 4, 8), TextEncoder(TEXT, 16, nn.Identity()))
+    loop = {"optimizer": {"matcher": optimizer}} if optimizer else {}
+    return DualEncoder(matcher, **loop_arguments(("matcher",), **loop, **changes))
+
+
+def make_taught_gan(*arguments, **changes):
+    """A GAN whose generator a frozen matcher teaches, without the checkpoint that it would be read from."""
+    gan = make_gan(*arguments, **changes)
+    gan.judge = SimpleNamespace(objective=make_matching().requires_grad_(False))
+    gan.matcher_weight = 0.5
+    return gan
 
 
 def run(objective, batches, **trainer_arguments):

@@ -3,33 +3,28 @@
 import hashlib
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest_objectives import RESOLUTION, TEXT, loop_arguments, make_gan, random_batch, run
+from conftest_objectives import RESOLUTION, make_gan, make_matching, random_batch, run
 from torch import nn
 
 from trainer.errors import UserError
 from trainer.losses import matching
 from trainer.matching import Matching
-from trainer.networks.matching import ImageEncoder, Matcher, TextEncoder
-from trainer.objectives.matching import DualEncoder
+from trainer.strategies.single import Single
 
 CONFIG = {"name": "small", "data": {"resolution": RESOLUTION}, "text": {"encoder": {"name": "none", "cache_dir": "a"}}}
 
 
-def make_matching(**changes):
-    torch.manual_seed(1)
-    matcher = Matcher(ImageEncoder(RESOLUTION, 16, 4, 8), TextEncoder(TEXT, 16, nn.Identity()))
-    return DualEncoder(matcher, **loop_arguments(("matcher",), **changes))
-
-
-def keep(value):
-    return value
+def of_one_process(objective):
+    objective._trainer = SimpleNamespace(strategy=Single("cpu"), world_size=1)
+    return objective
 
 
 def test_loss(batches):
-    objective, batch = make_matching(), random_batch().as_float()
+    objective, batch = of_one_process(make_matching()), random_batch().as_float()
     objective.words = 0.5
     batch.caption[3] = batch.caption[5]
     image, regions = objective.matcher.image(batch.image)
@@ -39,7 +34,6 @@ def test_loss(batches):
     for weight, scores in zip((1.0, 0.5), scored, strict=True):
         forward = matching.caption_given_image(scores, batch.caption).mean()
         expected += weight * (forward + matching.image_given_caption(scores, batch.caption).mean())
-    objective.gather = keep
     loss, logs = objective.matcher_loss(batch)
     torch.testing.assert_close(loss, expected)
     best = scored[0].argmax(1)
@@ -48,7 +42,7 @@ def test_loss(batches):
 
 
 def test_it_learns_pairs_and_ranks_them(batches):
-    objective = make_matching(optimizer={"matcher": partial(torch.optim.Adam, lr=2e-3)})
+    objective = make_matching(optimizer=partial(torch.optim.Adam, lr=2e-3))
     run(objective, batches[:1] * 60)
     assert objective.logs["matcher/accuracy"] == 1
     similarity = objective.matcher.similarity(batches[0].as_float().image, batches[0].condition)
@@ -78,14 +72,14 @@ def matcher_run(monkeypatch, tmp_path):
     return str(tmp_path / "matching.ckpt")
 
 
-def make_taught_gan(matcher_run, **changes):
+def make_gan_of(matcher_run, **changes):
     gan = make_gan(matcher=matcher_run, matcher_weight=0.5, **changes)
     gan.config = CONFIG
     return gan
 
 
 def test_a_matcher_teaches_the_generator_and_learns_nothing(matcher_run, batches):
-    gan = make_taught_gan(matcher_run)
+    gan = make_gan_of(matcher_run)
     before = {key: value.clone() for key, value in Matching(matcher_run).objective.state_dict().items()}
     keys = set(gan.state_dict())
     trainer = run(gan, batches[:2])
@@ -97,12 +91,11 @@ def test_a_matcher_teaches_the_generator_and_learns_nothing(matcher_run, batches
 
 
 def test_the_term_is_the_loss_of_generated_images(matcher_run):
-    gan, plain, batch = make_taught_gan(matcher_run), make_gan(), random_batch().as_float()
-    gan.gather = keep
+    gan, plain, batch = of_one_process(make_gan_of(matcher_run)), make_gan(), random_batch().as_float()
     gan.on_fit_start()
     value, logs = gan.generator_loss(batch)
     generated = gan.generator(gan.normal("generator", batch, gan.latent_channels), batch.condition)
-    sentence, word, _ = gan.judge.objective.contrast(generated, batch.condition, batch.caption, keep)
+    sentence, word, _ = gan.judge.objective.contrast(generated, batch.condition, batch.caption, lambda rows: rows)
     torch.testing.assert_close(logs["generator/matcher"], (sentence + word).mean())
     torch.testing.assert_close(value, plain.generator_loss(batch)[0] + 0.5 * (sentence + word).mean())
     (gradient,) = torch.autograd.grad(logs["generator/matcher"], gan.generator.image.weight)
@@ -113,7 +106,7 @@ def test_the_term_is_the_loss_of_generated_images(matcher_run):
     "group, changes", [("data", {"resolution": 64}), ("text", {"encoder": {"name": "clip", "cache_dir": "a"}})]
 )
 def test_a_matcher_of_other_data_is_refused(group, changes, matcher_run):
-    gan = make_taught_gan(matcher_run)
+    gan = make_gan_of(matcher_run)
     gan.config = CONFIG | {group: changes}
     with pytest.raises(UserError, match=f"{group}.*the matcher {matcher_run} was trained with"):
         gan.on_fit_start()
@@ -127,7 +120,7 @@ def test_a_judge_is_known_by_its_file(matcher_run):
     torch.testing.assert_close(judge.images(images), expected)
     judge.encoder = lambda captions: random_batch(len(captions)).condition
     torch.testing.assert_close(judge.captions(["a"] * 8).norm(dim=1), torch.ones(8))
-    with pytest.raises(UserError, match="data.resolution=8: the matcher .* was trained with 16"):
+    with pytest.raises(UserError, match=r"data.resolution=8: the matcher .* was trained with 16"):
         judge.images(images[..., :8, :8])
 
 

@@ -14,7 +14,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "objectives"))
-from conftest_objectives import Reader, make_gan, make_vae, random_batch
+from conftest_objectives import Reader, make_gan, make_matching, make_taught_gan, make_vae, random_batch
 
 from trainer import checkpoint
 from trainer.callbacks.checkpoint_io import AtomicCheckpointIO
@@ -39,6 +39,8 @@ OBJECTIVES = {
     # for bounds below 1e-5: the last bias of D has a gradient, which in the others cancels but for rounding
     "minimax": partial(make_gan, NonSaturating(), ADAM, text=Reader, matching=1.0, r1=0.1, penalty_interval=2),
     "cvae+split": partial(make_vae, ADAM, **SPLIT),
+    "matching": partial(make_matching, ADAM, clip=0.5),
+    "taught": partial(make_taught_gan, Hinge(), ADAM),
 }
 STRATEGIES = {
     "single": partial(Single, "cpu"),

@@ -144,18 +144,6 @@ class Objective(pl.LightningModule):
         """(N, count) uniform in [0, 1), as `normal`."""
         return noise.uniform(self.seed, stream, batch.position, count)
 
-    def gather(self, rows: Tensor) -> Tensor:
-        """(N, ...) of this rank to those of all ranks, in their order.
-
-        A mean over all of them, taken on every rank, has the gradient that it has in one process: backward adds up what
-        the ranks ask of these rows, and the strategy averages.
-        """
-        if self.trainer.world_size == 1:
-            return rows
-        sent = rows.to(torch.uint8) if rows.dtype == torch.bool else rows  # gloo knows no bool
-        received = self.strategy.all_gather(sent, sync_grads=rows.requires_grad)  # (ranks, N, ...)
-        return received.flatten(0, 1).to(rows.dtype)
-
     def setup(self, stage: str) -> None:
         self.to(memory_format=torch.channels_last)  # convolutions are two to three times faster so
 

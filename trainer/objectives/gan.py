@@ -131,7 +131,7 @@ class GAN(Objective):
         if self.judge is None:
             return loss.mean(), logs
         matcher = self.judge.objective
-        sentence, word, right = matcher.contrast(generated, batch.condition, batch.caption, self.gather)
+        sentence, word, right = matcher.contrast(generated, batch.condition, batch.caption, self.strategy.gather)
         mismatch = (sentence + matcher.words * word).mean()
         logs |= {"generator/matcher": mismatch, "generator/matcher_accuracy": right.float().mean()}
         return loss.mean() + self.matcher_weight * mismatch, logs

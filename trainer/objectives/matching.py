@@ -50,7 +50,7 @@ class DualEncoder(Objective):
         self.phases = {"matcher": self.matcher_loss}
 
     def matcher_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        sentence, word, correct = self.contrast(batch.image, batch.condition, batch.caption, self.gather)
+        sentence, word, correct = self.contrast(batch.image, batch.condition, batch.caption, self.strategy.gather)
         loss = (sentence + self.words * word).mean()
         logs = {"loss": loss, "sentence": sentence.mean(), "word": word.mean(), "accuracy": correct.float().mean()}
         return loss, {f"matcher/{key}": value for key, value in logs.items()}

@@ -53,6 +53,10 @@ class PerNetwork:
         differentiate it twice (then until after the backward). All ranks enter and leave it together."""
         yield
 
+    def gather(self, rows: Tensor) -> Tensor:
+        """(N, ...) of this rank to those of all ranks, with gradients; for losses over all pairs of a batch."""
+        return rows
+
     # What a rank holds ------------------------------------------------------------------------------------------------
 
     def part(self, parameter: nn.Parameter) -> Part:

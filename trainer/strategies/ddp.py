@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from trainer.strategies.base import PerNetwork
+from trainer.strategies.gather import Gather
 
 
 class Parallel(PerNetwork, DDPStrategy):  # type: ignore[misc]
@@ -22,6 +23,9 @@ class Parallel(PerNetwork, DDPStrategy):  # type: ignore[misc]
 
     def __init__(self, **options: Any):
         super().__init__(**{"timeout": timedelta(hours=6)} | options)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        return Gather.apply(rows)
 
     def name_of(self, optimizer: Optimizer) -> str:
         """The network that an optimiser steps."""

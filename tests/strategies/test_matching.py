@@ -1,0 +1,22 @@
+"""A loss over all pairs of a batch: ranks that share the batch contrast all of it, as one process does."""
+
+import pytest
+from matrix import STRATEGIES, difference, result, run
+
+CASES = ["matching/fp32/seed=2", "taught/fp32/seed=2"]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("single")
+    run("single", 1, folder, CASES)
+    return {case: result(folder, case, 1) for case in CASES}
+
+
+@pytest.mark.parametrize(
+    "strategy", [name if name == "ddp" else pytest.param(name, marks=pytest.mark.slow) for name in STRATEGIES]
+)
+def test_two_ranks_equal_one_process(strategy, alone, tmp_path):
+    run(strategy, 2, tmp_path, CASES)
+    for case in CASES:
+        assert difference(alone[case], result(tmp_path, case, 2)) <= 1e-5, case
