@@ -45,6 +45,7 @@ ARROWS = {
         "ranks",
         "strategies",
         "checkpoint",
+        "report",
     },
     "ranks": set(),
     "signals": {"ranks"},

@@ -27,7 +27,7 @@ SMALL = [
     ),
     *("objective.generator.style_channels=16", "objective.penalty_interval=4", f"kimg={STEPS * 8 / 1000}"),
     *("callbacks.checkpoint.times=20", "callbacks.log.every_steps=5", "callbacks.samples.times=2"),
-    *("callbacks.samples.num_images=4", "callbacks.frechet=null", "logger.wandb=null"),
+    *("callbacks.samples.num_images=4", "callbacks.evaluation=null", "logger.wandb=null"),
 ]
 
 

@@ -1,43 +1,103 @@
 """The verb that measures a trained run."""
 
-import json
+import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 
-from trainer import evaluate
+from trainer import evaluate, figures
+from trainer.evaluation import attributes
 
 TINY = ["data.source.num_images=60", "data.resolution=16", "data.batch_size=8", "text=scratch"]
 NARROW = [f"objective.{n}.{k}=8" for n in ("generator", "discriminator") for k in ("base_channels", "max_channels")]
+NARROW_VAE = [
+    f"objective.autoencoder.{n}.{k}=8" for n in ("encoder", "decoder") for k in ("base_channels", "max_channels")
+]
 
 
 @pytest.fixture
 def small_probe(monkeypatch):
-    monkeypatch.setattr(evaluate, "NUM_PROBE_IMAGES", 256)
-    monkeypatch.setattr(evaluate, "NUM_PROBE_TESTS", 64)
+    monkeypatch.setattr(attributes, "NUM_SCENES", 256)
+    monkeypatch.setattr(attributes, "NUM_TESTS", 64)
 
 
-def test_evaluate_reads_attributes_back(command, tmp_path, small_probe):
-    run, cache = tmp_path / "run", f"data.cache_dir={tmp_path / 'cache'}"  # a cache of its own: the probe is a poor one
-    quick = ["kimg=0.016", "callbacks.frechet=null", "callbacks.samples=null", "logger.wandb=null", cache]
-    assert command("experiment=cgan_shapes", *TINY, *NARROW, *quick, f"run_dir={run}").code == 0
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    quick = ["kimg=0.016", "callbacks.evaluation=null", "callbacks.samples=null", "logger.wandb=null"]
+    command = [sys.executable, "-m", "trainer", "experiment=cvae", *TINY, *NARROW_VAE, *quick]
+    command += [f"run_dir={folder / 'run'}", f"data.cache_dir={folder / 'cache'}"]  # a cache of its own: a poor probe
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+EVERY = {
+    *("fd_effnet", "kd_effnet", "precision_effnet", "recall_effnet", "density_effnet", "coverage_effnet"),
+    *("diversity_effnet", "psnr", "ssim"),
+    *(f"attributes_{name}" for name in ("colour", "shape", "size", "position", "background", "count", "scene")),
+}
+
+
+def test_all_figures_that_fit_the_run(command, run, small_probe):
     first = command(f"checkpoint={run}", "num_images=24", main=evaluate.main)
     assert first.code == 0, first.err
-    metrics = json.loads((run / "metrics.json").read_text())["attributes"]
-    assert list(metrics["accuracy"]) == ["colour", "shape", "size", "position", "background"]
-    assert all(0 <= value <= 1 for value in metrics["accuracy"].values())
-    assert metrics["num_images"] == 24
+    found = figures.read(run)
+    assert {figure.metric for figure in found} == EVERY
+    by_name = {figure.metric: figure for figure in found}
+    assert by_name["fd_effnet"].protocol["num_images"] == 24
+    assert by_name["psnr"].protocol["num_images"] == by_name["fd_effnet"].protocol["num_references"]
+    assert all(0 <= by_name[f"attributes_{name}"].value <= 1 for name in ("colour", "scene"))
+    assert all(name in first.out for name in EVERY)
     again = command(f"checkpoint={run}", "num_images=24", main=evaluate.main)
-    assert again.out == first.out  # the probe is kept, the samples are the same
-    assert "training the probe" in first.err
-    assert "training the probe" not in again.err
+    assert again.out == first.out, "the probe and the references are kept, the samples are the same"
+    assert "training the probe" in first.err and "training the probe" not in again.err
+    assert figures.read(run) == found
 
 
-def test_evaluate_says_what_it_needs(command, trained):
-    result = command(f"checkpoint={trained.parent / 'none'}", main=evaluate.main)
+def test_two_processes_find_what_one_does(command, run, small_probe, tmp_path):
+    chosen = "metrics=[fd,kd,precision,recall,density,coverage,diversity,reconstruction]"
+    figures_of = []
+    for ranks in (1, 2):
+        place = shutil.copytree(run, tmp_path / str(ranks), ignore=shutil.ignore_patterns("metrics.json"))
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if ranks > 1 else []
+        arguments = ["-m", "trainer.evaluate", f"checkpoint={place}", "num_images=25", "device=cpu", chosen]
+        env = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run([sys.executable, *launcher, *arguments], capture_output=True, text=True, env=env)
+        assert done.returncode == 0, done.stderr
+        figures_of.append(figures.read(place))
+    assert len(figures_of[0]) == 9
+    for one, two in zip(*figures_of, strict=True):
+        assert one.metric == two.metric and one.protocol == two.protocol
+        assert two.value == pytest.approx(one.value, rel=1e-6, abs=1e-9)
+
+
+def test_sample_counts_in_one_command(command, run, small_probe):
+    assert command("-m", f"checkpoint={run}", "num_images=20,30", "metrics=[fd]", main=evaluate.main).code == 0
+    counts = [figure.protocol["num_images"] for figure in figures.read(run) if figure.metric == "fd_effnet"]
+    assert {20, 30} <= set(counts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["metrics=[fdd]"], "fdd is none of fd, kd"),
+        (["metrics=[clip_score]"], "clip_score needs clip="),
+        (["metrics=[r_precision]"], "r_precision needs matching=RUN"),
+        (["metrics=[inception_score]"], "inception_score needs backbone=inception"),
+        (["split=test"], "split=test: expected heldout or train"),
+        (["num_images=1"], "expected at least 2"),
+    ],
+)
+def test_what_is_missing_is_said(command, run, arguments, said):
+    result = command(f"checkpoint={run}", *arguments, main=evaluate.main)
+    assert result.code == 2
+    assert said in result.err
+
+
+def test_evaluate_needs_a_checkpoint(command, tmp_path):
+    result = command(f"checkpoint={tmp_path / 'none'}", main=evaluate.main)
     assert result.code == 2
     assert "does not exist" in result.err
-
-
-def test_labels_follow_the_vocabulary():
-    thing = {"colour": "orange", "shape": "circle", "size": "large", "position": "top"}
-    assert evaluate.label({"background": "black", "objects": [thing]}) == [1, 0, 1, 2, 2]

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import random
-import sys
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING, DictConfig
 
+from trainer import ranks
 from trainer.config import entry
 from trainer.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from trainer.evaluation.study import Measure
+    from trainer.figures import Figure
+    from trainer.pipeline import Pipeline
 
-    from trainer.data.shapes import Scene
-    from trainer.metrics.attributes import Probe
-
-NUM_PROBE_IMAGES, NUM_PROBE_TESTS = 16000, 2000
+OTHERS = ("attributes", "diversity", "reconstruction", "r_precision", "clip_score")  # beside those of a backbone
 
 
 @dataclass
@@ -28,109 +27,144 @@ class Evaluation:
     """Keys of conf/evaluate.yaml, which explains them."""
 
     checkpoint: str = MISSING
+    backbone: Any = MISSING
+    metrics: Any = None
     num_images: int = MISSING
+    num_references: int = MISSING
+    split: str = MISSING
+    seed: int = 0
+    matching: str | None = None
+    clip: str | None = None
+    lpips: Any = None
+    batch_size: int | None = None
     device: str | None = None
 
 
 def evaluate(cfg: DictConfig) -> None:
-    """Prints the measures that fit the run's data and adds them to RUN/metrics.json."""
+    """Prints the figures that fit the run and adds them, with their protocol, to RUN/metrics.json."""
+    if cfg.split not in ("heldout", "train"):
+        raise UserError(f"split={cfg.split}: expected heldout or train")
+    with together(cfg.device) as device:
+        from hydra.utils import instantiate
+
+        from trainer import figures
+        from trainer.evaluation.study import Study, run
+        from trainer.pipeline import load
+
+        pipe = load(cfg.checkpoint, device, cfg.batch_size)
+        data = instantiate(pipe.config["data"], text=pipe.text, _convert_="all")
+        data.prepare()
+        study = Study(
+            sampler=pipe.sampler,
+            references=getattr(data, cfg.split),
+            split=cfg.split,
+            num_images=cfg.num_images,
+            num_references=cfg.num_references,
+            data=data.fingerprint,
+            checkpoint=pipe.path.name,
+            kimg=pipe.objective.images_seen / 1000,
+            seed=cfg.seed,
+        )
+        found = run(study, measures(cfg, pipe, data))
+        if ranks.rank() == 0:
+            folder = pipe.path.parent.parent if pipe.path.parent.name == "checkpoints" else pipe.path.parent
+            path = figures.add(folder, found)
+            print(table(found))
+            print(f"{pipe.path}, {study.kimg:.1f} kimg; captions {found[0].protocol['captions']}; {path}")
+
+
+def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
+    """Those that `metrics` names; without it all for which the run and the command have what is needed."""
     from hydra.utils import instantiate
 
-    from trainer.pipeline import load
+    from trainer.backbones import clip, vgg
+    from trainer.evaluation.attributes import Attributes
+    from trainer.evaluation.diversity import Diversity
+    from trainer.evaluation.fidelity import METRICS, Fidelity
+    from trainer.evaluation.reconstruction import Reconstruction
+    from trainer.evaluation.text import TextMatch
+    from trainer.matching import Matching
+    from trainer.text.models import FAMILIES
 
-    pipe = load(cfg.checkpoint, cfg.device)
-    data = instantiate(pipe.config["data"], text=pipe.text, _convert_="all")
-    data.prepare()
-    if not any(len(known.get("objects", ())) == 1 for known in data.heldout.attributes):
-        raise UserError(
-            f"{cfg.checkpoint}: the held-out images of its data ({type(data.source).__name__}) have no attributes that "
-            "a probe could read; train on data=shapes with data.source.max_objects=1 for that"
-        )
-    found = attribute_accuracy(pipe.sampler, data, cfg.num_images)
-    run = pipe.path.parent.parent if pipe.path.parent.name == "checkpoints" else pipe.path.parent
-    path = run / "metrics.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(known | {"attributes": found | {"checkpoint": pipe.path.name}}, indent=2) + "\n")
-    print(f"{'':12} {'samples':>8} {'probe on real scenes':>21}")
-    for name, value in found["accuracy"].items():
-        print(f"{name:12} {value:8.2%} {found['probe'][name]:21.2%}")
-    print(f"{found['num_images']} samples of {found['num_captions']} held-out captions, seeds from 0; {path}")
-
-
-def attribute_accuracy(sampler: Any, data: Any, num_images: int) -> dict[str, Any]:
-    """Share of samples for held-out captions of one object in which a probe reads what the caption says."""
-    import torch
-
-    from trainer.metrics.attributes import accuracy
-    from trainer.progress import Progress
-
-    pairs = zip(data.heldout.captions, data.heldout.attributes, strict=True)
-    wanted = {caption: known for caption, known in pairs if len(known["objects"]) == 1}
-    captions = (list(wanted) * (num_images // len(wanted) + 1))[:num_images]
-    labels = torch.tensor([label(wanted[caption]) for caption in captions])
-    probe, on_real = shapes_probe(data.resolution, data.cache_dir)
-    images, progress = [], Progress("sampled", "images", num_images)
-    for start in range(0, num_images, 64):
-        part = captions[start : start + 64]
-        images.append(sampler(part, range(start, start + len(part))).cpu())
-        progress(start + len(part))
-    shares = accuracy(probe, torch.cat(images), labels)
-    return {
-        "accuracy": dict(zip(vocabulary(), shares.tolist(), strict=True)),
-        "probe": dict(zip(vocabulary(), on_real.tolist(), strict=True)),
-        "num_images": num_images,
-        "num_captions": min(len(wanted), num_images),
+    scenes = bool(data.heldout.attributes and data.heldout.attributes[0].get("objects"))
+    possible = {
+        "attributes": None if scenes else "scenes: data=shapes",
+        "diversity": None,
+        "reconstruction": None if hasattr(pipe.objective, "reconstruct") else "an autoencoder",
+        "r_precision": None if cfg.matching or cfg.clip else "matching=RUN of experiment=matching, or clip=...",
+        "clip_score": None if cfg.clip else "clip=openai/clip-vit-base-patch32, or a folder",
     }
+    wanted = list(cfg.metrics or [*METRICS, *(name for name in OTHERS if not possible[name])])
+    for name in wanted:
+        if name not in (*METRICS, *OTHERS):
+            raise UserError(f"metrics: {name} is none of {', '.join((*METRICS, *OTHERS))}")
+        if possible.get(name):
+            raise UserError(f"metrics: {name} needs {possible[name]}")
+    backbone = instantiate(cfg.backbone)
+    of_backbone = [name for name in wanted if name in METRICS]
+    if not cfg.metrics and not hasattr(backbone, "logits"):
+        of_backbone.remove("inception_score")
+    chosen: list[Measure] = []
+    if of_backbone:
+        chosen.append(Fidelity(backbone, data.cache_dir, of_backbone))
+    if "diversity" in wanted:
+        chosen.append(Diversity(backbone))
+    if "attributes" in wanted:
+        chosen.append(Attributes(data.source.max_objects, data.cache_dir))
+    if "reconstruction" in wanted:
+        path = cfg.lpips if isinstance(cfg.lpips, str) and cfg.lpips.lower() != "true" else None
+        chosen.append(Reconstruction(vgg.load(path) if cfg.lpips else None))
+    if "r_precision" in wanted and cfg.matching:
+        matching = Matching(cfg.matching, pipe.sampler.device)
+        chosen.append(TextMatch(matching, matching.images, matching.captions, ["r_precision"]))
+    if cfg.clip and {"r_precision", "clip_score"} & set(wanted):
+        encoder = pipe.config["text"]["encoder"]
+        if encoder.get("name") == "clip" and (encoder["path"] or FAMILIES["clip"].hub_id) == cfg.clip:
+            raise UserError(f"clip={cfg.clip}: the model was trained with its text encoder; another CLIP has to judge")
+        judge = clip.load(cfg.clip).to(pipe.sampler.device)
+        chosen.append(TextMatch(judge, judge.features, judge.text, wanted))
+    return chosen
 
 
-def vocabulary() -> dict[str, list[str]]:
-    from trainer.data.shapes import BACKGROUNDS, COLOURS, POSITIONS, SHAPES, SIZES
+def table(found: Sequence[Figure]) -> str:
+    """One line a figure: value, deviation over its parts, which way is better, how many images, by which network."""
+    rows = [("metric", "value", "", "better", "images", "references", "measured by")]
+    for figure in found:
+        known = figure.protocol
+        network = known.get("backbone") or known.get("judge") or ("probe" if "probe" in known else "")
+        how = ", ".join(str(known[key]) for key in ("sha256", "resizer") if known.get(key))
+        std = f"± {figure.std:.3g}" if figure.std is not None else ""
+        counts = str(known["num_images"]), str(known.get("num_references", ""))
+        value = f"{figure.value:.2%}" if figure.metric.startswith(("attributes", "r_prec")) else f"{figure.value:.5g}"
+        rows.append((figure.metric, value, std, figure.better, *counts, f"{network} ({how})" if how else network))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    right = (1, 4, 5)
+    return "\n".join(
+        "  ".join(f"{c:>{w}}" if i in right else f"{c:<{w}}" for i, (c, w) in enumerate(zip(r, widths, strict=True)))
+        .rstrip()
+        for r in rows
+    )  # fmt: skip
 
-    every: dict[str, Any] = {"colour": COLOURS, "shape": SHAPES, "size": SIZES, "position": POSITIONS}
-    every["background"] = BACKGROUNDS
-    return {name: list(values) for name, values in every.items()}
 
-
-def label(known: dict[str, Any]) -> list[int]:
-    """Numbers of the values in `vocabulary()`, for the attributes of a scene of one object."""
-    (thing,) = known["objects"]
-    words = thing | {"background": known["background"]}
-    return [values.index(words[name]) for name, values in vocabulary().items()]
-
-
-def shapes_probe(resolution: int, cache_dir: str | Path) -> tuple[Probe, Tensor]:
-    """The probe for scenes of one object, trained once, and its accuracy on 2,000 real scenes it has not seen."""
+@contextmanager
+def together(device: str | None) -> Iterator[str | None]:
+    """Within it the processes that torchrun or srun has started share the work; yields this one's device."""
+    nodes, processes = ranks.launched() or (1, 1)
+    if nodes * processes == 1:
+        yield device
+        return
     import torch
+    import torch.distributed as dist
 
-    from trainer.data.shapes import Shapes, random_scene
-    from trainer.data.source import digest
-    from trainer.metrics.attributes import Probe, accuracy, fit
-
-    probe = Probe(resolution, [len(values) for values in vocabulary().values()])
-    path = Path(cache_dir, f"probe-shapes-{resolution}px-{digest(Shapes(max_objects=1).fingerprint(), 1)}.pt")
-    if path.exists():
-        saved = torch.load(path, weights_only=True)
-        probe.load_state_dict(saved["probe"])
-        return probe.eval(), saved["accuracy"]
-    print("training the probe that reads scenes (once, about a minute)", file=sys.stderr, flush=True)
-    rng = random.Random("probe")
-    scenes = [random_scene(rng, max_objects=1) for _ in range(NUM_PROBE_IMAGES + NUM_PROBE_TESTS)]
-    images = torch.stack([pixels(scene, resolution) for scene in scenes])
-    labels = torch.tensor([label(scene.attributes()) for scene in scenes])
-    seen, unseen = slice(NUM_PROBE_IMAGES), slice(NUM_PROBE_IMAGES, None)
-    fit(probe, images[seen], labels[seen], report=lambda n, loss: print(f"  epoch {n}, {loss:.3f}", file=sys.stderr))
-    on_real = accuracy(probe, images[unseen], labels[unseen])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"probe": probe.state_dict(), "accuracy": on_real}, path)
-    return probe, on_real
-
-
-def pixels(scene: Scene, resolution: int) -> Tensor:
-    """(3, H, W) uint8."""
-    import numpy as np
-    import torch
-
-    return torch.from_numpy(np.array(scene.render(resolution))).permute(2, 0, 1)
+    gpu = torch.cuda.is_available() and device != "cpu"
+    if gpu:
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if gpu else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
 
 
 def main() -> None:

@@ -18,8 +18,8 @@ FILE = "metrics.json"
 class Figure:
     """One measured value.
 
-    metric: its name, as `fid`. better: "lower", "higher", or "" where that is no question. std: over parts of the images,
-    where the metric has parts. checkpoint, kimg: what was measured, thousand images into its training.
+    metric: its name, as `fid`. better: "lower" or "higher". std: over parts of the images, where the metric has parts.
+    checkpoint, kimg: what was measured, thousand images into its training.
     protocol: all that the value depends on besides the model: backbone and its sha256, num_images, num_references,
     split, captions (policy), resizer, seed, data (fingerprint).
     """

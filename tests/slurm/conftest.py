@@ -21,7 +21,7 @@ TINY = [
     *("text.width=16", "text.network.num_layers=1", "text.encoder.vocabulary=64", "callbacks.samples=null"),
     *(f"objective.{name}.base_channels=8" for name in ("generator", "discriminator")),
     *(f"objective.{name}.max_channels=8" for name in ("generator", "discriminator")),
-    *("objective.penalty_interval=4", "callbacks.frechet=null"),
+    *("objective.penalty_interval=4", "callbacks.evaluation=null"),
     *("callbacks.checkpoint.times=30", "logger.wandb=null", f"kimg={STEPS * 8 / 1000}"),
     *("+callbacks.watch._target_=watch.Watch", "+callbacks.watch.seconds=0.1"),
 ]

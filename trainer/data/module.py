@@ -17,7 +17,7 @@ from trainer.batch import Batch
 from trainer.data.augment import Augment
 from trainer.data.cache import open_cache
 from trainer.data.sampler import BatchStarts
-from trainer.data.source import Source
+from trainer.data.source import Source, digest
 from trainer.data.split import Split, split
 from trainer.data.stream import Stream
 from trainer.errors import UserError
@@ -70,6 +70,11 @@ class DataModule(LightningDataModule):
         self._prepared = True
         if self.source.attribution:
             rank_zero_only(print)(self.source.attribution, file=sys.stderr)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits of the source, the resolution and the split: figures of other data do not compare."""
+        return digest(self.source.fingerprint(), self.resolution, self.fraction, self.seed)
 
     def prepare_data(self) -> None:
         self.prepare()  # Lightning calls this in one process a node, setup then in all

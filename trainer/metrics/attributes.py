@@ -65,10 +65,7 @@ def fit(
 
 
 @torch.no_grad()
-def accuracy(probe: Probe, images: Tensor, labels: Tensor) -> Tensor:
-    """(A,) share of images, in [0, 1], whose attribute the probe reads as labelled."""
-    right = [
-        torch.stack([logit.argmax(1) == label[:, i] for i, logit in enumerate(probe(part))], 1)
-        for part, label in zip(images.split(256), labels.split(256), strict=True)
-    ]
-    return torch.cat(right).double().mean(0)
+def read(probe: Probe, images: Tensor) -> Tensor:
+    """(N, A) int64: the number of the value that the probe reads, for each attribute."""
+    parts = (probe(part) for part in images.split(256))
+    return torch.cat([torch.stack([logit.argmax(1) for logit in logits], 1) for logits in parts])
