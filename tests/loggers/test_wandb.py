@@ -1,7 +1,6 @@
 import importlib
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.loggers.offline import alerts, artifacts, history, records
 from trainer.loggers.wandb import WandB
 
 
@@ -18,20 +18,6 @@ def no_account(monkeypatch, tmp_path):
         monkeypatch.delenv(key)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
-
-
-def records(folder: Path) -> list[dict]:
-    """Everything in the offline runs of a folder, in the order of their start."""
-    wandb = str(Path(sys.executable).with_name("wandb"))
-    lines = []
-    for run in sorted(folder.glob("wandb/offline-run-*")):
-        shown = subprocess.run([wandb, "leet", "inspect", "--json", run], capture_output=True, text=True, check=True)
-        lines += shown.stdout.splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def history(found):
-    return [record["history"]["item"] for record in found if record["type"] == "history"]
 
 
 def test_an_offline_run_holds_config_metrics_and_captioned_images(tmp_path, capsys):
@@ -116,10 +102,13 @@ def test_a_lost_service_does_not_end_the_training(tmp_path, monkeypatch, capsys)
     def broken(*_):
         raise BrokenPipeError("the service is gone")
 
-    monkeypatch.setattr(logger.experiment, "log", broken)
+    run = logger.experiment
+    monkeypatch.setattr(run, "log", broken)
     logger.log_metrics({"loss": 1.0}, step=2)
     logger.log_metrics({"loss": 1.0}, step=3)
     assert capsys.readouterr().err == "W&B stops logging: the service is gone\n"
+    logger.finalize("success")
+    run.finish()  # it was open all the time
 
 
 def test_wandb_is_imported_only_when_a_run_starts(tmp_path, monkeypatch):
@@ -127,3 +116,106 @@ def test_wandb_is_imported_only_when_a_run_starts(tmp_path, monkeypatch):
     logger = importlib.reload(sys.modules["trainer.loggers.wandb"]).WandB(str(tmp_path))
     with pytest.raises(ImportError):
         logger.log_metrics({"loss": 1.0}, step=1)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    path = tmp_path / "checkpoints" / "kimg000000.001.ckpt"
+    path.parent.mkdir()
+    path.write_bytes(b"weights")
+    return path
+
+
+@pytest.mark.parametrize("upload", [False, True])
+def test_a_model_with_its_aliases_and_data(tmp_path, checkpoint, upload, capsys):
+    logger = WandB(str(tmp_path))
+    logger.log_metrics({"loss": 1.0}, step=1)
+    logger.log_data("emoji", {"fingerprint": "abc", "images": {"train": 7}})
+    logger.log_model(checkpoint, ["latest", "best"], {"kimg": 0.001, "value": 3.5}, upload)
+    logger.log_summary({"best/value": 3.5})
+    logger.finalize("success")
+    assert capsys.readouterr() == ("", "")
+
+    found = records(tmp_path)
+    [data], [model] = artifacts(found, "dataset"), artifacts(found, "model")
+    assert (data["name"], data["metadata"]) == ("emoji", {"fingerprint": "abc", "images": {"train": 7}})
+    assert model["name"] == f"model-{(tmp_path / 'wandb_id').read_text().strip()}"
+    assert sorted(model["aliases"]) == ["best", "latest"]
+    assert model["metadata"] == {"kimg": 0.001, "value": 3.5}
+    [entry] = model["manifest"]["contents"]
+    assert (entry["path"], entry["size"]) == (checkpoint.name, "7")
+    assert entry.get("ref") == (None if upload else checkpoint.as_uri())
+    for entry in data["manifest"]["contents"] + model["manifest"]["contents"]:
+        if "local_path" in entry:  # nothing that is to be uploaded lies outside of the run folder
+            assert Path(entry["local_path"]).is_relative_to(tmp_path / "wandb")
+            assert Path(entry["local_path"]).is_file()
+    assert {"best/value": 3.5} in [record["summary"]["update"] for record in found if record["type"] == "summary"]
+
+
+def test_the_parts_of_a_sharded_checkpoint(tmp_path):
+    folder = tmp_path / "checkpoints" / "kimg000000.001.ckpt"
+    folder.mkdir(parents=True)
+    for rank in range(2):
+        (folder / f"rank0000{rank}-of-00002.pt").write_bytes(b"part")
+    logger = WandB(str(tmp_path))
+    logger.log_metrics({"loss": 1.0}, step=1)
+    for upload in (False, True):
+        logger.log_model(folder, ["latest"], {}, upload)
+    logger.finalize("success")
+    for model in artifacts(records(tmp_path), "model"):
+        names = {entry["path"] for entry in model["manifest"]["contents"]}
+        assert names == {f"{folder.name}/rank0000{rank}-of-00002.pt" for rank in range(2)}
+
+
+def test_equal_data_is_one_version(tmp_path):
+    logger = WandB(str(tmp_path))
+    logger.log_metrics({"loss": 1.0}, step=1)
+    for description in ({"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 1, "b": 3}):
+        logger.log_data("emoji", description)
+    logger.finalize("success")
+    one, same, other = [data["digest"] for data in artifacts(records(tmp_path), "dataset")]
+    assert one == same != other
+
+
+def test_a_table_of_captions_seeds_and_images(tmp_path):
+    logger = WandB(str(tmp_path))
+    logger.log_metrics({"progress/kimg": 0.5}, step=1)
+    logger.log_sample_table("samples/table", ["a", "b"], [0, 1], [np.zeros((4, 4, 3), np.uint8)] * 2, step=1)
+    logger.finalize("success")
+    found = records(tmp_path)
+    row = history(found)[-1]
+    assert (row["samples/table.nrows"], row["samples/table.ncols"], row["progress/kimg"]) == (2, 3, 0.5)
+    table = json.loads((next(tmp_path.glob("wandb/offline-run-*/files")) / row["samples/table.path"]).read_text())
+    assert table["columns"] == ["caption", "seed", "image"]
+    assert [cells[:2] for cells in table["data"]] == [["a", 0], ["b", 1]]
+    [copies] = artifacts(found, "run_table")
+    assert all(Path(e["local_path"]).is_relative_to(tmp_path / "wandb") for e in copies["manifest"]["contents"])
+
+
+def test_alerts(tmp_path):
+    logger = WandB(str(tmp_path))
+    logger.alert("Too early", "no run is open", "ERROR")
+    logger.log_metrics({"loss": 1.0}, step=1)
+    logger.alert("Diverged", "loss is nan", "ERROR")
+    logger.finalize("failed")
+    [alert] = alerts(records(tmp_path))
+    assert (alert["title"], alert["text"], alert["level"]) == ("Diverged", "loss is nan", "ERROR")
+
+
+def test_what_cannot_be_logged_is_one_line(tmp_path, capsys):
+    logger = WandB(str(tmp_path))
+    logger.log_metrics({"loss": 1.0}, step=1)
+    logger.log_model(tmp_path / "none.ckpt", ["latest"], {}, False)
+    logger.log_metrics({"loss": 2.0}, step=2)
+    logger.finalize("success")
+    err = capsys.readouterr().err
+    assert err.startswith("W&B log_model failed: ") and err.count("\n") == 1
+    assert [row["loss"] for row in history(records(tmp_path))] == [1.0, 2.0]
+
+
+def test_runs_of_a_wandb_sweep_are_one_group(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_SWEEP_ID", "k2j3")
+    logger = WandB(str(tmp_path), group="cgan")
+    logger.log_metrics({"loss": 1.0}, step=1)
+    logger.finalize("success")
+    assert next(r["run"] for r in records(tmp_path) if r["type"] == "run")["run_group"] == "sweep k2j3"

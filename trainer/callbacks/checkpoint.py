@@ -158,6 +158,8 @@ def link(checkpoint: Path, name: Path) -> None:
     if name.is_dir() or (name.exists() and temporary.is_dir()):  # a rename replaces a file by a file only
         remove(name)
     os.replace(temporary, name)
+    if temporary.is_file():  # a rename does nothing where both are one file already
+        temporary.unlink()
 
 
 def hard_link(source: str | Path, target: str | Path) -> None:
