@@ -19,7 +19,7 @@ def test_bicubic_is_pillows_on_floats(height, width, size):
     assert size < 100 or (ours.min() < 0 and ours.max() > 255)  # overshoot stays
     for image, resized in zip(images, ours, strict=True):
         for channel, got in zip(image.numpy(), resized.numpy(), strict=True):
-            picture = Image.fromarray(channel.astype(np.float32), mode="F")
+            picture = Image.fromarray(channel.astype(np.float32))  # mode F
             expected = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC))
             np.testing.assert_allclose(got, expected, atol=2e-2)
 
