@@ -105,7 +105,7 @@ def test_mistakes(trunk, linear):
 def test_loads_the_layers_of_torchmetrics_beside_a_trunk(trunk, tmp_path, monkeypatch):
     file = tmp_path / "vgg16.pth"
     torch.save(trunk, file)
-    with pytest.raises(UserError, match=r"lpips.path must be a copy of https://download.pytorch.org/models/vgg16"):
+    with pytest.raises(UserError, match=r"lpips must be a copy of https://download.pytorch.org/models/vgg16"):
         vgg.load(str(file))
     monkeypatch.setattr(vgg, "TRUNK_SHA256", weights.sha256(file))
     network = vgg.load(str(file))

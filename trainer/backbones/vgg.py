@@ -88,5 +88,5 @@ def load(path: str | None = None) -> Lpips:
     if not folder or not linear.is_file() or sha256(linear) != LINEAR_SHA256:
         remedy = "pip install --force-reinstall --no-deps torchmetrics"
         raise UserError(f"LPIPS: {_LINEAR_FILE} of the package torchmetrics is absent or altered: {remedy}")
-    trunk = find(TRUNK_URL, TRUNK_SHA256, "lpips.path", path)
+    trunk = find(TRUNK_URL, TRUNK_SHA256, "lpips", path)
     return build(*(torch.load(file, map_location="cpu", weights_only=True) for file in (trunk, linear)))
