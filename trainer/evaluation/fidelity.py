@@ -74,7 +74,7 @@ class Fidelity:
             self._numbers += numbers
             self._rows.append(features.cpu())
         if "inception_score" in self.metrics:
-            sums = score_sums(self.backbone.logits(images), torch.tensor(numbers), self.study.num_images)
+            sums = score_sums(self.backbone.logits_of(features), torch.tensor(numbers), self.study.num_images)
             self._scores = sums if not len(self._scores) else self._scores + sums
 
     def figures(self) -> list[Figure]:
