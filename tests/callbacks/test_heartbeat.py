@@ -94,6 +94,8 @@ def test_the_others_name_the_rank_and_end(tmp_path, launcher, blow, victim):
     assert line, words
     assert code != 0
     assert Path(line[2]).is_file()
+    if victim:  # rank 0 has lived to write the report
+        assert f"failed: {line[0].partition(':')[0]}" in (run / "report.html").read_text()
     print(f"{launcher} {blow.name} of rank {victim}: {line[1]}; the other ended after {ended:.1f} s")
 
     images = int(Path(line[2]).stem[4:].replace(".", ""))

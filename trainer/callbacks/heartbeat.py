@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
@@ -17,6 +18,7 @@ from pytorch_lightning import Callback, Trainer
 from trainer.callbacks.guard import newest_checkpoint
 from trainer.errors import UserError
 from trainer.ranks import launched
+from trainer.report import ending
 
 BEAT = 1.0  # seconds between two beats
 GRACE = 5  # beats that a rank may miss once a collective has failed somewhere: then one is dead
@@ -149,6 +151,8 @@ class Heartbeat(Callback):
         time.sleep(BEAT / 2)
         for child in self._children:
             child.kill()
+        if self._rank == 0:
+            ending.failed(Path(self._run), verdict)
         if self._parent:
             time.sleep(2 * BEAT)  # it comes to the same verdict, unless it is the one that is frozen
             if os.getppid() == self._parent:

@@ -13,7 +13,7 @@ from trainer.figures import Figure, difference
 from trainer.report import page
 from trainer.report.curves import curve_groups
 from trainer.report.run import Run
-from trainer.report.single import protocol
+from trainer.report.single import protocol, value
 from trainer.report.warnings import warnings
 
 FILE = "compare.html"
@@ -58,7 +58,7 @@ def overview(runs: Mapping[str, Run]) -> str:
         end = run.end
         state = f'<span class="state {end["state"]}">{end["state"]}</span> {html.escape(end.get("reason", ""))}'
         budget = f"{run.kimg:.4g} of {float(run.config.get('kimg') or 0):.4g}"
-        name = f'<p class="legend"><span class="s{number % 8}"><b>{html.escape(label)}</b></span></p>'
+        name = f'<p class="legend whole"><span class="s{number % 8}"><b>{html.escape(label)}</b></span></p>'
         rows.append((name, html.escape(run.name), state, budget, html.escape(str(run.folder))))
     return page.table(("run", "experiment", "state", "kimg", "folder"), rows)
 
@@ -141,8 +141,3 @@ def beside(figure: Figure, others: Sequence[Figure]) -> str:
                 kind = "" if better is None or not change else "good" if better else "bad"
                 return f'{value(other)} <span class="{kind}">{change:+.3g}</span>'
     return refusal
-
-
-def value(figure: Figure) -> str:
-    std = f" ± {figure.std:.2g}" if figure.std is not None else ""
-    return f"<b>{figure.value:.5g}</b>{std}"

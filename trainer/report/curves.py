@@ -40,9 +40,7 @@ def curve_groups(runs: Mapping[str, Run]) -> str:
     drawn = []
     for group, of_group in charts.items():
         if of_group:
-            figures = "".join(
-                chart(title.replace("_", " "), curves) for title, curves in sorted(of_group.items(), key=order)
-            )
+            figures = "".join(chart(title, curves) for title, curves in sorted(of_group.items(), key=order))
             drawn.append(f'<h4>{group}</h4><div class="charts">{figures}</div>')
     over = '<p class="faint">Over thousand images seen. Beside each name is its last value.</p>'
     return over + "".join(drawn) if drawn else ""

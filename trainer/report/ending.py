@@ -32,6 +32,11 @@ def told(folder: Path, stopped_by: Callable[[], int]) -> Iterator[None]:
     _write(folder, by_signal, stopped_by())
 
 
+def failed(folder: Path, why: str) -> None:
+    """The same for a process that is about to leave without an exception."""
+    _write(folder, lambda line: {"state": "failed", "reason": line}, why)
+
+
 def reason(error: BaseException) -> dict[str, str]:
     """state, reason and, where the user needs it, traceback."""
     if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 128:

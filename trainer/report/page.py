@@ -24,6 +24,7 @@ for (const box of document.querySelectorAll(".evolution")) {
   show();
 }
 """
+LONG = 60  # letters of a cell that count as a text
 PIXELS_WIDE = 1120  # of an embedded picture; larger ones are scaled down
 
 
@@ -77,9 +78,15 @@ def tiles(facts: Iterable[tuple[str, str, str]]) -> str:
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Cells are HTML. A box of its own, which scrolls where it is too wide."""
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>\n" for row in rows)
+    body = "".join(f"<tr>{''.join(map(td, row))}</tr>\n" for row in rows)
     thead = f"<thead><tr>{top}</tr></thead>" if head else ""
-    return f'<div class="box" tabindex="0"><table>{thead}<tbody>\n{body}</tbody></table></div>' if body else ""
+    kind = "" if head else ' class="pairs"'
+    return f'<div class="box" tabindex="0"><table{kind}>{thead}<tbody>\n{body}</tbody></table></div>' if body else ""
+
+
+def td(cell: str) -> str:
+    """Long texts wrap, in a column that stays wide enough to read."""
+    return f'<td class="text">{cell}</td>' if len(cell) > LONG and "<p" not in cell else f"<td>{cell}</td>"
 
 
 def details(summary: str, content: str) -> str:

@@ -125,7 +125,7 @@ def figure_table(figures: Iterable[Figure]) -> str:
         (
             (
                 html.escape(each.metric),
-                f"<b>{each.value:.5g}</b>" + (f" ± {each.std:.2g}" if each.std is not None else ""),
+                value(each),
                 each.better,
                 f"{each.kimg:.4g}",
                 html.escape(each.checkpoint),
@@ -134,6 +134,11 @@ def figure_table(figures: Iterable[Figure]) -> str:
             for each in figures
         ),
     )
+
+
+def value(figure: Figure) -> str:
+    std = f" ± {figure.std:.2g}" if figure.std is not None else ""
+    return f'<span class="whole"><b>{figure.value:.5g}</b>{std}</span>'
 
 
 def protocol(figure: Figure) -> str:
