@@ -52,7 +52,7 @@ IMAGES, TABLE = "samples/images", "samples/table"
 SMOOTH, LOGARITHMIC = ("Stability", "VAE"), ("val/fd_effnet",)
 
 
-def keys() -> set[str]:
+def panel_keys() -> set[str]:
     """Every key that a panel shows."""
     curves = {key for panels in CURVES.values() for keys in panels.values() for key in keys}
     return {X, IMAGES, TABLE, *curves, *BEST.values()}

@@ -1,0 +1,110 @@
+"""Sweeps: W&B chooses the values, or Optuna does."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from tests.loggers.offline import records
+from trainer.config import Training, entry
+
+ROOT = Path(__file__).parent.parent
+TRIAL = """
+import os
+from trainer.errors import DivergedError
+
+class Trial:
+    def __init__(self, x: float = 1.0):
+        self.x = x
+    @property
+    def best(self):
+        print("group", os.environ["WANDB_RUN_GROUP"])
+        if self.x == 9:
+            raise DivergedError("loss is nan")
+        return (self.x - 2.5) ** 2
+"""
+
+
+def test_the_file_for_wandb_sweep_is_a_training(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sweep = yaml.safe_load((ROOT / "launch/wandb-sweep.yaml").read_text())
+    values = {key: spec["values"][-1] if "values" in spec else spec["min"] for key, spec in sweep["parameters"].items()}
+    expanded = {
+        "${env}": ["/usr/bin/env"],
+        "${interpreter}": ["python"],
+        "${args_no_hyphens}": [f"{key}={value}" for key, value in values.items()],  # as `wandb agent` puts it
+    }
+    words = [word for part in sweep["command"] for word in expanded.get(part, [part])]
+    assert words[:4] == ["/usr/bin/env", "python", "-m", "trainer"]
+
+    composed = []
+    result = command(*words[4:], main=lambda: entry(composed.append, "config", Training))
+    assert result.code == 0, result.err
+    assert {key: OmegaConf.select(composed[0], key) for key in values} == values
+    assert composed[0].name == "cgan"
+    assert sweep["metric"] == {"name": composed[0].callbacks.checkpoint.metric, "goal": "minimize"}
+
+
+@pytest.fixture
+def trials(project):
+    (project / "trial.py").write_text(TRIAL)
+    (project / "conf/callbacks/default.yaml").write_text("trial: {_target_: trial.Trial, x: 1.0}\n")
+    return project
+
+
+def test_optuna_minimises_what_a_run_returns(trials, command):
+    grid = ["hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "callbacks.trial.x=choice(1.0, 3.0, 9.0)"]
+    result = command("+experiment=small", "-m", *grid)  # the flag may stand anywhere
+    assert result.code == 0, result.err
+    assert "loss is nan" in result.err  # and the sweep went on
+    [sweep] = (trials / "outputs/sweep").iterdir()
+    found = yaml.safe_load((sweep / "optimization_results.yaml").read_text())
+    assert (found["best_params"], found["best_value"]) == ({"callbacks.trial.x": 3.0}, 0.25)
+    groups = [line for line in result.out.splitlines() if line.startswith("group ")]
+    assert set(groups) == {f"group small sweep {sweep.name}"}
+
+
+def test_a_run_that_diverges_alone_is_a_failure(trials, command):
+    result = command("+experiment=small", "callbacks.trial.x=9", "+hydra.job.env_set.WANDB_RUN_GROUP=x")
+    assert (result.code, result.err) == (2, "loss is nan\n")
+
+
+def test_optuna_needs_a_measurement(project, command):
+    result = command("-m", "+experiment=small", "hydra/sweeper=optuna", "seed=range(0, 3)", "hydra.sweeper.n_jobs=1")
+    assert result.code == 2
+    assert "hydra/sweeper=optuna has nothing to minimise" in result.err
+
+
+@pytest.mark.slow
+def test_a_search_of_three_runs(tmp_path):
+    small = ["data.source.num_images=100", "data.resolution=16", "data.batch_size=8", "text=scratch", "kimg=0.064"]
+    quick = ["callbacks.samples=null", "callbacks.evaluation.num_images=16", "callbacks.evaluation.times=2"]
+    search = ["-m", "hydra/sweeper=gan", "hydra.sweeper.n_trials=3"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    environment |= {"WANDB_MODE": "offline", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "trainer", "+experiment=cgan_shapes", *search, *small, *quick]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+    [sweep] = (tmp_path / "outputs/sweep").iterdir()
+    runs = sorted(sweep.glob("*/"))
+    assert [run.name for run in runs] == ["0", "1", "2"]
+    started = [record["run"] for run in runs for record in records(run) if record["type"] == "run"]
+    assert {run["run_group"] for run in started} == {f"cgan_shapes sweep {sweep.name}"}
+    assert len({run["run_id"] for run in started}) == 3
+    measured = []
+    for run in runs:
+        with open(run / "metrics.csv", newline="") as file:
+            measured += [float(row["val/fd_effnet"]) for row in csv.DictReader(file) if row["val/fd_effnet"]]
+    found = yaml.safe_load((sweep / "optimization_results.yaml").read_text())
+    assert found["best_value"] == pytest.approx(min(measured), rel=1e-5)
+    assert set(found["best_params"]) == {
+        *("objective.r1", "objective.matching", "objective.optimizer.generator.lr"),
+    }
