@@ -70,7 +70,7 @@ def make(tmp_path: Path) -> Callable[..., Path]:
             (folder / "checkpoints" / f"kimg{kimg:010.3f}.ckpt").touch()
             Image.new("RGB", (1100, 700), (round(50 * kimg), 0, 0)).save(folder / "samples" / f"kimg{kimg:010.3f}.png")
         if end:
-            (folder / "end.json").write_text(json.dumps({"time": "2026-01-31 13:02:03 +0000", **end}))
+            (folder / "end.json").write_text(json.dumps({"time": "2026-01-31 15:02:03 +0200", **end}))
         if fid is not None:
             figures.add(folder, [figures.Figure("fid", fid, "lower", "kimg000004.000.ckpt", 4.0, protocol, 0.25)])
         return folder

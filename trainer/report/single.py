@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import html
-import time
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -76,12 +76,11 @@ def facts(run: Run) -> Iterator[tuple[str, str, str]]:
 
 def lasted(run: Run) -> float:
     """Seconds from the last start to the end, 0 where one of them is not known."""
-    form = "%Y-%m-%d %H:%M:%S %z"
     try:
-        began, ended = (time.strptime(text, form) for text in (run.starts[-1]["time"], run.end["time"]))
+        began, ended = (datetime.strptime(t, "%Y-%m-%d %H:%M:%S %z") for t in (run.starts[-1]["time"], run.end["time"]))
     except (KeyError, IndexError, ValueError):
         return 0
-    return time.mktime(ended) - time.mktime(began)  # of one machine: its time zone cancels out
+    return (ended - began).total_seconds()
 
 
 def duration(seconds: float) -> str:
