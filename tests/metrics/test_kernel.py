@@ -53,6 +53,13 @@ def test_mean_and_deviation_over_subsets():
     assert mean == pytest.approx(np.mean(drawn), abs=4 * std / 150**0.5)
 
 
+def test_deviation_of_two_is_half_their_difference():
+    x, y = features(100, 0), features(100, 1)
+    first, (mean, std) = kernel_distance(x, y, 1, 20)[0], kernel_distance(x, y, 2, 20)
+    assert std == pytest.approx(abs(first - mean), rel=1e-9)
+    assert std > 0
+
+
 def by_matrix(x, y):
     n = len(x)
     k = (torch.cat([x, y]) @ torch.cat([x, y]).T / 24 + 1) ** 3

@@ -61,14 +61,17 @@ def test_far_from_the_origin_nothing_changes():
     assert density_coverage(real + 4096, fake + 4096) == density_coverage(real, fake)
 
 
-def test_copies_are_at_no_distance(monkeypatch):
-    """Each real several times: its k-th neighbour is itself, and a fake is inside only if it is one of them."""
-    monkeypatch.setattr(manifold, "_BLOCK", 16)
-    real = features(10, 0, 320).repeat(6, 1) * 37.7
-    fake = torch.cat([real[:5], real[:5] + 1e-3])
-    assert precision_recall(real, fake, 3)[0] == 0.5
-    density, coverage = density_coverage(real, fake, 5)
-    assert density == pytest.approx(6 * 5 / (5 * 10)) and coverage == 0.5
+@pytest.mark.parametrize("width", [5, 33, 320])
+def test_copies_are_at_no_distance(width):
+    """Each real six times: balls of no radius, and a fake is inside only if it is one of them.
+
+    A product with a single row is rounded otherwise than one with many, which must not put the copy outside.
+    """
+    for seed in range(20):
+        real = features(20, seed, width).repeat(6, 1) * 37.7
+        assert density_coverage(real, real[:1], 5) == pytest.approx((6 / 5, 6 / 120))
+        precision, _ = precision_recall(real, torch.cat([real[:5], real[:5] + 1e-3]), 3)
+        assert precision == 0.5
 
 
 def test_too_few_for_neighbours():

@@ -59,13 +59,13 @@ def memory(key: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
 
 
-def measured(function, real: Tensor, fake: Tensor) -> tuple[float, float, float]:
-    """(value, seconds, MiB above the start)."""
+def measured(function, real: Tensor, fake: Tensor) -> tuple[float, float, float, float]:
+    """(value, seconds, seconds of all threads on a core, MiB above the start)."""
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before, start = memory("VmRSS"), time.perf_counter()
+    before, start, busy = memory("VmRSS"), time.perf_counter(), time.process_time()
     value = function(real, fake)
-    return value, time.perf_counter() - start, memory("VmHWM") - before
+    return value, time.perf_counter() - start, time.process_time() - busy, memory("VmHWM") - before
 
 
 def main() -> None:
@@ -75,9 +75,11 @@ def main() -> None:
     seconds: dict[str, list[float]] = {"trainer": [], "torchmetrics": []}
     for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else 3):  # in turns, so that both see the same machine
         for name, function in (("trainer", ours), ("torchmetrics", theirs)):
-            value, elapsed, mebibytes = measured(function, real, fake)
+            value, elapsed, busy, mebibytes = measured(function, real, fake)
             seconds[name].append(elapsed)
-            print(f"{name:12} {value:.6f}  {elapsed:6.2f} s  peak +{mebibytes:.0f} MiB", flush=True)
+            print(
+                f"{name:12} {value:.6f}  {elapsed:6.2f} s, cores {busy:6.2f} s  peak +{mebibytes:.0f} MiB", flush=True
+            )
     middle = {name: statistics.median(times) for name, times in seconds.items()}
     ratio = middle["torchmetrics"] / middle["trainer"]
     print(f"median {middle['trainer']:.2f} s, torchmetrics {middle['torchmetrics']:.2f} s: {ratio:.1f} times as fast")

@@ -78,7 +78,7 @@ def frechet_distance(
     root1 = square_root(covariance1) if root1 is None else root1
     product = root1.T @ (covariance2 @ root1)
     values = torch.linalg.eigvalsh(product)
-    # Zero eigenvalues come out as rounding noise, whose roots would add up: what is below their resolution is zero.
-    values = values[values > values[-1:] * len(values) * torch.finfo(values.dtype).eps]
-    distance = (mean1 - mean2).square().sum() + covariance1.trace() + covariance2.trace() - 2 * values.sqrt().sum()
+    # Zero eigenvalues come out as noise of 1e-16 of the largest, of either sign: their roots add 1e-8 of its root each.
+    roots = values.clamp(min=0).sqrt()
+    distance = (mean1 - mean2).square().sum() + covariance1.trace() + covariance2.trace() - 2 * roots.sum()
     return max(0.0, distance.item())
