@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -44,6 +46,7 @@ class Data(LightningDataModule):
         images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
         self.train = SimpleNamespace(images=images, captions=CAPTIONS + CAPTIONS[:2])
         self.heldout = SimpleNamespace(images=images[:4], captions=CAPTIONS)
+        self.skipped = Path(os.devnull)
 
     def fixed_captions(self, count: int) -> list[str]:
         return CAPTIONS[:count]

@@ -9,6 +9,8 @@ from trainer.callbacks.throughput import Throughput
 
 
 def test_lines_panel_and_summary(objective, data, make_trainer, tmp_path, capsys):
+    data.skipped = tmp_path / "skipped.txt"
+    data.skipped.write_text("a.png\tcut off\nb.png\tcut off\n")
     callbacks = [Log(every_steps=1), Checkpoint(times=1), Progress(every_seconds=0)]
     make_trainer(callbacks, max_steps=5).fit(objective, data)
     out = capsys.readouterr().out
@@ -21,6 +23,7 @@ def test_lines_panel_and_summary(objective, data, make_trainer, tmp_path, capsys
     assert f"python -m trainer.sample checkpoint={tmp_path} 'prompts=[a red apple]'" in out
     readme = (tmp_path / "README.md").read_text()
     assert readme.startswith("# tiny")
+    assert f"| skipped | 2 corrupt images, listed in {data.skipped} |" in readme
     assert "kimg000000.020.ckpt" in readme
 
 

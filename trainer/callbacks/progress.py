@@ -100,7 +100,8 @@ class Progress(Callback):
         if checkpoint:
             captions = trainer.datamodule.fixed_captions(8)  # type: ignore[attr-defined]
             prompt = next((c for c in captions if re.fullmatch(r"[\w ]+", c)), "a red apple")  # needs no quoting
-            rows.append(("draw", f"python -m trainer.sample checkpoint={run} 'prompts=[{prompt}]'"))
+            if objective.latent_channels:  # it draws
+                rows.append(("draw", f"python -m trainer.sample checkpoint={run} 'prompts=[{prompt}]'"))
             if not last(trainer):
                 rows.append(("go on", f"python -m trainer resume={run}"))
         print("\n".join(f"  {key:<13}  {value}" for key, value in rows), flush=True)
@@ -146,6 +147,8 @@ def describe(trainer: Trainer, objective: Any) -> list[tuple[str, str]]:
         ("parameters", ", ".join(f"{name} {count(size)}" for name, size in sizes.items() if size)),
         ("devices", f"{trainer.world_size} x {trainer.strategy.root_device.type}, precision {trainer.precision}"),
     ]
+    if num_skipped := data.skipped.read_bytes().count(b"\n"):
+        rows.append(("skipped", f"{num_skipped} corrupt images, listed in {data.skipped}"))
     rows += [("logged to", getattr(logger, "where", type(logger).__name__)) for logger in trainer.loggers]
     if trainer.ckpt_path:
         rows.append(("resumed from", f"{trainer.ckpt_path} at kimg {objective.images_seen / 1000:.1f}"))

@@ -76,6 +76,11 @@ class DataModule(LightningDataModule):
         """16 hex digits of the source, the resolution and the split: figures of other data do not compare."""
         return digest(self.source.fingerprint(), self.resolution, self.fraction, self.seed)
 
+    @property
+    def skipped(self) -> Path:
+        """A file with a line for each corrupt image of the source that is left out."""
+        return self.train.cache.folder / "skipped.txt"
+
     def prepare_data(self) -> None:
         self.prepare()  # Lightning calls this in one process a node, setup then in all
 

@@ -95,10 +95,10 @@ def commands(run: Run) -> str:
     offers = []
     if run.end["state"] != "finished" and run.checkpoint:
         offers.append(("go on where it was", f"python -m trainer resume={run.quoted}"))
-    if run.checkpoint:
+    if run.checkpoint and run.grids:  # it draws
         offers.append(("draw", f"python -m trainer.sample checkpoint={run.quoted} 'prompts=[a red apple, a blue car]'"))
         offers.append(("measure", f"python -m trainer.evaluate checkpoint={run.quoted}"))
-    elif run.starts:
+    if not run.checkpoint and run.starts:
         offers.append(("there is no checkpoint; start again", run.starts[-1].get("command", "")))
     offers.append(("compare with another run", f"python -m trainer.report {run.quoted} OTHER_RUN"))
     blocks = "".join(f"<div>{html.escape(what)}{page.text(command)}</div>" for what, command in offers)
