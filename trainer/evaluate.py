@@ -52,6 +52,8 @@ def evaluate(cfg: DictConfig) -> None:
         from trainer.pipeline import load
 
         pipe = load(cfg.checkpoint, device, cfg.batch_size)
+        folder = pipe.path.parent.parent if pipe.path.parent.name == "checkpoints" else pipe.path.parent
+        figures.read(folder)  # a file that cannot be added to is told before the work
         data = instantiate(pipe.config["data"], text=pipe.text, _convert_="all")
         data.prepare()
         study = Study(
@@ -67,7 +69,6 @@ def evaluate(cfg: DictConfig) -> None:
         )
         found = run(study, measures(cfg, pipe, data))
         if ranks.rank() == 0:
-            folder = pipe.path.parent.parent if pipe.path.parent.name == "checkpoints" else pipe.path.parent
             path = figures.add(folder, found)
             print(table(found))
             print(f"{pipe.path}, {study.kimg:.1f} kimg; captions {found[0].protocol['captions']}; {path}")
@@ -133,6 +134,8 @@ def table(found: Sequence[Figure]) -> str:
         known = figure.protocol
         network = known.get("backbone") or known.get("judge") or ("probe" if "probe" in known else "")
         how = ", ".join(str(known[key]) for key in ("sha256", "resizer") if known.get(key))
+        if "probe" in known:
+            how = f"reads {known['probe_accuracy']:.2%} of real scenes without fault"
         std = f"± {figure.std:.3g}" if figure.std is not None else ""
         counts = str(known["num_images"]), str(known.get("num_references", ""))
         value = f"{figure.value:.2%}" if figure.metric.startswith(("attributes", "r_prec")) else f"{figure.value:.5g}"

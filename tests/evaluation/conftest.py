@@ -1,0 +1,36 @@
+"""A study of made-up images, in which a sample is a function of its caption and seed."""
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from trainer.batch import Condition
+from trainer.evaluation.study import Study
+
+
+class Sampler:
+    """An image is its caption's number, its seed and noise of both."""
+
+    device = torch.device("cpu")
+
+    def __init__(self):
+        self.objective = SimpleNamespace(ema_weights=nullcontext, reconstruct=lambda image, condition: image * 0.9)
+
+    def __call__(self, captions, seeds):
+        pairs = zip(captions, seeds, strict=True)
+        images = [np.random.default_rng([int(caption), seed]).integers(0, 256, (3, 16, 16)) for caption, seed in pairs]
+        return torch.from_numpy(np.stack(images)).to(torch.uint8)
+
+    def condition(self, caption):
+        number = torch.full((1, 1), float(caption))
+        return Condition(number[:, None], torch.ones(1, 1, dtype=torch.bool), number)
+
+
+@pytest.fixture
+def study():
+    images = np.random.default_rng(0).integers(0, 200, (30, 16, 16, 3), dtype=np.uint8)
+    held = SimpleNamespace(images=images, captions=[str(i // 2) for i in range(30)], attributes=[{}] * 30)
+    return Study(Sampler(), held, "heldout", 40, 25, "data", "x.ckpt", 1.0, seed=3)

@@ -1,0 +1,113 @@
+"""What measures make of a study, against the metrics' own functions on all images at once."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+
+from trainer.errors import UserError
+from trainer.evaluation import study as of_study
+from trainer.evaluation.diversity import Diversity
+from trainer.evaluation.fidelity import METRICS, Fidelity
+from trainer.evaluation.reconstruction import Reconstruction
+from trainer.evaluation.study import run
+from trainer.evaluation.text import TextMatch
+from trainer.metrics.frechet import frechet_distance
+from trainer.metrics.inception_score import inception_score, score_sums
+from trainer.metrics.kernel import kernel_distance
+from trainer.metrics.manifold import density_coverage, precision_recall
+
+
+class Classifier(torch.nn.Module):
+    """A backbone with classes, as Inception is."""
+
+    name, sha256, resizer, width = "inception", hashlib.sha256(b"weights").hexdigest(), "clean bicubic 299", 6
+
+    def features(self, images):
+        return images.float().unflatten(1, (3, 1)).mean((2, 3)).reshape(len(images), 3, 16)[:, :, :2].flatten(1)
+
+    def logits(self, images):
+        return self.logits_of(self.features(images))
+
+    def logits_of(self, features):
+        return features / 10
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    monkeypatch.setattr(of_study, "AT_ONCE", 7)  # several parts, the last one not full
+
+
+def everything(study):
+    samples = study.sampler(study.captions, [study.seed + i for i in range(study.num_images)])
+    index = [i * 30 // 25 for i in range(25)]
+    return samples, torch.from_numpy(study.references.images[index]).permute(0, 3, 1, 2)
+
+
+def test_fidelity_equals_the_functions_on_all_features(study, tmp_path):
+    samples, references = everything(study)
+    net = Classifier()
+    found = {figure.metric: figure for figure in run(study, [Fidelity(net, tmp_path)])}
+    assert list(found) == ["fid", "kid", *(f"{n}_inception" for n in METRICS[2:6]), "inception_score"]
+    real, fake = net.features(references), net.features(samples)
+    numpy_moments = [m for x in (real, fake) for m in (x.double().mean(0), torch.from_numpy(np.cov(x.double().T)))]
+    assert found["fid"].value == pytest.approx(frechet_distance(*numpy_moments), rel=1e-6)
+    assert (found["kid"].value, found["kid"].std) == pytest.approx(kernel_distance(real, fake))
+    values = [found[f"{name}_inception"].value for name in METRICS[2:6]]
+    assert values == pytest.approx([*precision_recall(real, fake), *density_coverage(real, fake)])
+    score, std = inception_score(score_sums(net.logits(samples), torch.arange(40), 40))
+    assert (found["inception_score"].value, found["inception_score"].std) == pytest.approx((score, std))
+    protocol = found["fid"].protocol
+    assert protocol["num_references"] == 25 and protocol["num_images"] == 40 and protocol["seed"] == 3
+    assert protocol["sha256"] == net.sha256[:12] and protocol["resizer"] == net.resizer
+    assert "num_references" not in found["inception_score"].protocol
+    assert found["fid"].better == "lower" and found["recall_inception"].better == "higher"
+
+
+def test_text_match(study):
+    samples, _ = everything(study)
+    judge = Classifier()
+
+    def captions(texts):  # a judge that knows: the caption's number is in the first pixel's features of no image
+        return torch.stack([judge.features(samples[study.captions.index(text)][None])[0] for text in texts])
+
+    measure = TextMatch(judge, judge.features, captions, ["r_precision", "clip_score"], num_candidates=15)
+    precision, score = run(study, [measure])
+    assert precision.metric == "r_precision_inception" and score.metric == "clip_score"
+    features = judge.features(samples).double()
+    texts = captions(list(dict.fromkeys(study.captions))).double()
+    cosine = torch.cosine_similarity(features[:, None], texts[None], dim=2)  # all 15 captions are candidates
+    own = torch.tensor([list(dict.fromkeys(study.captions)).index(caption) for caption in study.captions])
+    assert precision.value == pytest.approx((cosine.argmax(1) == own).double().mean().item())
+    assert score.value == pytest.approx(2.5 * cosine[torch.arange(40), own].mean().item())
+    assert precision.protocol["candidates"] == 15 and "candidates" not in score.protocol
+
+
+def test_reconstruction(study):
+    _, references = everything(study)
+    psnr, ssim = run(study, [Reconstruction()])
+    back = ((references.double() / 127.5 - 1) * 0.9 + 1).mul(127.5).round()
+    error = (back - references).square().mean((1, 2, 3))
+    assert psnr.value == pytest.approx((10 * torch.log10(255**2 / error)).mean().item(), rel=1e-4)
+    assert 0.9 < ssim.value < 1
+    assert psnr.protocol["num_images"] == 25 and psnr.protocol["captions"] == "own"
+
+
+def test_diversity_is_of_samples_of_one_caption(study):
+    net = Classifier()
+    (figure,) = run(study, [Diversity(net, num_captions=3)])
+    distances = []
+    for number, caption in enumerate(("0", "5", "10")):  # of 15, evenly
+        features = net.features(study.sampler([caption] * 8, range(3 + 8 * number, 11 + 8 * number)))
+        distances.append(torch.pdist(features.double()).mean())
+    assert figure.value == pytest.approx(torch.stack(distances).mean().item())
+    assert figure.protocol["num_images"] == 24
+
+
+def test_wrong_metrics(study, tmp_path):
+    with pytest.raises(UserError, match="fdd is none of"):
+        Fidelity(Classifier(), tmp_path, ["fdd"])
+    study.num_references = 5
+    with pytest.raises(UserError, match="at least 6"):
+        run(study, [Fidelity(Classifier(), tmp_path, ["recall"])])
