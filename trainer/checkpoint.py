@@ -38,7 +38,7 @@ def newest(path: str | Path) -> Path:
     if not path.exists():
         raise UserError(f"checkpoint {path} does not exist{_runs_near(path)}")
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    for candidate in sorted(folder.glob("*.ckpt"), reverse=True):  # names begin with the zero-padded kimg
+    for candidate in sorted(folder.glob("*.ckpt"), reverse=True):  # kimg000012.800 and so on, best.ckpt last
         if _is_whole(candidate):
             return candidate
         print(f"{candidate} is cut short, taking an older one", file=sys.stderr, flush=True)
