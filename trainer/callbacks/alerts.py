@@ -54,7 +54,7 @@ class Alerts(Callback):
             send(trainer, "Stopped", f"{text}, go on with resume={trainer.default_root_dir}", "WARN")
 
     def on_exception(self, trainer: Trainer, objective: Any, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt):  # whoever aborts knows
+        if isinstance(exception, (KeyboardInterrupt, SystemExit)):  # whoever aborts knows
             return
         title = "Diverged" if isinstance(exception, DivergedError) else "Failed"
         send(trainer, title, f"{type(exception).__name__}: {exception}", "ERROR")
