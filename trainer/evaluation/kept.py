@@ -40,7 +40,7 @@ def kept(study: Study, backbone: Any, kind: str, cache_dir: str | Path, make: Ca
 
 def fingerprint(study: Study, backbone: Any) -> str:
     images = study.references.images
-    content = hashlib.sha256(f"{backbone.sha256} {backbone.resizer} {images.shape}".encode())
+    content = hashlib.sha256(f"{backbone.sha256} {backbone.width} {backbone.resizer} {images.shape}".encode())
     for number in study.reference_index:
         content.update(np.ascontiguousarray(images[number]).data)
     return content.hexdigest()[:16]
