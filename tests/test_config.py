@@ -13,7 +13,7 @@ from trainer.errors import UserError
 
 CONF = Path(__file__).parent.parent / "conf"
 OPTIONS = mistakes.options([CONF])
-EVERYWHERE = ("experiment", "scale")
+EVERYWHERE = ("experiment", "scale", "hydra/sweeper")  # no part of a run has their name
 # where a part stands that has no place of its own at the root
 INSIDE = {
     "augment": ("gan", "objective.augment"),

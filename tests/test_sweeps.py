@@ -52,6 +52,16 @@ def test_the_file_for_wandb_sweep_is_a_training(command, tmp_path, monkeypatch):
     assert sweep["metric"] == {"name": composed[0].callbacks.checkpoint.metric, "goal": "minimize"}
 
 
+def test_the_search_of_a_gan_names_keys_that_it_has(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    searched = yaml.safe_load((ROOT / "conf/hydra/sweeper/gan.yaml").read_text())["params"]
+    composed = []
+    arguments = ("+experiment=cgan", "hydra/sweeper=gan")
+    result = command(*arguments, main=lambda: entry(composed.append, "config", Training))
+    assert result.code == 0, result.err
+    assert [key for key in searched if OmegaConf.select(composed[0], key) is None] == []
+
+
 @pytest.fixture
 def trials(project):
     (project / "trial.py").write_text(TRIAL)

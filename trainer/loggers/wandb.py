@@ -49,7 +49,7 @@ class WandB(WandbLogger):
 
     Without an API key the run is offline, and so it is where the server does not answer within `init_timeout` seconds.
     It never asks anything and never ends a training. Files lie in FOLDER/wandb, the id of the run in FOLDER/wandb_id.
-    Of a folder that was moved, `wandb sync` finds the artifacts again after `ln -s NEW OLD`: the log has absolute paths.
+    Of a folder that was moved, `wandb sync` finds the artifacts after `ln -s NEW OLD`: the log has absolute paths.
     The x axis is `progress/kimg`. WANDB_* environment variables win over the arguments; further arguments are those of
     `wandb.init`.
     """
