@@ -45,9 +45,10 @@ def main():
     torch.set_num_threads(1)
     strategy = STRATEGIES[sys.argv[3]]() if ranks > 1 else Single("cpu")
     trainer = pl.Trainer(
-        strategy=strategy, accelerator="cpu", devices=ranks, max_epochs=1, max_steps=2,
-        callbacks=[Evaluation(effnet_lite0.load(32), times=1, num_images=9)], logger=False, default_root_dir=out, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+        strategy=strategy, accelerator="cpu", devices=ranks, max_epochs=1, max_steps=2, default_root_dir=out,
+        callbacks=[Evaluation(effnet_lite0.load(32), times=1, num_images=9)], logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False,
     )  # fmt: skip
     trainer.fit(make_gan(optimizer=partial(torch.optim.SGD, lr=0.0)), Data(out / f"cache-{ranks}"))
     value = trainer.callback_metrics["val/fd_effnet"].item()
