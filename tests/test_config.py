@@ -17,6 +17,7 @@ EVERYWHERE = ("experiment", "scale", "hydra/sweeper")  # no part of a run has th
 # where a part stands that has no place of its own at the root
 INSIDE = {
     "augment": ("gan", "objective.augment"),
+    "backbone": ("gan", "callbacks.evaluation.backbone"),
     "autoencoder": ("vae", "objective.autoencoder"),
     "discriminator": ("gan", "objective.discriminator"),
     "encoder": ("vae", "objective.autoencoder.encoder"),

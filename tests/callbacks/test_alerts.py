@@ -47,6 +47,12 @@ def test_worse_again_is_said_once_also_after_a_restart(objective, data, make_tra
     assert len(post.sent) == 1
 
 
+def test_worse_is_lower_where_higher_is_better(objective, data, make_trainer, post):
+    alerts = Alerts(factor=1.5, better="higher")
+    make_trainer([Measure({2: 6.0, 4: 4.1, 6: 3.9, 8: 1.0}), Log(), alerts], 8, post).fit(objective, data)
+    assert [text for _, text, _ in post.sent] == ["val/fd_effnet is 3.9 at kimg 0.0, the best was 6"]
+
+
 def test_a_restart_remembers_the_best(objective, data, make_trainer, post, tmp_path):
     make_trainer([Measure({2: 4.0}), Alerts(), Checkpoint(times=1)], 2, post).fit(objective, data)
     trainer = make_trainer([Measure({4: 9.0}), Alerts(), Checkpoint(times=1)], 4, post)

@@ -156,6 +156,15 @@ def test_the_best_is_a_second_name(objective, data, make_trainer, tmp_path):
     assert (folder / "best.ckpt").samefile(folder / "kimg000000.020.ckpt")
 
 
+def test_higher_may_be_better(objective, data, make_trainer, tmp_path):
+    saving = Checkpoint(times=1, better="higher")
+    make_trainer([Measure({2: 5.0, 3: 9.0, 4: 7.0}), saving], max_steps=5).fit(objective, data)
+    assert saving.best == 9.0
+    assert checkpoint.read(tmp_path / "checkpoints" / "best.ckpt")["global_step"] == 3
+    with pytest.raises(UserError, match="expected lower or higher"):
+        Checkpoint(better="larger")
+
+
 def test_a_resumed_run_knows_its_best(objective, data, make_trainer, tmp_path):
     make_trainer([Measure({2: 5.0, 4: 6.0}), Checkpoint(times=2)], max_steps=4).fit(objective, data)
     saving = Checkpoint(times=2)

@@ -8,6 +8,7 @@ from typing import Any
 from pytorch_lightning import Callback, Trainer
 
 from trainer import signals
+from trainer.callbacks.checkpoint import beats
 from trainer.callbacks.schedule import last
 from trainer.errors import DivergedError, UserError
 
@@ -16,17 +17,18 @@ class Alerts(Callback):
     """To loggers that take messages, from rank 0, each once:
 
     - the run has left the numbers, or fails in another way
-    - `metric` is worse than `factor` times its best so far; once in a run, restarts included
+    - `metric` is `factor` times worse than its best so far; once in a run, restarts included
     - a signal stops the run: preemption, a time limit, Ctrl-C
 
     Stands before `Checkpoint`, which keeps what was said, and behind whatever measures.
     """
 
-    def __init__(self, metric: str = "val/fd_effnet", factor: float = 1.5) -> None:
+    def __init__(self, metric: str = "val/fd_effnet", factor: float = 1.5, better: str = "lower") -> None:
         if factor <= 1:
             raise UserError(f"callbacks.alerts.factor={factor}: expected more than 1")
         self.metric = metric
         self.factor = factor
+        self.better = better
         self._best: float | None = None
         self._warned = False
 
@@ -41,8 +43,10 @@ class Alerts(Callback):
         if measured is None:
             return
         value = float(measured)
-        self._best = value if self._best is None else min(self._best, value)
-        if value > self.factor * self._best and not self._warned:
+        if self._best is None or beats(value, self._best, self.better):
+            self._best = value
+        bound = self._best * (self.factor if self.better == "lower" else 1 / self.factor)
+        if beats(bound, value, self.better) and not self._warned:
             self._warned = True
             text = f"{self.metric} is {value:.4g} at kimg {objective.images_seen / 1000:.1f}, the best was"
             send(trainer, "Worse again", f"{text} {self._best:.4g}", "WARN")

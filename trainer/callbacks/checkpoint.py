@@ -26,11 +26,12 @@ BEST = "best.ckpt"
 class Checkpoint(Callback):
     """Writes RUN/checkpoints/kimg000012.800.ckpt: `times` in a run and at its end, each `every_minutes`, at a stop.
 
-    Keeps the newest `keep`, and best.ckpt, the one of the smallest `metric` that was measured in this folder: it is
+    Keeps the newest `keep`, and best.ckpt, the one of the best `metric` that was measured in this folder: it is
     saved at once, under its number too, and costs no space of its own until that goes. `best` is its value. "measured"
     in a checkpoint is the last measurement before it.
     Checkpoints are taken at the end of a batch, so a resumed run goes on with the next one.
     Weights that are not finite are never saved (UserError). The random state of every rank is kept as "rng".
+    better: "lower" or "higher", which way `metric` is. A sweep then has direction=minimize or maximize.
     sharded: a folder of that name, in which every rank writes what it holds, for models that are too large for one
     process. Either is read by any strategy on any number of ranks.
     """
@@ -42,7 +43,10 @@ class Checkpoint(Callback):
         keep: int = 2,
         sharded: bool = False,
         metric: str = "val/fd_effnet",
+        better: str = "lower",
     ) -> None:
+        if better not in ("lower", "higher"):
+            raise UserError(f"callbacks.checkpoint.better={better}: expected lower or higher")
         if keep < 1:
             raise UserError(f"callbacks.checkpoint.keep={keep}: keep at least 1")
         self.folder = Path()
@@ -51,6 +55,7 @@ class Checkpoint(Callback):
         self.keep = keep
         self.sharded = sharded
         self.metric = metric
+        self.better = better
         self.best: float | None = None
         self._value: Any = None
         self._measured: dict[str, Any] | None = None
@@ -124,7 +129,7 @@ class Checkpoint(Callback):
             return False
         self._value = value
         self._measured = {"metric": self.metric, "value": float(value), "kimg": objective.images_seen / 1000}
-        if not (math.isfinite(value) and (self.best is None or value < self.best)):
+        if not (math.isfinite(value) and (self.best is None or beats(float(value), self.best, self.better))):
             return False
         self.best = float(value)
         return True
@@ -142,6 +147,10 @@ class Checkpoint(Callback):
         if trainer.is_global_zero:
             for old in sorted(self.folder.glob("kimg*.ckpt"))[: -self.keep]:
                 remove(old)
+
+
+def beats(value: float, best: float, better: str) -> bool:
+    return value < best if better == "lower" else value > best
 
 
 def remove(checkpoint: Path) -> None:

@@ -69,7 +69,7 @@ class Fidelity:
     def update(self, numbers: Sequence[int], images: Tensor) -> None:
         features = self.backbone.features(images)
         if "fd" in self.metrics:
-            self._sums += moments(features)
+            moments(features, self._sums)
         if self.keeps_rows:
             self._numbers += numbers
             self._rows.append(features.cpu())
@@ -113,7 +113,7 @@ class Fidelity:
     def _reference_moments(self) -> Tensor:
         sums = self._zeros()
         for _, images in self.study.reference_images():
-            sums += moments(self.backbone.features(images))
+            moments(self.backbone.features(images), sums)
         return ranks.add(sums, self.study.device)
 
     def _reference_rows(self) -> Tensor:

@@ -9,17 +9,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_ROWS, _COLUMNS = 1024, 512  # of a block in float64 as it is multiplied
+_ROWS, _COLUMNS = 1024, 256  # of a block in float64 as it is multiplied
 
 
-def moments(features: Tensor) -> Tensor:
+def moments(features: Tensor, sums: Tensor | None = None) -> Tensor:
     """(D + 1, D + 1) float64 on the CPU: [1, x] [1, x]^T summed over features (N, D): number, sum and products.
 
     Only the upper triangle counts, as the matrix is symmetric: what is below the diagonal may be missing.
     Moments of sets add up to those of their union: N images cost the memory of one buffer, and ranks one all-reduce.
+    sums: moments to which these are added in place, instead of a new matrix.
     """
     width = features.shape[1]
-    sums = torch.zeros(width + 1, width + 1, dtype=torch.float64)
+    sums = torch.zeros(width + 1, width + 1, dtype=torch.float64) if sums is None else sums
     products = sums[1:, 1:]
     for part in features.detach().cpu().split(_ROWS):
         rows = part.double()
@@ -76,9 +77,18 @@ def frechet_distance(
     root1: `square_root(covariance1)`, if it serves several times. Memory: five matrices of D x D.
     """
     root1 = square_root(covariance1) if root1 is None else root1
-    product = root1.T @ (covariance2 @ root1)
-    values = torch.linalg.eigvalsh(product)
+    values = torch.linalg.eigvalsh(_lower_product(covariance2, root1))
     # Zero eigenvalues come out as noise of 1e-16 of the largest, of either sign: their roots add 1e-8 of its root each.
     roots = values.clamp(min=0).sqrt()
     distance = (mean1 - mean2).square().sum() + covariance1.trace() + covariance2.trace() - 2 * roots.sum()
     return max(0.0, distance.item())
+
+
+def _lower_product(symmetric: Tensor, root: Tensor) -> Tensor:
+    """The lower triangle of F^T S F (R, R) for S (D, D) and F (D, R): what eigvalsh reads, for half of the work."""
+    right = symmetric @ root
+    product = torch.zeros(root.shape[1], root.shape[1], dtype=root.dtype)
+    for start in range(0, len(product), _COLUMNS):
+        stop = start + _COLUMNS
+        product[start:stop, :stop] = root[:, start:stop].T @ right[:, :stop]
+    return product
