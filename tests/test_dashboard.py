@@ -17,18 +17,21 @@ from trainer.callbacks.log import record
 from trainer.errors import UserError
 
 ROOT = Path(__file__).parent.parent
-SMALL = [
+SHORT = [
     *("data.source.num_images=200", "data.resolution=16", "data.batch_size=8", "text=scratch", "kimg=0.096"),
+    *("callbacks.log.every_steps=4", "+callbacks.throughput.phases_every=1", "callbacks.checkpoint.times=1"),
+]
+DRAWN = [
     *("callbacks.samples.num_images=3", "callbacks.samples.times=2", "callbacks.samples.table_rows=2"),
-    *("callbacks.evaluation.num_images=16", "callbacks.evaluation.times=1", "callbacks.log.every_steps=4"),
-    *("+callbacks.throughput.phases_every=1", "callbacks.checkpoint.times=1"),
+    *("callbacks.evaluation.num_images=16", "callbacks.evaluation.times=1"),
 ]
 RUNS = {
     "gan": [
-        *("experiment=cgan_shapes", "objective.clip=1", "objective.r2=0.1", "objective.gradient_penalty=0.1"),
+        *(*DRAWN, "experiment=cgan_shapes", "objective.clip=1", "objective.r2=0.1", "objective.gradient_penalty=0.1"),
         *("+callbacks.early._target_=tests.test_dashboard.Early", "callbacks.checkpoint.keep=1"),
     ],
-    "vae": ["experiment=cvae"],
+    "vae": [*DRAWN, "experiment=cvae"],
+    "matching": ["experiment=matching", "callbacks.retrieval.candidates=4", "callbacks.retrieval.times=1"],
 }
 
 
@@ -42,12 +45,12 @@ class Early(Callback):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The folders of two short offline runs."""
+    """The folders of short offline runs."""
     folder = tmp_path_factory.mktemp("runs")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     environment |= {"WANDB_MODE": "offline", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     for name, overrides in RUNS.items():
-        command = [sys.executable, "-m", "trainer", *overrides, *SMALL, f"run_dir={name}"]
+        command = [sys.executable, "-m", "trainer", *overrides, *SHORT, f"run_dir={name}"]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     return {name: folder / name for name in RUNS}
@@ -59,7 +62,7 @@ def logs(runs):
 
 
 def test_every_key_of_the_dashboard_is_logged(logs, monkeypatch):
-    logged = logged_keys(logs["gan"]) | logged_keys(logs["vae"])
+    logged = set.union(*map(logged_keys, logs.values()))
     assert dashboard.panel_keys() - logged == set()
     monkeypatch.setitem(dashboard.CURVES, "Typo", {"Losses": ["generator/los"]})
     assert dashboard.panel_keys() - logged == {"generator/los"}
@@ -67,7 +70,7 @@ def test_every_key_of_the_dashboard_is_logged(logs, monkeypatch):
 
 def test_nearly_every_key_that_is_logged_is_in_the_dashboard(logs):
     """A metric that comes later must not be forgotten."""
-    logged = logged_keys(logs["gan"]) | logged_keys(logs["vae"])
+    logged = set.union(*map(logged_keys, logs.values()))
     metrics = {key for key in logged if "/" in key}
     assert metrics - dashboard.panel_keys() == {"trainer/global_step"}
 

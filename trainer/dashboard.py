@@ -19,7 +19,7 @@ CURVES: dict[str, dict[str, list[str]]] = {
         "Fréchet distance, EfficientNet-Lite0": ["val/fd_effnet"],
     },
     "Stability": {
-        "Losses": ["discriminator/loss", "generator/loss", "autoencoder/loss"],
+        "Losses": ["discriminator/loss", "generator/loss", "autoencoder/loss", "matcher/loss"],
         "Logits, higher is real": ["discriminator/real_logits", "discriminator/fake_logits"],
         "Mismatched captions": ["discriminator/mismatch", "generator/mismatch"],
         "Penalties": ["discriminator/r1", "discriminator/r2", "discriminator/gradient_penalty"],
@@ -27,8 +27,14 @@ CURVES: dict[str, dict[str, list[str]]] = {
             "discriminator/gradient_norm",
             "generator/gradient_norm",
             "autoencoder/gradient_norm",
+            "matcher/gradient_norm",
         ],
-        "Learning rates": ["discriminator/learning_rate", "generator/learning_rate", "autoencoder/learning_rate"],
+        "Learning rates": [
+            "discriminator/learning_rate",
+            "generator/learning_rate",
+            "autoencoder/learning_rate",
+            "matcher/learning_rate",
+        ],
     },
     "Speed": {
         "Images a second": ["throughput/images_per_second"],
@@ -39,6 +45,7 @@ CURVES: dict[str, dict[str, list[str]]] = {
             "throughput/discriminator_ms",
             "throughput/generator_ms",
             "throughput/autoencoder_ms",
+            "throughput/matcher_ms",
         ],
         "Peak memory, GiB": ["memory/peak_gib"],
     },
@@ -46,10 +53,16 @@ CURVES: dict[str, dict[str, list[str]]] = {
         "Rate, nats an image": ["autoencoder/rate"],
         "Distortion, nats a value": ["autoencoder/distortion"],
     },
+    "Matching": {
+        "R-precision of held-out images": ["val/r_precision"],
+        "Accuracy in a batch": ["matcher/accuracy"],
+        "Sentence and word loss": ["matcher/sentence", "matcher/word"],
+    },
 }
 BEST = {"Best so far": "best/value", "Best at kimg": "best/kimg"}  # of the summary
 IMAGES, TABLE = "samples/images", "samples/table"
-SMOOTH, LOGARITHMIC = ("Stability", "VAE"), ("val/fd_effnet",)
+CLOSED = ("VAE", "Matching")  # sections that a click opens
+SMOOTH, LOGARITHMIC = ("Stability", "VAE", "Matching"), ("val/fd_effnet",)
 
 
 def panel_keys() -> set[str]:
@@ -89,12 +102,13 @@ def workspace(entity: str, project: str) -> Any:
         "Stability": curves("Stability"),
         "Speed": curves("Speed"),
         "VAE": curves("VAE"),
+        "Matching": curves("Matching"),
     }
     return ws.Workspace(
         entity=entity,
         project=project,
         name="trainer",
-        sections=[ws.Section(name=name, panels=each, is_open=name != "VAE") for name, each in panels.items()],
+        sections=[ws.Section(name=name, panels=each, is_open=name not in CLOSED) for name, each in panels.items()],
         settings=ws.WorkspaceSettings(x_axis=X),
         runset_settings=ws.RunsetSettings(groupby=[ws.Metric("Group")]),
     )
@@ -126,7 +140,7 @@ def push(entity: str | None, project: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m trainer.dashboard",
-        description="The W&B workspace for runs of this trainer: quality, samples, stability, speed, VAE.",
+        description="The W&B workspace for runs of this trainer: quality, samples, stability, speed, VAE, matching.",
     )
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--push", action="store_true", help="save it in W&B; needs a login")
