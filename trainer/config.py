@@ -19,7 +19,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from trainer import mistakes, ranks, run_folder, signatures, sweeps
+from trainer import mistakes, ranks, run_folder, signals, signatures, sweeps
 from trainer.errors import UserError
 
 
@@ -120,6 +120,8 @@ def reported() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
+        if number := signals.leaving():
+            sys.exit(128 + number)
         rank = ranks.rank()
         line = mistakes.explain(error, conf_folders())
         if line is None:

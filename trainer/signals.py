@@ -47,6 +47,14 @@ def defer() -> None:
     _deferred = True
 
 
+def leaving() -> int:
+    """The signal that ends this process where it stands, 0 if none: whatever is raised then is but its echo.
+
+    A library that is interrupted in the middle of its own cleaning up may raise anything.
+    """
+    return 0 if _deferred else received
+
+
 def _handle(number: int, frame: FrameType | None) -> None:
     global received
     again = received == number == signal.SIGINT  # SLURM delivers the others twice: through srun, and itself

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trainer import mistakes
+from trainer import mistakes, signals
 from trainer.config import conf_folders
 from trainer.report.run import END
 
@@ -41,6 +41,8 @@ def reason(error: BaseException) -> dict[str, str]:
     """state, reason and, where the user needs it, traceback."""
     if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 128:
         return by_signal(error.code - 128)
+    if number := signals.leaving():
+        return by_signal(number)
     if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
         return {"state": "stopped", "reason": "aborted by Ctrl-C, without a last checkpoint"}
     line = mistakes.explain(error, conf_folders())
