@@ -56,6 +56,14 @@ def test_scale_changes_an_experiment_wherever_it_stands(compose, scale):
     assert OmegaConf.to_container(compose(f"scale={scale}", f"+experiment={experiment}")) == scaled
 
 
+@pytest.mark.parametrize("experiment", sorted(OPTIONS["experiment"]))
+def test_callbacks_stand_in_order(compose, experiment):
+    """What measures sees the averages of this step, and stands before what uses its values; pauses come late."""
+    wanted = ["heartbeat", "ema", "log", "throughput", "samples", "evaluation", "retrieval", "stop", "alerts"]
+    wanted += ["checkpoint", "artifacts", "progress"]
+    assert list(compose(f"+experiment={experiment}").callbacks) == wanted
+
+
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g in OPTIONS if g not in EVERYWHERE for o in OPTIONS[g]])
 def test_every_option_of_every_group_composes(compose, group, option):
     objective, place = INSIDE.get(group, ("gan", group))

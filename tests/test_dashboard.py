@@ -31,7 +31,7 @@ RUNS = {
         *("+callbacks.early._target_=tests.test_dashboard.Early", "callbacks.checkpoint.keep=1"),
     ],
     "vae": [*DRAWN, "experiment=cvae"],
-    "matching": ["experiment=matching", "callbacks.retrieval.candidates=4", "callbacks.retrieval.times=1"],
+    "matching": ["experiment=matching", "callbacks.retrieval.candidates=4", "callbacks.retrieval.times=3"],
 }
 
 
@@ -107,6 +107,13 @@ def test_the_model_is_kept_with_its_data(runs, logs):
     assert {"best/value": 1.0, "best/kimg": 0.032} in summary
     [only] = artifacts(logs["vae"], "model")
     assert sorted(only["aliases"]) == ["best", "latest"]
+
+
+def test_the_best_of_a_matcher_is_its_highest(runs, logs):
+    values = [row["val/r_precision"] for row in history(logs["matching"]) if "val/r_precision" in row]
+    saved = checkpoint.read(runs["matching"] / "checkpoints" / "best.ckpt")
+    assert len(values) == 3 and saved["measured"]["value"] == pytest.approx(max(values), rel=1e-6)
+    assert saved["measured"]["kimg"] == saved["images_seen"] / 1000, "the weights that were measured"
 
 
 def test_the_run_warned_that_it_got_worse(logs):

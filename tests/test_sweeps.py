@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from tests.loggers.offline import records
+from trainer import sweeps
 from trainer.config import Training, entry
+from trainer.errors import DivergedError
 
 ROOT = Path(__file__).parent.parent
 TRIAL = """
@@ -84,6 +89,20 @@ def test_optuna_minimises_what_a_run_returns(trials, command):
 def test_a_run_that_diverges_alone_is_a_failure(trials, command):
     result = command("+experiment=small", "callbacks.trial.x=9", "+hydra.job.env_set.WANDB_RUN_GROUP=x")
     assert (result.code, result.err) == (2, "loss is nan\n")
+
+
+@pytest.mark.parametrize(("better", "worst"), [("lower", math.inf), ("higher", -math.inf)])
+def test_a_trial_that_diverges_is_the_worst(monkeypatch, better, worst):
+    hydra = SimpleNamespace(mode=RunMode.MULTIRUN, sweeper=SimpleNamespace(_target_="hydra_plugins.optuna"))
+    monkeypatch.setattr(sweeps.HydraConfig, "get", lambda: hydra)
+
+    def diverge(cfg):
+        raise DivergedError("loss is nan")
+
+    assert sweeps.answer(diverge, OmegaConf.create({"callbacks": {"checkpoint": {"better": better}}})) == worst
+    hydra.sweeper._target_ = "hydra._internal.BasicSweeper"
+    with pytest.raises(DivergedError):  # -m seed=0,1,2: the user shall hear of it
+        sweeps.answer(diverge, OmegaConf.create({}))
 
 
 def test_optuna_needs_a_measurement(project, command):

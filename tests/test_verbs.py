@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from trainer import evaluate, figures
 from trainer.evaluation import attributes
@@ -78,6 +79,23 @@ def test_sample_counts_in_one_command(command, run, small_probe):
     assert command("-m", f"checkpoint={run}", "num_images=20,30", "metrics=[fd]", main=evaluate.main).code == 0
     counts = [figure.protocol["num_images"] for figure in figures.read(run) if figure.metric == "fd_effnet"]
     assert {20, 30} <= set(counts)
+
+
+def test_a_script_in_a_job_of_several_tasks_measures_alone(command, run, monkeypatch):
+    for key, value in (("SLURM_NTASKS", "2"), ("SLURM_JOB_NAME", "job"), ("SLURM_PROCID", "0")):
+        monkeypatch.setenv(key, value)
+    result = command(f"checkpoint={run}", "num_images=20", "metrics=fd", main=evaluate.main)
+    assert result.code == 0, result.err
+
+
+def test_a_torn_probe_is_trained_again(run, small_probe, tmp_path):
+    probe, _ = attributes.scenes_probe(16, 1, tmp_path)
+    [file] = (tmp_path / "probes").iterdir()
+    file.write_bytes(file.read_bytes()[:1000])
+    again, _ = attributes.scenes_probe(16, 1, tmp_path)
+    assert all(map(torch.equal, probe.state_dict().values(), again.state_dict().values()))
+    (tmp_path / "file").write_text("no folder")
+    attributes.scenes_probe(16, 1, tmp_path / "file")
 
 
 @pytest.mark.parametrize(

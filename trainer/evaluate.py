@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING, DictConfig
@@ -54,6 +56,8 @@ def evaluate(cfg: DictConfig) -> None:
         pipe = load(cfg.checkpoint, device, cfg.batch_size)
         folder = pipe.path.parent.parent if pipe.path.parent.name == "checkpoints" else pipe.path.parent
         figures.read(folder)  # a file that cannot be added to is told before the work
+        if not os.access(folder, os.W_OK):
+            raise UserError(f"{folder} cannot be written, and figures are kept there: measure a copy of the run")
         data = instantiate(pipe.config["data"], text=pipe.text, _convert_="all")
         data.prepare()
         study = Study(
@@ -69,8 +73,8 @@ def evaluate(cfg: DictConfig) -> None:
         )
         found = run(study, measures(cfg, pipe, data))
         if ranks.rank() == 0:
+            print(table(found), flush=True)  # before anything can go wrong with the disk
             path = figures.add(folder, found)
-            print(table(found))
             print(f"{pipe.path}, {study.kimg:.1f} kimg; captions {found[0].protocol['captions']}; {path}")
 
 
@@ -95,6 +99,8 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
         "r_precision": None if cfg.matching or cfg.clip else "matching=RUN of experiment=matching, or clip=...",
         "clip_score": None if cfg.clip else "clip=openai/clip-vit-base-patch32, or a folder",
     }
+    if isinstance(cfg.metrics, str):
+        cfg.metrics = [cfg.metrics]
     wanted = list(cfg.metrics or [*METRICS, *(name for name in OTHERS if not possible[name])])
     for name in wanted:
         if name not in (*METRICS, *OTHERS):
@@ -117,6 +123,9 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
         chosen.append(Reconstruction(vgg.load(path) if cfg.lpips else None))
     if "r_precision" in wanted and cfg.matching:
         matching = Matching(cfg.matching, pipe.sampler.device)
+        teacher = pipe.config["objective"].get("matcher")
+        if teacher and Path(teacher).resolve() in (Path(cfg.matching).resolve(), *matching.path.resolve().parents):
+            raise UserError(f"matching={cfg.matching}: it taught the generator; another one has to judge")
         chosen.append(TextMatch(matching, matching.images, matching.captions, ["r_precision"]))
     if cfg.clip and {"r_precision", "clip_score"} & set(wanted):
         encoder = pipe.config["text"]["encoder"]
@@ -151,8 +160,11 @@ def table(found: Sequence[Figure]) -> str:
 
 @contextmanager
 def together(device: str | None) -> Iterator[str | None]:
-    """Within it the processes that torchrun or srun has started share the work; yields this one's device."""
-    nodes, processes = ranks.launched() or (1, 1)
+    """Within it the processes that torchrun has started share the work; yields this one's device.
+
+    Under SLURM without torchrun each process would measure alone, so it is one that measures everything.
+    """
+    nodes, processes = (ranks.launched() or (1, 1)) if "RANK" in os.environ else (1, 1)
     if nodes * processes == 1:
         yield device
         return
@@ -161,9 +173,12 @@ def together(device: str | None) -> Iterator[str | None]:
 
     gpu = torch.cuda.is_available() and device != "cpu"
     if gpu:
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        number = int(os.environ["LOCAL_RANK"])
+        if number >= torch.cuda.device_count():
+            raise UserError(f"{processes} processes a node for {torch.cuda.device_count()} GPUs: start one for each")
+        device = f"cuda:{number}"
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if gpu else "gloo")
+    dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(hours=6))  # rank 0 may have to train a probe
     try:
         yield device
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterable
@@ -61,10 +62,12 @@ def read(run: str | Path) -> list[Figure]:
 def add(run: str | Path, figures: Iterable[Figure]) -> Path:
     """Writes figures into RUN/metrics.json in place of those of the same metric, checkpoint and protocol; its path."""
     path = Path(run, FILE)
-    kept = {_key(figure): figure for figure in [*read(run), *figures]}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"figures": [asdict(each) for each in kept.values()]}, indent=2) + "\n")
-    os.replace(temporary, path)
+    with open(path.with_name(f".{FILE}.lock"), "w") as lock:  # two evaluations of a run may end at once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        kept = {_key(figure): figure for figure in [*read(run), *figures]}
+        temporary = path.with_name(f".{FILE}.tmp")
+        temporary.write_text(json.dumps({"figures": [asdict(each) for each in kept.values()]}, indent=2) + "\n")
+        os.replace(temporary, path)
     return path
 
 

@@ -207,3 +207,10 @@ def test_lightning_moves_the_batch_whole(module):
     moved = move_data_to_device(batch, torch.device("cpu"))
     assert_same(parts(batch), parts(moved))
     assert moved.image.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_fingerprint_is_of_the_data_not_of_its_place(module, plain, tmp_path):
+    one = module(plain(50))
+    assert module(plain(50), cache_dir=str(tmp_path / "elsewhere")).fingerprint == one.fingerprint
+    others = [module(plain(51)), module(plain(50), heldout=0.2), module(plain(50), resolution=16)]
+    assert len({one.fingerprint, *(other.fingerprint for other in others)}) == 4

@@ -14,7 +14,7 @@ from trainer.evaluation.study import Study
 class Sampler:
     """An image is its caption's number, its seed and noise of both."""
 
-    device = torch.device("cpu")
+    device, batch_size = torch.device("cpu"), 4
 
     def __init__(self):
         self.objective = SimpleNamespace(ema_weights=nullcontext, reconstruct=lambda image, condition: image * 0.9)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from typing import Any
 
 from pytorch_lightning import Callback, Trainer
 
-from trainer import signals
 from trainer.callbacks.checkpoint import beats
 from trainer.callbacks.schedule import last
 from trainer.errors import DivergedError, UserError
@@ -43,17 +43,20 @@ class Alerts(Callback):
         if measured is None:
             return
         value = float(measured)
+        if not math.isfinite(value):
+            return
         if self._best is None or beats(value, self._best, self.better):
             self._best = value
-        bound = self._best * (self.factor if self.better == "lower" else 1 / self.factor)
-        if beats(bound, value, self.better) and not self._warned:
+        slack = abs(self._best) * (self.factor - 1 if self.better == "lower" else 1 / self.factor - 1)
+        if beats(self._best + slack, value, self.better) and not self._warned:
             self._warned = True
             text = f"{self.metric} is {value:.4g} at kimg {objective.images_seen / 1000:.1f}, the best was"
             send(trainer, "Worse again", f"{text} {self._best:.4g}", "WARN")
 
     def on_train_end(self, trainer: Trainer, objective: Any) -> None:
-        if signals.received and not last(trainer):
-            name = signal.Signals(signals.received).name
+        number = max((getattr(callback, "signal", 0) for callback in trainer.callbacks), default=0)  # type: ignore[attr-defined]
+        if number and not last(trainer):  # the ranks have agreed on it
+            name = signal.Signals(number).name
             text = f"{name} at kimg {objective.images_seen / 1000:.1f}; everything is saved"
             send(trainer, "Stopped", f"{text}, go on with resume={trainer.default_root_dir}", "WARN")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ class Artifacts(Callback):
       one; metadata: experiment, kimg, the measurement, the data's fingerprint
     - that best measurement as `best/value` and `best/kimg` of the run's summary
 
-    upload: store the content of checkpoints; else their place and checksum alone, which costs no time and no space.
+    upload: store the content of checkpoints; else their place and checksum alone, which costs no space.
     Stands behind `Checkpoint`.
     """
 
@@ -32,8 +33,11 @@ class Artifacts(Callback):
         self._log(trainer, objective)
 
     def on_exception(self, trainer: Trainer, objective: Any, exception: BaseException) -> None:
-        if hasattr(trainer.datamodule, "train"):  # type: ignore[attr-defined]
-            self._log(trainer, objective)
+        try:
+            if hasattr(trainer.datamodule, "train"):  # type: ignore[attr-defined]
+                self._log(trainer, objective)
+        except Exception as error:  # the run's own failure is what has to be told
+            print(f"no artifacts: {error}", file=sys.stderr, flush=True)
 
     def _log(self, trainer: Trainer, objective: Any) -> None:
         loggers: list[Any] = [logger for logger in trainer.loggers if hasattr(logger, "log_model")]

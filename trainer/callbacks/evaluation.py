@@ -51,6 +51,8 @@ class Evaluation(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not self.times:
             return
+        if trainer.is_global_zero:
+            figures.read(trainer.default_root_dir)  # a file that cannot be added to is told now, not at the end
         if len(data.heldout.captions) < 2:
             if trainer.is_global_zero:
                 say("val/* is off: it needs held-out images, see data.heldout")
@@ -80,4 +82,7 @@ class Evaluation(Callback):
             values = "  ".join(f"val/{figure.metric} {figure.value:.5g}" for figure in found)
             print(f"kimg {study.kimg:.1f}  {values}  {self.num_images} samples", flush=True)
             if last(trainer):
-                figures.add(trainer.default_root_dir, found)
+                try:
+                    figures.add(trainer.default_root_dir, found)
+                except (OSError, UserError) as error:  # the checkpoint that comes now is worth more
+                    say(f"{figures.FILE} is not written: {error}")

@@ -21,6 +21,7 @@ from trainer.ranks import launched
 from trainer.report import ending
 
 BEAT = 1.0  # seconds between two beats
+GOODBYE = 10.0  # seconds that loggers have for their last words
 GRACE = 5  # beats that a rank may miss once a collective has failed somewhere: then one is dead
 
 
@@ -47,11 +48,13 @@ class Heartbeat(Callback):
         self._children: list[subprocess.Popen[bytes]] = []
         self._parent = 0  # pid of rank 0 where that started this one
         self._run = ""
+        self._loggers: list[Any] = []
 
     def setup(self, trainer: Trainer, objective: Any, stage: str) -> None:
         if trainer.world_size == 1 or not dist.is_initialized():
             return
         self._rank, self._run = trainer.global_rank, trainer.default_root_dir
+        self._loggers = trainer.loggers
         if launched() is None:  # Lightning has started the others from rank 0
             launcher: Any = trainer.strategy.launcher
             self._children, self._parent = list(launcher.procs), self._rank and os.getppid()
@@ -153,11 +156,20 @@ class Heartbeat(Callback):
             child.kill()
         if self._rank == 0:
             ending.failed(Path(self._run), verdict)
+            messenger = threading.Thread(target=self._alert, args=(verdict,), daemon=True)
+            messenger.start()
+            messenger.join(GOODBYE)
         if self._parent:
             time.sleep(2 * BEAT)  # it comes to the same verdict, unless it is the one that is frozen
             if os.getppid() == self._parent:
                 os.kill(self._parent, signal.SIGKILL)
         os._exit(1)  # the main thread may hang in a collective for good
+
+    def _alert(self, verdict: str) -> None:
+        for logger in self._loggers:
+            if hasattr(logger, "alert"):
+                logger.alert("Failed", verdict, "ERROR")
+                logger.finalize("failed")
 
 
 def of_a_collective(error: BaseException) -> bool:

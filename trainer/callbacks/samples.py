@@ -39,7 +39,9 @@ class Samples(Callback):
         images = Sampler(objective, data.text)(captions, range(len(captions)))
         path = Path(trainer.default_root_dir, "samples", f"{kimg_name(objective.images_seen)}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
-        grid(images, captions, self.columns).save(path)
+        temporary = path.with_suffix(".tmp")
+        grid(images, captions, self.columns).save(temporary, "PNG")
+        temporary.replace(path)
         shutil.copyfile(path, path.with_name("latest.png"))
         pictures = list(images.permute(0, 2, 3, 1).cpu().numpy())
         step = trainer.global_step

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import random
 from collections.abc import Sequence
 from itertools import permutations
@@ -10,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from trainer.data.scenes import BACKGROUNDS, COLOURS, POSITIONS, SHAPES, SIZES, Scene, Thing, random_scene, relation
 from trainer.data.shapes import Shapes
 from trainer.data.source import digest
-from trainer.evaluation.study import Study
+from trainer.evaluation.study import Study, place
 from trainer.figures import Figure
 from trainer.metrics import ranks
 from trainer.metrics.attributes import Probe, fit, read
@@ -52,7 +55,7 @@ class Attributes:
 
     def figures(self) -> list[Figure]:
         right, asked = ranks.add(self._sums, self.study.device).tolist()
-        weights = digest(*(value.numpy().tobytes() for value in self.probe.state_dict().values()))
+        weights = digest(*(value.contiguous().numpy().tobytes() for value in self.probe.state_dict().values()))
         protocol: dict[str, Any] = {"probe": weights, "probe_accuracy": self.on_real}
         return [
             self.study.figure(f"attributes_{name}", right[i] / asked[i], "higher", **protocol)
@@ -98,15 +101,29 @@ def compared(wanted: dict[str, Any], things: list[Thing], background: str) -> Te
 
 
 def scenes_probe(resolution: int, max_objects: int, cache_dir: str | Path) -> tuple[Probe, float]:
-    """The probe of scenes of up to `max_objects`, trained once, and the share of other scenes that it reads rightly."""
-    probe = Probe(resolution, HEADS)
-    look = Shapes(num_images=64, max_objects=max_objects).fingerprint()
-    name = f"shapes-{max_objects}-{resolution}px-{digest(look, NUM_SCENES, 2)}.pt"
-    path = Path(cache_dir).expanduser() / "probes" / name
-    if path.exists():
-        saved = torch.load(path, weights_only=True)
-        probe.load_state_dict(saved["probe"])
-        return probe.eval(), saved["accuracy"]
+    """The probe of scenes of up to `max_objects`, trained once, and the share of other scenes that it reads rightly.
+
+    It is rank 0 that looks for it or trains it, and all have the same.
+    """
+    probe = Probe(resolution, HEADS).eval()
+    found: list[Any] = [None, None]
+    if place()[0] == 0:
+        look = Shapes(num_images=64, max_objects=max_objects).fingerprint()
+        name = f"shapes-{max_objects}-{resolution}px-{digest(look, NUM_SCENES, 2)}.pt"
+        path = Path(cache_dir).expanduser() / "probes" / name
+        try:
+            saved = torch.load(path, weights_only=True)
+            found = [saved["probe"], saved["accuracy"]]
+        except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError):  # there is none that is whole
+            found = [*trained(probe, resolution, max_objects)]
+            keep(path, {"probe": found[0], "accuracy": found[1]})
+    if dist.is_initialized():
+        dist.broadcast_object_list(found, src=0)
+    probe.load_state_dict(found[0])
+    return probe, found[1]
+
+
+def trained(probe: Probe, resolution: int, max_objects: int) -> tuple[dict[str, Tensor], float]:
     say(f"training the probe that reads scenes of up to {max_objects} objects: once, a minute or two")
     rng = random.Random("probe")
     scenes = [random_scene(rng, max_objects) for _ in range(NUM_SCENES + NUM_TESTS)]
@@ -114,9 +131,18 @@ def scenes_probe(resolution: int, max_objects: int, cache_dir: str | Path) -> tu
     labels = torch.tensor([label(scene) for scene in scenes])
     fit(probe, images[:NUM_SCENES], labels[:NUM_SCENES], report=lambda n, loss: say(f"  epoch {n}, loss {loss:.3f}"))
     right = (read(probe, images[NUM_SCENES:]) == labels[NUM_SCENES:]).all(1).double().mean().item()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"probe": probe.state_dict(), "accuracy": right}, path)
-    return probe, right
+    return probe.state_dict(), right
+
+
+def keep(path: Path, content: dict[str, Any]) -> None:
+    """Whole or not at all; in a read-only cache the next evaluation trains it again."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(content, temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch.save tells of a full disk as the latter
+        say(f"{path}: {error}; the probe is not kept")
 
 
 def label(scene: Scene) -> list[int]:

@@ -19,8 +19,7 @@ PER_CAPTION = 8
 class Diversity:
     """Mean distance in a backbone's features between two of 8 samples of a caption, over evenly chosen captions.
 
-    0 is a model that draws one image a caption. `relative` to the same mean between samples of different captions would
-    be 1 for a model that ignores them.
+    0 is a model that draws one image a caption. Captions and seeds do not depend on the number of other samples.
     """
 
     def __init__(self, backbone: Any, num_captions: int = 100):
@@ -35,7 +34,7 @@ class Diversity:
 
     def figures(self) -> list[Figure]:
         study = self.study
-        distinct = list(dict.fromkeys(study.captions))
+        distinct = list(dict.fromkeys(study.references.captions))
         chosen = [distinct[i] for i in spread(len(distinct), min(self.num_captions, len(distinct)))]
         sums = torch.zeros(2, dtype=torch.float64)
         for numbers in shares(len(chosen), "diversity: measured", "captions"):

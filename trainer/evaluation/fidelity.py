@@ -35,6 +35,7 @@ class Fidelity:
     """
 
     def __init__(self, backbone: Any, cache_dir: str | Path, metrics: Sequence[str] | None = None):
+        metrics = [metrics] if isinstance(metrics, str) else metrics
         unknown = sorted(set(metrics or ()) - set(METRICS))
         if unknown:
             raise UserError(f"metrics: {unknown[0]} is none of {', '.join(METRICS)}")
@@ -53,6 +54,8 @@ class Fidelity:
         fewest = min(study.num_images, study.num_references)
         if self.metrics & NEIGHBOURS and fewest < 6:
             raise UserError(f"{', '.join(sorted(NEIGHBOURS))} need at least 6 samples and references, not {fewest}")
+        if "inception_score" in self.metrics and study.num_images < 10:
+            raise UserError(f"inception_score needs at least 10 samples, not num_images={study.num_images}")
         self.backbone = self.backbone.to(study.device)
         if self._references is None:
             if self.keeps_rows:
@@ -62,7 +65,9 @@ class Fidelity:
                 sums = kept(study, self.backbone, "moments", self.cache_dir, self._reference_moments)
                 self._references = sums, torch.zeros(0)
         self._sums = self._zeros()
-        self._scores = torch.zeros(0, dtype=torch.float64)
+        if "inception_score" in self.metrics:
+            nothing = torch.zeros(0, self.backbone.width, device=study.device)
+            self._scores = self._score_sums(nothing, [])
         self._numbers: list[int] = []
         self._rows: list[Tensor] = []
 
@@ -74,8 +79,7 @@ class Fidelity:
             self._numbers += numbers
             self._rows.append(features.cpu())
         if "inception_score" in self.metrics:
-            sums = score_sums(self.backbone.logits_of(features), torch.tensor(numbers), self.study.num_images)
-            self._scores = sums if not len(self._scores) else self._scores + sums
+            self._scores += self._score_sums(features, numbers)
 
     def figures(self) -> list[Figure]:
         assert self._references is not None
@@ -122,6 +126,10 @@ class Fidelity:
             numbers += some
             rows.append(self.backbone.features(images).cpu())
         return self._gathered(numbers, rows).cpu()
+
+    def _score_sums(self, features: Tensor, numbers: Sequence[int]) -> Tensor:
+        logits = self.backbone.logits_of(features)
+        return score_sums(logits, torch.tensor(numbers, dtype=torch.int64), self.study.num_images)
 
     def _zeros(self) -> Tensor:
         return torch.zeros(self.backbone.width + 1, self.backbone.width + 1, dtype=torch.float64)

@@ -13,6 +13,7 @@ from trainer.evaluation.study import Study
 from trainer.figures import Figure
 from trainer.metrics import ranks
 from trainer.metrics.similarity import psnr, ssim
+from trainer.sampling import Sampler
 
 
 class Reconstruction:
@@ -39,11 +40,11 @@ class Reconstruction:
         index = study.reference_index
         with sampler.objective.ema_weights():
             for numbers, pixels in study.reference_images():
+                captions = [study.references.captions[index[i]] for i in numbers]
                 images = pixels.to(study.device)
-                rows = [sampler.condition(study.references.captions[index[i]]) for i in numbers]
-                condition = Condition(*map(torch.cat, zip(*rows, strict=True))).to(study.device)
-                back = sampler.objective.reconstruct(images.float().div(127.5).sub(1), condition)
-                back = back.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+                parts = range(0, len(numbers), sampler.batch_size)
+                batches = ((images[i : i + sampler.batch_size], captions[i : i + sampler.batch_size]) for i in parts)
+                back = torch.cat([reconstructed(sampler, *batch) for batch in batches])
                 values = [measure(back, images).double().sum() for measure in measures.values()]
                 sums += torch.stack([torch.tensor(len(numbers), dtype=torch.float64), *(v.cpu() for v in values)])
         count, *totals = ranks.add(sums, study.device).tolist()
@@ -54,3 +55,11 @@ class Reconstruction:
             better = "lower" if name == "lpips" else "higher"
             found.append(study.figure(name, total / count, better, **protocol | more))
         return found
+
+
+def reconstructed(sampler: Sampler, images: Tensor, captions: Sequence[str]) -> Tensor:
+    """uint8 (N, 3, H, W) of uint8 images and their captions."""
+    rows = [sampler.condition(caption) for caption in captions]
+    condition = Condition(*map(torch.cat, zip(*rows, strict=True))).to(images.device)
+    back = sampler.objective.reconstruct(images.float().div(127.5).sub(1), condition)
+    return back.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)

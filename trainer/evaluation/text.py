@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.errors import UserError
 from trainer.evaluation.study import Study
 from trainer.figures import Figure
 from trainer.metrics import ranks
@@ -35,6 +36,11 @@ class TextMatch:
 
     def prepare(self, study: Study) -> None:
         self.study = study
+        if "r_precision" in self.metrics and (distinct := len(set(study.captions))) < self.num_candidates:
+            raise UserError(
+                f"r_precision ranks among {self.num_candidates} captions, {study.num_images} samples have {distinct}: "
+                "raise num_images, or say split=train"
+            )
         self._numbers: list[int] = []
         self._rows: list[Tensor] = []
 

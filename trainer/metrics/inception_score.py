@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
+
+from trainer import noise
 
 
 def score_sums(logits: Tensor, numbers: Tensor, total: int, splits: int = 10) -> Tensor:
     """(splits, C + 2) float64 on the CPU: of each split the number of images, sum p log p over classes, and sum p.
 
-    logits: (N, C), p their softmax. numbers: (N,) of the images among `total`; split i of S holds those with
-    floor(number S / total) = i. That is where an image belongs, whatever its rank or the order of arrival.
-    ValueError for fewer images than splits.
+    logits: (N, C), p their softmax. numbers: (N,) of the images among `total`, which are dealt to the splits without
+    pattern: samples may be sorted by caption, and a split of few classes has a low score whatever they look like. An
+    image has its split whatever its rank or the order of arrival. ValueError for fewer images than splits.
     """
     if total < splits:
         raise ValueError(f"{total} images in {splits} splits: expected at least one image in each")
@@ -19,7 +23,14 @@ def score_sums(logits: Tensor, numbers: Tensor, total: int, splits: int = 10) ->
     p = log_p.exp()
     rows = torch.cat([torch.ones(len(p), 1, dtype=p.dtype), (p * log_p).sum(1, keepdim=True), p], 1)
     sums = torch.zeros(splits, rows.shape[1], dtype=p.dtype)
-    return sums.index_add_(0, numbers.cpu() * splits // total, rows)
+    return sums.index_add_(0, _dealt(total, splits)[numbers.cpu()], rows)
+
+
+@lru_cache(maxsize=1)
+def _dealt(total: int, splits: int) -> Tensor:
+    """(total,) split of each image; all splits of one size, or one more."""
+    order = noise.bits(0, "inception score", torch.arange(total), 1)[:, 0].argsort()
+    return torch.empty_like(order).scatter_(0, order, torch.arange(total) % splits)
 
 
 def inception_score(sums: Tensor) -> tuple[float, float]:

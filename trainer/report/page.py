@@ -104,16 +104,19 @@ def notes(lines: Iterable[str], kind: str = "warning") -> str:
 
 
 def picture(path: Path, caption: str) -> str:
-    """A figure of an image file, embedded as JPEG."""
-    with Image.open(path) as opened:
-        image = opened.convert("RGB")
+    """A figure of an image file, embedded as JPEG; a line in its place where it cannot be read."""
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+    except OSError:  # cut short by a full disk
+        return notes([f"{path.name} cannot be read"])
+    with io.BytesIO() as held:
         if image.width > PIXELS_WIDE:
             image = image.resize(
                 (PIXELS_WIDE, round(image.height * PIXELS_WIDE / image.width)), Image.Resampling.LANCZOS
             )
-        held = io.BytesIO()
         image.save(held, "JPEG", quality=86)
-    data = base64.b64encode(held.getvalue()).decode()
+        data = base64.b64encode(held.getvalue()).decode()
     size = f'width="{image.width}" height="{image.height}"'
     return (
         f'<figure class="shot"><figcaption>{escape(caption)}</figcaption><div class="box" tabindex="0">'

@@ -56,13 +56,14 @@ def head(run: Run) -> str:
 
 def facts(run: Run) -> Iterator[tuple[str, str, str]]:
     """Headline figures: name, value, remark."""
-    yield "thousand images seen", f"{run.kimg:.4g}", f"of {float(run.config.get('kimg', 0)):.4g}"
+    yield "thousand images seen", f"{run.kimg:,.10g}", f"of {float(run.config.get('kimg', 0)):,.10g}"
     if seconds := lasted(run):
         yield "took", duration(seconds), "since its last start" if len(run.starts) > 1 else ""
     for key in sorted(key for key in run.curves if key.startswith("val/")):
         if points := run.finite(key):
-            lowest = min(points, key=lambda point: point[1])
-            yield key, f"{points[-1][1]:.5g}", f"lowest {lowest[1]:.5g} at kimg {lowest[0]:.4g}"
+            rising = not key.startswith(("val/fd", "val/kd", "val/fid", "val/kid"))
+            kimg, best = (max if rising else min)(points, key=lambda point: point[1])
+            yield key, f"{points[-1][1]:.5g}", f"{'highest' if rising else 'lowest'} {best:.5g} at kimg {kimg:,.10g}"
     if speed := run.finite("throughput/images_per_second"):
         values = sorted(value for _, value in speed)
         yield "images/s", short(values[len(values) // 2]), "median"
@@ -111,7 +112,7 @@ def evolution(run: Run) -> str:
     if not count:
         return ""
     chosen = sorted({(count - 1) * i // max(1, min(count, MOST_SHOTS) - 1) for i in range(min(count, MOST_SHOTS))})
-    shots = "".join(page.picture(path, f"kimg {kimg:.4g}") for kimg, path in (run.grids[i] for i in chosen))
+    shots = "".join(page.picture(path, f"kimg {kimg:,.10g}") for kimg, path in (run.grids[i] for i in chosen))
     last = len(chosen) - 1
     slider = f'<input type="range" min="0" max="{last}" value="{last}" aria-label="when the samples were drawn">'
     return f'<div class="evolution"><label hidden>first {slider} last</label>{shots}</div>'

@@ -17,7 +17,7 @@ def warnings(run: Run) -> Iterator[str]:
     for key, points in run.curves.items():
         wrong = [(kimg, value) for kimg, value in points if not math.isfinite(value)]
         if wrong:
-            yield f"{key} was {wrong[0][1]} at kimg {wrong[0][0]:.4g}, {len(wrong)} times in all"
+            yield f"{key} was {wrong[0][1]} at kimg {wrong[0][0]:,.10g}, {len(wrong)} times in all"
     waits = [value for _, value in run.finite("throughput/data_wait_percent")]
     waits = waits[len(waits) // 2 :]  # warm
     if waits and sum(waits) / len(waits) > WAIT_PERCENT:
@@ -28,7 +28,7 @@ def warnings(run: Run) -> Iterator[str]:
         if key.startswith("val/fd_") and points:
             kimg, best = min(points, key=lambda point: point[1])
             if points[-1][1] > WORSE * best:
-                yield f"{key} ended at {points[-1][1]:.5g}, worse than {best:.5g} at kimg {kimg:.4g}"
+                yield f"{key} ended at {points[-1][1]:.5g}, worse than {best:.5g} at kimg {kimg:,.10g}"
     if "skipped" in run.panel:
         yield f"skipped {run.panel['skipped']}"
     if len(run.starts) > 1:
