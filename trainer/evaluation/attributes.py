@@ -105,7 +105,8 @@ def scenes_probe(resolution: int, max_objects: int, cache_dir: str | Path) -> tu
 
     It is rank 0 that looks for it or trains it, and all have the same.
     """
-    probe = Probe(resolution, HEADS).eval()
+    with torch.random.fork_rng():  # its first weights are drawn and thrown away
+        probe = Probe(resolution, HEADS).eval()
     found: list[Any] = [None, None]
     if place()[0] == 0:
         look = Shapes(num_images=64, max_objects=max_objects).fingerprint()
