@@ -22,8 +22,9 @@ class Sharded(Parallel):
         networks = {name: objective.network(name) for name in objective.phases}
         for name, network in networks.items():
             check_untied(name, network)
-            for parameter in network.parameters():  # flat shards know no channels-last
-                parameter.data = parameter.data.contiguous()
+            # Flat shards know no channels-last. A 1x1 filter in it is contiguous already, but its last stride is not 1.
+            for parameter in network.parameters():
+                parameter.data = parameter.data.contiguous().view(-1).view(parameter.shape)
         for tensor in objective.state_dict().values():  # rank 0's weights and buffers are everyone's
             dist.broadcast(tensor, 0)
         for network in networks.values():
