@@ -124,7 +124,7 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
     if "r_precision" in wanted and cfg.matching:
         matching = Matching(cfg.matching, pipe.sampler.device)
         teacher = pipe.config["objective"].get("matcher")
-        if teacher and Path(teacher).resolve() in (Path(cfg.matching).resolve(), *matching.path.resolve().parents):
+        if teacher and Path(teacher).resolve() in (matching.path.resolve(), *matching.path.resolve().parents):
             raise UserError(f"matching={cfg.matching}: it taught the generator; another one has to judge")
         chosen.append(TextMatch(matching, matching.images, matching.captions, ["r_precision"]))
     if cfg.clip and {"r_precision", "clip_score"} & set(wanted):

@@ -11,6 +11,7 @@ from pytorch_lightning import Callback, Trainer
 from trainer.callbacks.log import record
 from trainer.callbacks.schedule import due
 from trainer.errors import UserError
+from trainer.evaluation.study import spread
 from trainer.metrics import ranks
 from trainer.metrics.text_match import r_precision
 from trainer.progress import say
@@ -38,8 +39,7 @@ class Retrieval(Callback):
         """Before the first step, so that a split that is too small is known now and not at a tenth of the run."""
         heldout = trainer.datamodule.heldout  # type: ignore[attr-defined]
         available = len(heldout.captions)
-        count = min(available, self.max_images)
-        chosen = [i * available // count for i in range(count)]
+        chosen = spread(available, min(available, self.max_images))
         captions = [heldout.captions[number] for number in chosen]
         distinct = list(dict.fromkeys(captions))
         if len(distinct) < self.candidates:

@@ -14,7 +14,7 @@ from trainer.evaluation.kept import kept
 from trainer.evaluation.study import Study
 from trainer.figures import Figure
 from trainer.metrics import ranks
-from trainer.metrics.frechet import frechet_distance, mean_and_covariance, moments
+from trainer.metrics.frechet import frechet_distance, mean_and_covariance, moments, square_root
 from trainer.metrics.inception_score import inception_score, score_sums
 from trainer.metrics.kernel import kernel_distance
 from trainer.metrics.manifold import density_coverage, precision_recall
@@ -64,6 +64,9 @@ class Fidelity:
             else:
                 sums = kept(study, self.backbone, "moments", self.cache_dir, self._reference_moments)
                 self._references = sums, torch.zeros(0)
+            if "fd" in self.metrics:  # once for all evaluations of a run
+                mean, covariance = mean_and_covariance(self._references[0])
+                self._real = mean, covariance, square_root(covariance)
         self._sums = self._zeros()
         if "inception_score" in self.metrics:
             nothing = torch.zeros(0, self.backbone.width, device=study.device)
@@ -83,12 +86,13 @@ class Fidelity:
 
     def figures(self) -> list[Figure]:
         assert self._references is not None
-        reference_moments, reference = self._references
+        reference = self._references[1]
         fake = self._gathered(self._numbers, self._rows) if self.keeps_rows else reference
         found: dict[str, tuple[float, float | None]] = {}
         if "fd" in self.metrics:
             drawn = ranks.add(self._sums, self.study.device)
-            found["fd"] = frechet_distance(*mean_and_covariance(reference_moments), *mean_and_covariance(drawn)), None
+            mean, covariance, root = self._real
+            found["fd"] = frechet_distance(mean, covariance, *mean_and_covariance(drawn), root), None
         if "kd" in self.metrics:
             found["kd"] = kernel_distance(reference, fake)
         if self.metrics & {"precision", "recall"}:
