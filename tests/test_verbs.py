@@ -7,8 +7,9 @@ import sys
 
 import pytest
 import torch
+from hydra.utils import instantiate
 
-from trainer import evaluate, figures
+from trainer import checkpoint, evaluate, figures
 from trainer.evaluation import attributes
 
 TINY = ["data.source.num_images=60", "data.resolution=16", "data.batch_size=8", "text=scratch"]
@@ -113,6 +114,28 @@ def test_what_is_missing_is_said(command, run, arguments, said):
     result = command(f"checkpoint={run}", *arguments, main=evaluate.main)
     assert result.code == 2
     assert said in result.err
+
+
+def test_the_teacher_is_no_judge(command, run, tmp_path):
+    quick = ["kimg=0.016", "logger.wandb=null", f"data.cache_dir={tmp_path / 'cache'}", "callbacks.retrieval=null"]
+    narrow = ["objective.matcher.image_encoder.base_channels=8", "objective.matcher.image_encoder.max_channels=8"]
+    matching = tmp_path / "matching"
+    assert command("experiment=matching", *TINY, *narrow, *quick, f"run_dir={matching}").code == 0
+    taught = shutil.copytree(run, tmp_path / "taught")
+    file = max(taught.glob("checkpoints/kimg*.ckpt"))
+    saved = torch.load(file, weights_only=True)
+    asked = [f"checkpoint={taught}", f"matching={matching}", "metrics=r_precision"]
+    for teacher in (matching, max(matching.glob("checkpoints/kimg*.ckpt"))):
+        saved["config"]["objective"]["matcher"] = str(teacher)
+        torch.save(saved, file)
+        with pytest.MonkeyPatch.context() as patch:  # it is of a VAE, which takes no matcher
+            patch.setattr(checkpoint, "instantiate", lambda node, **more: instantiate(without_matcher(node), **more))
+            result = command(*asked, main=evaluate.main)
+        assert result.code == 2 and "it taught the generator" in result.err
+
+
+def without_matcher(node):
+    return {key: value for key, value in node.items() if key != "matcher" or isinstance(value, dict)}
 
 
 def test_evaluate_needs_a_checkpoint(command, tmp_path):

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from trainer.batch import Condition
+from trainer.losses.matching import global_scores
 from trainer.networks.matching import ImageEncoder, Matcher, TextEncoder
 from trainer.text.scratch import TextTransformer
 
@@ -30,7 +31,7 @@ def test_shapes(resolution):
     whole, words = matcher.text(make_condition(2))
     assert (whole.shape, words.shape) == ((2, WIDTH), (2, 6, WIDTH))
     condition = make_condition(2)
-    similarity = matcher.similarity(image, condition)
+    similarity = global_scores(matcher.image(image)[0], matcher.text(condition)[0])
     assert similarity.shape == (3, 2)
     whole, _ = matcher.text(condition)
     expected = torch.nn.functional.cosine_similarity(matcher.image(image)[0][1], whole[0], dim=0)

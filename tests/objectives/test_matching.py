@@ -45,7 +45,9 @@ def test_it_learns_pairs_and_ranks_them(batches):
     objective = make_matching(optimizer=partial(torch.optim.Adam, lr=2e-3))
     run(objective, batches[:1] * 60)
     assert objective.logs["matcher/accuracy"] == 1
-    similarity = objective.matcher.similarity(batches[0].as_float().image, batches[0].condition)
+    similarity = matching.global_scores(
+        objective.matcher.image(batches[0].as_float().image)[0], objective.matcher.text(batches[0].condition)[0]
+    )
     assert similarity.argmax(1).tolist() == list(range(8))
 
 

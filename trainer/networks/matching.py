@@ -62,7 +62,3 @@ class Matcher(nn.Module):
     def text(self, condition: Condition) -> tuple[Tensor, Tensor]:
         """Vectors (N, D) and words (N, L, D) of captions; words beyond the mask mean nothing."""
         return self.text_encoder(condition)
-
-    def similarity(self, image: Tensor, condition: Condition) -> Tensor:
-        """Cosine of every image (N, 3, H, W) with every caption (M), (N, M)."""
-        return F.normalize(self.image(image)[0]) @ F.normalize(self.text(condition)[0]).T
