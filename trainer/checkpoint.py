@@ -98,7 +98,11 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Any:
             parameters[key].copy_(average)
     objective.config = checkpoint["config"]
     objective.images_seen = checkpoint["images_seen"]
-    return objective.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    objective.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    for prepare in instantiate(checkpoint["config"].get("runtime") or [], _convert_="all"):
+        network = prepare(objective.get_submodule(objective.draws_with))
+        objective.set_submodule(objective.draws_with, network)
+    return objective
 
 
 def rank_file(rank: int, num_ranks: int) -> str:

@@ -37,6 +37,7 @@ class Objective(pl.LightningModule):
     phases: dict[str, Phase]
     averaged: tuple[str, ...] = ()  # networks whose EMA weights are sampled from
     latent_channels: int = 0  # 0 where nothing is drawn
+    draws_with: str = ""  # path of the network that draws: (latent, condition) -> images
 
     def __init__(
         self,
@@ -62,8 +63,10 @@ class Objective(pl.LightningModule):
 
     def sample(self, latent: Tensor, condition: Condition) -> Tensor:
         """Images (N, 3, H, W) in [-1, 1] from latents (N, latent_channels) and captions; UserError if it draws none."""
-        name = self.config.get("name", type(self).__name__)
-        raise UserError(f"a run of {name} draws no images; give one that does, as of cgan or cvae")
+        if not self.draws_with:
+            name = self.config.get("name", type(self).__name__)
+            raise UserError(f"a run of {name} draws no images; give one that does, as of cgan or cvae")
+        return self.get_submodule(self.draws_with)(latent, condition)
 
     # The loop ---------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from trainer.batch import Batch, Condition
+from trainer.batch import Batch
 from trainer.errors import UserError
 from trainer.losses import regularizers
 from trainer.matching import Matching
@@ -39,6 +39,7 @@ class GAN(Objective):
     """
 
     averaged = ("generator",)
+    draws_with = "generator"
     generator: Any  # nn.Module says of its children only that they may be tensors
     discriminator: Any
     augment: Any
@@ -77,9 +78,6 @@ class GAN(Objective):
         self.judge: Matching | None = None
         self.latent_channels = generator.latent_channels
         self.phases = {"discriminator": self.discriminator_loss, "generator": self.generator_loss}
-
-    def sample(self, latent: Tensor, condition: Condition) -> Tensor:
-        return self.generator(latent, condition)
 
     def on_fit_start(self) -> None:
         if self.matcher:

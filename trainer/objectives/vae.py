@@ -24,6 +24,7 @@ class VAE(Objective):
     """
 
     averaged = ("autoencoder",)
+    draws_with = "autoencoder.decoder"
     autoencoder: Any
 
     def __init__(
@@ -41,9 +42,6 @@ class VAE(Objective):
         self.warmup_kimg = warmup_kimg
         self.latent_channels = autoencoder.decoder.latent_channels
         self.phases = {"autoencoder": self.autoencoder_loss}
-
-    def sample(self, latent: Tensor, condition: Condition) -> Tensor:
-        return self.autoencoder.decoder(latent, condition)
 
     def reconstruct(self, image: Tensor, condition: Condition) -> Tensor:
         """What the posterior's mean keeps of images (N, 3, H, W) in [-1, 1], (N, 3, H, W) in [-1, 1]."""
