@@ -29,10 +29,11 @@ ARROWS = {
     "text": {"batch"},
     "data": {"batch"},
     "strategies": set(),
-    "objectives": {"losses", "batch", "matching"},
+    "objectives": {"losses", "batch", "matching", "teacher"},
     "sampling": {"batch"},
     "checkpoint": {"strategies"},
     "matching": {"checkpoint"},
+    "teacher": {"checkpoint", "batch"},
     "pipeline": {"checkpoint", "sampling", "images", "batch"},
     "callbacks": {
         "sampling",

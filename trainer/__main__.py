@@ -97,6 +97,7 @@ def main() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else its stack traces bury the line that names a dead rank
     with reported():
         run_folder.offer_saved_config(sys.argv)
+        run_folder.offer_teacher(sys.argv)
     entry(start, "config", Training)
 
 

@@ -154,6 +154,30 @@ def offer_saved_config(arguments: list[str]) -> None:
         ConfigStore.instance().store("resumed", node, group="experiment", package="_global_")
 
 
+def offer_teacher(arguments: list[str]) -> None:
+    """For `teacher=RUN`: its data, text and discriminator become the options `of_teacher` of these groups."""
+    given = [a.partition("=")[2].strip("'\"") for a in arguments if a.startswith("teacher=")]
+    if not given or given[-1] in ("", "null"):
+        if any(a.lstrip("+") == "experiment=distill" for a in arguments):
+            raise UserError("experiment=distill: name the run to learn from, as in teacher=outputs/cgan")
+        return
+    path = Path(given[-1]).expanduser()
+    if not path.exists():
+        raise UserError(f"teacher={path} does not exist: expected a run folder, a checkpoint in one, or an export")
+    for file in (each / name for each in (path, *path.parents) for name in ("config.yaml", "config.json")):
+        if file.is_file():
+            break
+    else:
+        raise UserError(f"teacher={path}: there is no config.yaml or config.json of a run or an export")
+    saved: Any = OmegaConf.to_container(OmegaConf.load(file))
+    saved = saved.get("config", saved)
+    if not isinstance(saved.get("objective"), dict) or "data" not in saved or "text" not in saved:
+        raise UserError(f"teacher={path}: {file} is not of a run or an export")
+    discriminator = saved["objective"].get("discriminator", {"defaults": ["dcgan"]})
+    for group, node in (("data", saved["data"]), ("text", saved["text"]), ("discriminator", discriminator)):
+        ConfigStore.instance().store("of_teacher", node, group=group)
+
+
 def restarted(folder: Path) -> Path | None:
     """`folder` if it holds a checkpoint already: a job that was requeued or started again goes on by itself."""
     return folder if any(folder.glob("checkpoints/*.ckpt")) else None

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.batch import Condition
+from trainer.errors import UserError
 from trainer.networks.layers import START, ModulatedNorm, PosteriorHead, ProjectionHead, Style, channels_at, num_stages
 
 
@@ -15,6 +16,8 @@ class Generator(nn.Module):
     """Latent (N, latent_channels) and Condition to images (N, 3, H, W) in [-1, 1].
 
     text: the part of the text encoder that trains with this network (`torch.nn.Identity` for a frozen encoder).
+    patch: 2 or 4 ends at 1/2 or 1/4 of the resolution and makes squares of so many pixels of each place (sub-pixel
+    convolution, Shi et al. 2016): most of a narrow generator's time goes into its largest maps.
     """
 
     def __init__(
@@ -26,10 +29,14 @@ class Generator(nn.Module):
         base_channels: int = 32,
         max_channels: int = 256,
         style_channels: int = 256,
+        patch: int = 1,
     ):
         super().__init__()
-        sizes = [START << i for i in range(num_stages(resolution) + 1)]
-        widths = [channels_at(size, resolution, base_channels, max_channels) for size in sizes]
+        if patch not in (1, 2, 4) or resolution < 16 * patch:
+            raise UserError(f"patch={patch} at {resolution} pixels: expected 1, 2 or 4, at most a 16th of the resolution")
+        end = resolution // patch
+        sizes = [START << i for i in range(num_stages(end) + 1)]
+        widths = [channels_at(size, end, base_channels, max_channels) for size in sizes]
         self.latent_channels = latent_channels
         self.text = text
         self.style = Style(latent_channels, text_channels, style_channels)
@@ -38,14 +45,16 @@ class Generator(nn.Module):
         self.ups = nn.ModuleList(
             nn.ConvTranspose2d(a, b, kernel_size=4, stride=2, padding=1) for a, b in pairwise(widths)
         )
-        self.image = nn.Conv2d(widths[-1], 3, kernel_size=3, padding=1)
+        self.image = nn.Conv2d(widths[-1], 3 * patch**2, kernel_size=3, padding=1)
+        self.patch = patch
 
     def forward(self, noise: Tensor, condition: Condition) -> Tensor:
         style = self.style(noise, self.text(condition))
         x = self.start(style).view(len(noise), START, START, -1).permute(0, 3, 1, 2)  # (N, C, 4, 4), channels last
         for norm, up in zip(self.norms[:-1], self.ups, strict=True):
             x = up(F.leaky_relu(norm(x, style), 0.2))
-        return self.image(F.leaky_relu(self.norms[-1](x, style), 0.2)).tanh()
+        image = self.image(F.leaky_relu(self.norms[-1](x, style), 0.2)).tanh()
+        return F.pixel_shuffle(image, self.patch) if self.patch > 1 else image
 
 
 class Trunk(nn.Module):

@@ -1,0 +1,24 @@
+"""How far a student's images are from its teacher's: functions (N, ...) -> (N,)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+
+def pixel_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """(N,) mean |student - teacher| of images (N, 3, H, W) in [-1, 1]."""
+    return (student - teacher).abs().flatten(1).mean(1)
+
+
+def feature_distance(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """(N,) mean over maps of |f - g|^2 / |g|^2, f and g the maps (N, C, H, W) of student and teacher.
+
+    Every map counts alike, whatever its scale (FitNets, Romero et al. 2015; a perceptual loss, Johnson et al. 2016).
+    """
+    total = sum(
+        (f - g).square().flatten(1).sum(1) / g.square().flatten(1).sum(1).clamp(min=1e-8)
+        for f, g in zip(student, teacher, strict=True)
+    )
+    return total / len(teacher)  # type: ignore[return-value]

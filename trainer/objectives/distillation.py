@@ -1,0 +1,94 @@
+"""A small generator that learns from a trained one: same latents, same captions, and not one image of the data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, no_grad
+
+from trainer.batch import Batch
+from trainer.errors import UserError
+from trainer.losses.distillation import feature_distance, pixel_distance
+from trainer.objectives.gan import GAN
+from trainer.teacher import Teacher
+
+
+class Distillation(GAN):
+    """A GAN whose real images are the teacher's, drawn of fresh latents and captions in every step.
+
+    The student minimises, on the teacher's own latents z and captions c,
+        pixel |S(z, c) - T(z, c)| + feature d(f(S), f(T)) + adversarial L_G(D(S(z, c), c))
+    where f is the trunk of the teacher's own discriminator or encoder (Hinton et al. 2015; for GANs Aguinaldo et al.
+    2019). D starts as the teacher's, if that has one of the same shape.
+    teacher: run, checkpoint or export of anything that draws: a GAN, a VAE, a model of many steps. Images stay unread.
+    augment, matching, r1, matcher and so on as in GAN.
+    """
+
+    def __init__(
+        self, teacher: str | None, pixel: float = 1.0, feature: float = 1.0, adversarial: float = 0.1, **gan: Any
+    ):
+        super().__init__(**gan)
+        if not teacher:
+            raise UserError("teacher=null: name the run to learn from, as in teacher=outputs/cgan")
+        if min(pixel, feature, adversarial) < 0 or not pixel + feature + adversarial:
+            raise UserError(
+                f"objective.pixel={pixel}, feature={feature}, adversarial={adversarial}: expected none below 0, one above"
+            )
+        self.pixel, self.feature, self.adversarial = pixel, feature, adversarial
+        self.path = teacher
+        self.teacher: Teacher | None = None
+        if not adversarial:
+            del self.phases["discriminator"]
+            self.make_optimizer = {"generator": self.make_optimizer["generator"]}
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self.teacher = Teacher(self.path)
+        if self.teacher.latent_channels != self.latent_channels:
+            raise UserError(
+                f"objective.generator.latent_channels={self.latent_channels}: the teacher draws from "
+                f"{self.teacher.latent_channels}, and both from the same; set it to that"
+            )
+        resolution = self.teacher.config["data"]["resolution"]
+        if self.config["data"]["resolution"] != resolution:
+            raise UserError(f"data.resolution={self.config['data']['resolution']}: the teacher draws {resolution}")
+        if self.feature and not hasattr(self.teacher.critic, "features"):
+            raise UserError(
+                f"objective.feature={self.feature}: the teacher {self.path} has no discriminator or encoder to see with; "
+                "set objective.feature=0"
+            )
+        weights = self.teacher.critic.state_dict() if self.teacher.critic is not None else {}
+        own = self.discriminator.state_dict()
+        if {k: v.shape for k, v in weights.items()} == {k: v.shape for k, v in own.items()}:
+            self.discriminator.load_state_dict(weights)  # a resumed run's own come after this
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        assert self.teacher is not None
+        self.teacher.to(self.device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        assert self.teacher is not None
+        latent = self.normal("distillation", batch, self.latent_channels)
+        super().training_step(replace(batch, image=self.teacher.sample(latent, batch.condition)), batch_idx)
+
+    def generated(self, batch: Batch, stream: str) -> Tensor:
+        return self.generator(self.normal("distillation", batch, self.latent_channels), batch.condition)
+
+    def generator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        assert self.teacher is not None
+        generated = self.generated(batch, "generator")
+        pixel = pixel_distance(generated, batch.image).mean()
+        loss, logs = self.pixel * pixel, {"generator/pixel": pixel}
+        if self.feature:
+            with no_grad():
+                seen = self.teacher.features(batch.image)
+            feature = feature_distance(self.teacher.features(generated), seen).mean()
+            loss = loss + self.feature * feature
+            logs["generator/feature"] = feature
+        if self.adversarial:
+            judged, more = self.judged(generated, batch)
+            loss = loss + self.adversarial * judged
+            logs |= more
+        return loss, logs | {"generator/loss": loss}
