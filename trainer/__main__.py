@@ -17,7 +17,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from trainer import ranks, run_folder
+from trainer import earlier, ranks, run_folder
 from trainer.config import Training, entry, reported
 from trainer.errors import UserError
 
@@ -75,6 +75,8 @@ def train(cfg: DictConfig) -> float | None:
     data = instantiate(config["data"], text=text, _convert_="all")
     objective = instantiate(config["objective"], _convert_="all")
     objective.config = config
+    if cfg.init and not saved:
+        checkpoint.start_from(objective, cfg.init)
     if trainer.is_global_zero:
         run_folder.describe(folder, cfg)
     if saved:
@@ -96,8 +98,7 @@ def train(cfg: DictConfig) -> float | None:
 def main() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else its stack traces bury the line that names a dead rank
     with reported():
-        run_folder.offer_saved_config(sys.argv)
-        run_folder.offer_teacher(sys.argv)
+        earlier.offer(sys.argv)
     entry(start, "config", Training)
 
 

@@ -105,6 +105,17 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Any:
     return objective
 
 
+def start_from(objective: Any, path: str | Path) -> None:
+    """Gives an objective the weights of a run, averaged where they have an average; UserError if they do not fit."""
+    path = newest(path)
+    saved = read(path)
+    try:
+        objective.load_state_dict({**dict(saved["state_dict"]), **dict(saved["ema"])})
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"init={path}: its weights are not those of this objective: {reason}") from error
+
+
 def rank_file(rank: int, num_ranks: int) -> str:
     """Name of a rank's file in a checkpoint that all ranks write."""
     return f"rank{rank:05}-of-{num_ranks:05}.pt"

@@ -41,6 +41,7 @@ class Training:
     kimg: float = MISSING
     seed: int = 0
     resume: str | None = None
+    init: str | None = None
     teacher: str | None = None
     run_dir: str = "${run_dir:${name}}"
     launch: Any = None

@@ -14,7 +14,6 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -24,9 +23,8 @@ from trainer.errors import UserError
 VARIABLE = "TRAINER_RUN_DIR"  # children, other ranks and requeued jobs find the folder here
 COMPOSED = "composed.yaml"
 STAMP = time.strftime("%Y-%m-%d_%H-%M-%S")
-GROUPS = ("objective", "data", "text", "strategy", "trainer", "callbacks", "logger")
 PLACE = ("run_dir", "resume", "launch", "nodes", "gpus_per_node")  # of a start, not of the run
-FREE = (*PLACE, "kimg", "trainer", "callbacks", "logger", "strategy")  # may change when a run goes on
+FREE = (*PLACE, "init", "kimg", "trainer", "callbacks", "logger", "strategy")  # may change when a run goes on
 FREE_ANYWHERE = ("num_workers", "cache_dir")
 
 
@@ -126,56 +124,6 @@ def commit() -> str:
 
 
 # Going on -------------------------------------------------------------------------------------------------------------
-
-
-def offer_saved_config(arguments: list[str]) -> None:
-    """For `resume=RUN`: the run goes on in its folder and, where no experiment is named, by its own configuration.
-
-    It becomes an experiment that leaves nothing of the default groups, so that overrides work as on any other.
-    """
-    given = [a.partition("=")[2].strip("'\"") for a in arguments if a.startswith("resume=")]
-    if not given or given[-1] in ("", "null"):
-        return
-    path = Path(given[-1])
-    folder = next((f for f in (path, *path.parents) if (f / COMPOSED).is_file()), None) if path.exists() else None
-    experiment = [a for a in arguments if a.lstrip("+").startswith("experiment=")]
-    if folder is None and experiment and path.is_file():
-        return  # a checkpoint without its folder: a new run from it
-    if folder is None:
-        raise UserError(f"resume={path}: expected a run folder (with {COMPOSED} in it) or a checkpoint in one")
-    if not any(a.startswith("run_dir=") for a in arguments):
-        os.environ[VARIABLE] = str(folder)
-    if not experiment:
-        arguments.append("+experiment=resumed")
-    if "+experiment=resumed" in arguments:  # also in the children of a resumed run
-        saved: Any = OmegaConf.to_container(OmegaConf.load(folder / COMPOSED))
-        node = {key: value for key, value in saved.items() if key not in PLACE}
-        node["defaults"] = [*({f"override /{group}": None} for group in GROUPS), "_self_"]
-        ConfigStore.instance().store("resumed", node, group="experiment", package="_global_")
-
-
-def offer_teacher(arguments: list[str]) -> None:
-    """For `teacher=RUN`: its data, text and discriminator become the options `of_teacher` of these groups."""
-    given = [a.partition("=")[2].strip("'\"") for a in arguments if a.startswith("teacher=")]
-    if not given or given[-1] in ("", "null"):
-        if any(a.lstrip("+") == "experiment=distill" for a in arguments):
-            raise UserError("experiment=distill: name the run to learn from, as in teacher=outputs/cgan")
-        return
-    path = Path(given[-1]).expanduser()
-    if not path.exists():
-        raise UserError(f"teacher={path} does not exist: expected a run folder, a checkpoint in one, or an export")
-    for file in (each / name for each in (path, *path.parents) for name in ("config.yaml", "config.json")):
-        if file.is_file():
-            break
-    else:
-        raise UserError(f"teacher={path}: there is no config.yaml or config.json of a run or an export")
-    saved: Any = OmegaConf.to_container(OmegaConf.load(file))
-    saved = saved.get("config", saved)
-    if not isinstance(saved.get("objective"), dict) or "data" not in saved or "text" not in saved:
-        raise UserError(f"teacher={path}: {file} is not of a run or an export")
-    discriminator = saved["objective"].get("discriminator", {"defaults": ["dcgan"]})
-    for group, node in (("data", saved["data"]), ("text", saved["text"]), ("discriminator", discriminator)):
-        ConfigStore.instance().store("of_teacher", node, group=group)
 
 
 def restarted(folder: Path) -> Path | None:

@@ -1,0 +1,78 @@
+"""What a command line takes over from earlier runs: resume=RUN goes on, init=RUN starts from, teacher=RUN learns from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from trainer.errors import UserError
+from trainer.run_folder import COMPOSED, PLACE, VARIABLE
+
+GROUPS = ("objective", "data", "text", "strategy", "trainer", "callbacks", "logger")
+
+
+def offer(arguments: list[str]) -> None:
+    """Makes what earlier runs hold available to Hydra; may append to the arguments."""
+    offer_saved_config(arguments)
+    offer_teacher(arguments)
+
+
+def offer_saved_config(arguments: list[str]) -> None:
+    """For `resume=RUN` and `init=RUN`: where no experiment is named, the run has its configuration, and with resume its
+    folder.
+
+    It becomes an experiment that leaves nothing of the default groups, so that overrides work as on any other.
+    """
+    resume, init = value(arguments, "resume"), value(arguments, "init")
+    given = resume or init
+    if not given:
+        return
+    path = Path(given).expanduser()
+    folder = next((f for f in (path, *path.parents) if (f / COMPOSED).is_file()), None) if path.exists() else None
+    experiment = [a for a in arguments if a.lstrip("+").startswith("experiment=")]
+    if folder is None and experiment and (path.exists() if init else path.is_file()):
+        return  # a checkpoint without its folder: a new run from it
+    if folder is None:
+        key = "resume" if resume else "init"
+        raise UserError(f"{key}={path}: expected a run folder (with {COMPOSED} in it) or a checkpoint in one")
+    if resume and not any(a.startswith("run_dir=") for a in arguments):
+        os.environ[VARIABLE] = str(folder)
+    if not experiment:
+        arguments.append("+experiment=resumed")
+    if "+experiment=resumed" in arguments:  # also in the children of such a run
+        saved: Any = OmegaConf.to_container(OmegaConf.load(folder / COMPOSED))
+        node = {key: value for key, value in saved.items() if key not in PLACE}
+        node["defaults"] = [*({f"override /{group}": None} for group in GROUPS), "_self_"]
+        ConfigStore.instance().store("resumed", node, group="experiment", package="_global_")
+
+
+def offer_teacher(arguments: Sequence[str]) -> None:
+    """For `teacher=RUN`: its data, text and discriminator become the options `of_teacher` of these groups."""
+    given = value(arguments, "teacher")
+    if not given:
+        if any(a.lstrip("+") == "experiment=distill" for a in arguments):
+            raise UserError("experiment=distill: name the run to learn from, as in teacher=outputs/cgan")
+        return
+    path = Path(given).expanduser()
+    if not path.exists():
+        raise UserError(f"teacher={path} does not exist: expected a run folder, a checkpoint in one, or an export")
+    files = (each / name for each in (path, *path.parents) for name in ("config.yaml", "config.json"))
+    file = next(filter(Path.is_file, files), None)
+    saved: Any = OmegaConf.to_container(OmegaConf.load(file)) if file else {}
+    saved = saved.get("config", saved)
+    if not isinstance(saved.get("objective"), dict) or "data" not in saved or "text" not in saved:
+        raise UserError(f"teacher={path}: expected the config.yaml of a run or the config.json of an export beside it")
+    discriminator = saved["objective"].get("discriminator", {"defaults": ["dcgan"]})
+    for group, node in (("data", saved["data"]), ("text", saved["text"]), ("discriminator", discriminator)):
+        ConfigStore.instance().store("of_teacher", node, group=group)
+
+
+def value(arguments: Sequence[str], key: str) -> str:
+    """What a command line gives to a key of the root, '' if nothing or null."""
+    given = [a.partition("=")[2].strip("'\"") for a in arguments if a.startswith(f"{key}=")]
+    return given[-1] if given and given[-1] != "null" else ""
