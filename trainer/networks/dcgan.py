@@ -50,7 +50,7 @@ class Generator(nn.Module):
 
     def forward(self, noise: Tensor, condition: Condition) -> Tensor:
         style = self.style(noise, self.text(condition))
-        x = self.start(style).view(len(noise), START, START, -1).permute(0, 3, 1, 2)  # (N, C, 4, 4), channels last
+        x = self.start(style).view(noise.shape[0], START, START, -1).permute(0, 3, 1, 2)  # (N, C, 4, 4), channels last
         for norm, up in zip(self.norms[:-1], self.ups, strict=True):
             x = up(F.leaky_relu(norm(x, style), 0.2))
         image = self.image(F.leaky_relu(self.norms[-1](x, style), 0.2)).tanh()

@@ -85,7 +85,7 @@ class Generator(nn.Module):
     def forward(self, noise: Tensor, condition: Condition) -> Tensor:
         condition = self.text(condition)
         style = self.style(noise, condition)
-        x = self.start(style).view(len(noise), START, START, -1).permute(0, 3, 1, 2)  # (N, C, 4, 4), channels last
+        x = self.start(style).view(noise.shape[0], START, START, -1).permute(0, 3, 1, 2)  # (N, C, 4, 4), channels last
         for up in self.ups:
             x = up(x, style)
             if (size := str(x.shape[-1])) in self.attention:
