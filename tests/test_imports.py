@@ -66,6 +66,7 @@ ARROWS = {
     "evaluation": {"sampling", "metrics", "data", "figures", "batch"},
     "evaluate": {"config", "pipeline", "evaluation", "figures", "matching", "ranks", "backbones", "text"},
     "benchmark": {"config", "run_folder", "callbacks", "strategies", "batch", "ranks"},
+    "proof": {"batch", "benchmark", "pipeline", "report"},
 }
 TORCH_ONLY = ("errors", "noise", "progress", "batch", "schedules", "losses", "metrics")
 
