@@ -104,13 +104,13 @@ class WordAttention(nn.Module):
         pixels = x.permute(0, 2, 3, 1).reshape(n, h * w, c)
         words = F.layer_norm(condition.tokens, condition.tokens.shape[-1:])
         query, key, value = (
-            x.view(n, -1, self.num_heads, c // self.num_heads).transpose(1, 2)  # (N, heads, H*W or L, C / heads)
+            x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (N, heads, H*W or L, C / heads or as pruned)
             for x in (self.query(F.layer_norm(pixels, (c,))), self.key(words), self.value(words))
         )
         # written out, because the fused kernels cannot be differentiated twice, as exact penalties must
         score = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])  # (N, heads, H*W, L)
         read = score.masked_fill(~condition.mask[:, None, None, :], -torch.inf).softmax(-1) @ value
-        pixels = pixels + self.out(read.transpose(1, 2).reshape(n, h * w, c))
+        pixels = pixels + self.out(read.transpose(1, 2).flatten(2))
         return pixels.view(n, h, w, c).permute(0, 3, 1, 2)
 
 
