@@ -134,7 +134,7 @@ class Labels(TorchFunctionMode):
         return self.places[name, dim]
 
     def product(self, a: Tensor, b: Tensor, shape: torch.Size) -> Tensor:
-        """(..., I, K) @ (..., K, J): channels along K meet and end; those of rows or columns go on, alike in all heads."""
+        """(..., I, K) @ (..., K, J): channels along K meet and end; rows' or columns' go on, alike in all heads."""
         ends = [self.tied(x, dim) if self._varies(x, dim) else None for x, dim in ((a, -1), (b, -2))]
         if any(end is not None for end in ends):
             self.unite(*(torch.full(a.shape[-1:], FIXED) if end is None else end for end in ends))

@@ -16,6 +16,11 @@ from trainer.errors import UserError
 REBUILT = "trainer.compression.structure.rebuilt"
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+SETTINGS = {  # what a layer is built from
+    nn.Linear: ("in_features", "out_features"),
+    nn.Conv2d: ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"),
+}
+SETTINGS[nn.ConvTranspose2d] = (*SETTINGS[nn.Conv2d], "output_padding")
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -58,6 +63,22 @@ def resize(module: nn.Module, attribute: str, value: Tensor) -> None:
         module.out_channels, module.in_channels = shape[0], shape[1] * module.groups
     elif isinstance(module, TRANSPOSED):
         module.in_channels, module.out_channels = shape[0], shape[1] * module.groups
+
+
+def described(layer: nn.Module) -> dict[str, Any]:
+    """Node of a Linear, Conv2d or ConvTranspose2d, or of a module that has one, with the sizes it has now."""
+    describe = getattr(layer, "node", None)
+    if describe:
+        return describe()
+    kind = next(kind for kind in SETTINGS if type(layer) is kind)
+    return {"_target_": f"torch.nn.{kind.__name__}", **settings(layer)}
+
+
+def settings(layer: nn.Module) -> dict[str, Any]:
+    """Arguments that build a Linear, Conv2d or ConvTranspose2d, plain enough for JSON."""
+    names = next(names for kind, names in SETTINGS.items() if isinstance(layer, kind))
+    values = {name: getattr(layer, name) for name in names}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()} | {"bias": layer.bias is not None}
 
 
 def changes(original: nn.Module, network: nn.Module) -> dict[str, Any]:

@@ -1,0 +1,148 @@
+"""Low-rank factors: a layer becomes two with a narrow space between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.batch import Condition
+from trainer.compression.structure import described
+from trainer.errors import UserError
+
+KINDS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+NEUTRAL = {"stride": 1, "padding": 0, "dilation": 1}  # of a kernel's axis of size 1
+# weights stand as (in, out, height, width) here; the axes of the kernel that the first layer of two takes
+SPLITS = ((), (2, 3), (2,))
+
+
+class LowRank(nn.Sequential):
+    """Two layers in the place of one, the first without a bias."""
+
+    def __init__(self, first: nn.Module, second: nn.Module):
+        super().__init__(first, second)
+
+    def node(self) -> dict[str, Any]:
+        first, second = map(described, self)
+        return {"_target_": "trainer.compression.low_rank.LowRank", "first": first, "second": second}
+
+
+def low_rank(
+    network: nn.Module,
+    inputs: Sequence[tuple[Tensor, Condition]],
+    energy: float = 0.95,
+    rank: float | None = None,
+) -> nn.Module:
+    """The network with weights W as products U V of their largest singular values, where that is fewer multiply-adds.
+
+    A convolution is split in the cheapest of three ways: 1x1 before it, 1x1 behind it (Zhang et al. 2016), a column
+    then a row (Jaderberg et al. 2014). energy: share of the sum of squared singular values that stays, in (0, 1].
+    rank: share of the number of singular values instead, in (0, 1].
+    Bound: |W - U V|_F <= sqrt(1 - energy) |W|_F in every layer. Cost: seconds of decompositions, and other images:
+    fine-tune afterwards. Two thin layers may take longer than one of more multiply-adds.
+    """
+    for name, share in (("energy", energy), ("rank", rank)):
+        if share is not None and not 0 < share <= 1:
+            raise UserError(f"passes.low_rank.{name}={share}: expected more than 0 and at most 1")
+    network = deepcopy(network)
+    inside: tuple[str, ...] = ()
+    for path, module in [*network.named_modules()]:
+        parts = [*module] if isinstance(module, LowRank) else [module]
+        if not path or path.startswith(inside) or not all(map(is_plain, parts)):
+            continue
+        inside += (f"{path}.",) if isinstance(module, LowRank) else ()
+        layer = merged(module) if isinstance(module, LowRank) else module
+        best = min(splits(layer, energy, rank), key=multiply_adds)
+        if multiply_adds(best) < multiply_adds(parts):
+            network.set_submodule(path, best.train(module.training))
+    return network
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether it is a layer that can be split."""
+    if not isinstance(module, KINDS[1:]):
+        return type(module) is nn.Linear
+    ordinary = module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    return type(module) in KINDS and ordinary
+
+
+def multiply_adds(layers: Iterable[nn.Module]) -> float:
+    """Of layers behind each other, for one pixel of what the first reads."""
+    total, area = 0.0, 1.0
+    for layer in layers:
+        scale = math.prod(getattr(layer, "stride", ()))
+        area = area if isinstance(layer, nn.ConvTranspose2d) else area / scale
+        total += area * layer.weight.numel()  # type: ignore[operator]
+        area = area * scale if isinstance(layer, nn.ConvTranspose2d) else area
+    return total
+
+
+def splits(layer: Any, energy: float, rank: float | None) -> list[LowRank]:
+    """A layer in each way to split it, none for one without a kernel but the first."""
+    weight, found = canonical(layer), []
+    for axes in SPLITS if weight[0, 0].numel() > 1 else SPLITS[:1]:
+        others = tuple(axis for axis in (2, 3) if axis not in axes)
+        rows = weight.permute(0, *axes, 1, *others)
+        u, values, v = torch.linalg.svd(rows.flatten(0, len(axes)).flatten(1).double(), full_matrices=False)
+        kept = num_kept(values, energy, rank)
+        root = values[:kept].sqrt()  # half to each, so that both have weights of one size
+        first = (u[:, :kept] * root).unflatten(0, rows.shape[: 1 + len(axes)]).movedim(-1, 1)
+        second = (root[:, None] * v[:kept]).unflatten(1, rows.shape[1 + len(axes) :])
+        for axis in (2, 3):
+            first, second = (first, second.unsqueeze(axis)) if axis in axes else (first.unsqueeze(axis), second)
+        found.append(LowRank(part(layer, first, axes, None), part(layer, second, others, layer.bias)))
+    return found
+
+
+def num_kept(values: Tensor, energy: float, rank: float | None) -> int:
+    """How many of the singular values, largest first; at least 1."""
+    if rank is not None:
+        present = int((values > values[0] * 1e-6).sum())
+        return max(1, math.ceil(rank * present))
+    lost = values.square().flip(0).cumsum(0)  # small ones first: no rounding of what is lost
+    return max(1, len(values) - int((lost <= (1 - energy) * lost[-1]).sum()))
+
+
+def canonical(layer: Any) -> Tensor:
+    """Its weight as (in, out, height, width)."""
+    weight = layer.weight.detach()
+    if isinstance(layer, nn.Linear):
+        return weight.T[:, :, None, None]
+    return weight if isinstance(layer, nn.ConvTranspose2d) else weight.transpose(0, 1)
+
+
+def part(layer: Any, weight: Tensor, axes: Sequence[int], bias: Tensor | None) -> nn.Module:
+    """A layer of this weight (in, out, height, width) that moves along `axes` as `layer` does."""
+    kind: Any = type(layer)
+    sizes: dict[str, Any] = {}
+    if not isinstance(layer, nn.Linear):
+        kind = type(layer) if axes else nn.Conv2d
+        neutral = NEUTRAL | ({"output_padding": 0} if kind is nn.ConvTranspose2d else {})
+        sizes = {k: tuple(getattr(layer, k)[d - 2] if d in axes else n for d in (2, 3)) for k, n in neutral.items()}
+        sizes["kernel_size"] = tuple(weight.shape[2:])
+    old = layer.weight
+    made = kind(*weight.shape[:2], bias=bias is not None, device=old.device, dtype=old.dtype, **sizes)
+    with torch.no_grad():
+        canonical(made).copy_(weight)
+        if bias is not None:
+            made.bias.copy_(bias)
+    return made.requires_grad_(old.requires_grad)
+
+
+def merged(module: LowRank) -> Any:
+    """The one layer that two of an earlier pass amount to."""
+    layers: list[Any] = [*module]
+    first, second = layers
+    weight = torch.einsum("irhw,rohw->iohw", canonical(first), canonical(second))  # axes of size 1 are broadcast
+    if isinstance(first, nn.Linear):
+        return part(first, weight, (), second.bias)
+    moving = next((each for each in layers if isinstance(each, nn.ConvTranspose2d)), first)
+    whole = deepcopy(moving)  # where a layer has no axis, its numbers are the neutral ones
+    for name, neutral in (NEUTRAL | ({"output_padding": 0} if moving.transposed else {})).items():
+        pairs = zip(*(getattr(each, name, (neutral, neutral)) for each in layers), strict=True)
+        setattr(whole, name, tuple(map(max, pairs)))
+    return part(whole, weight, (2, 3), second.bias)
