@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import sys
 import zipfile
@@ -14,21 +13,23 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from safetensors.torch import load_file
 
+from trainer import hub
 from trainer.errors import UserError
+from trainer.exports.files import MODELS, SETTINGS, is_program, settings
 from trainer.strategies.parts import joined
 
 STATES = ("state_dict", "ema", "optimizer_states")  # what ranks may hold in parts
-WEIGHTS, SETTINGS = "model.safetensors", "config.json"  # the files of an export
 KEYS = ("config", "state_dict", "ema", "images_seen")  # what a checkpoint of ours has
 
 
 def newest(path: str | Path) -> Path:
     """The newest whole checkpoint of a run folder or of its checkpoints folder; a .ckpt or an export is itself.
 
-    A file cut short (a full disk, a broken copy) is passed over with a line that says so. UserError if none is left.
+    A file cut short (a full disk, a broken copy) is passed over with a line that says so. What is no path here but may
+    be a model of the Hugging Face hub, as me/model, is fetched from there once. UserError if none is left.
     """
-    path = Path(path).expanduser()
-    path = path / WEIGHTS if (path / WEIGHTS).is_file() else path
+    path = hub.snapshot(str(path)) if hub.may_have(path) else Path(path).expanduser()
+    path = next((path / name for name in MODELS if (path / name).is_file()), path)
     if path.is_file() or (path.is_dir() and path.suffix == ".ckpt"):
         if not _is_whole(path):
             raise UserError(
@@ -52,9 +53,9 @@ def read(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        if path.name == WEIGHTS:
-            saved = json.loads(path.with_name(SETTINGS).read_text(encoding="utf-8"))
-            checkpoint = {**saved, "state_dict": load_file(path), "ema": {}}  # it has the EMA's weights
+        if path.name in MODELS:
+            weights = {} if is_program(path) else load_file(path)
+            checkpoint = {**settings(path), "state_dict": weights, "ema": {}}  # it has the EMA's weights
         else:
             files = sorted(path.glob("rank*.pt")) if path.is_dir() else [path]
             ranks = [torch.load(file, map_location="cpu", weights_only=True, mmap=True) for file in files]
@@ -63,6 +64,8 @@ def read(path: str | Path) -> dict[str, Any]:
                 checkpoint |= {key: joined([rank[key] for rank in ranks]) for key in STATES if key in checkpoint}
     except FileNotFoundError as error:
         raise UserError(f"checkpoint {path} does not exist{_runs_near(Path(path))}") from error
+    except UserError:
+        raise
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
         raise UserError(f"checkpoint {path} is damaged, or holds code instead of tensors: take another one") from error
     missing = [key for key in KEYS if not isinstance(checkpoint, dict) or key not in checkpoint]
@@ -76,11 +79,11 @@ def images_seen(path: str | Path) -> int:
     return int(read(path)["images_seen"])
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> Any:
-    """The objective of a run folder or checkpoint file, ready to sample: EMA weights, eval, no gradients.
+def load(path: str | Path, device: str | torch.device = "cpu", as_saved: bool = False) -> Any:
+    """The objective of a run folder, checkpoint or export, ready to sample: EMA weights, eval, no gradients.
 
-    It is built from the configuration kept in the checkpoint, whatever the files in conf/ say today. UserError if it
-    cannot be read or its weights do not fit.
+    It is built from the configuration kept in the checkpoint, whatever the files in conf/ say today. as_saved: without
+    the passes that change how its network is run. UserError if it cannot be read or its weights do not fit.
     """
     path = newest(path)
     checkpoint = read(path)
@@ -88,6 +91,8 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Any:
         objective: Any = instantiate(checkpoint["config"]["objective"], _convert_="all")
         objective.load_state_dict(dict(checkpoint["state_dict"]))
     except (InstantiationException, RuntimeError) as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"checkpoint {path} does not fit this version of the code or lacks one of yours: {reason}"
@@ -99,7 +104,8 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Any:
     objective.config = checkpoint["config"]
     objective.images_seen = checkpoint["images_seen"]
     objective.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
-    for prepare in instantiate(checkpoint["config"].get("runtime") or [], _convert_="all"):
+    passes = [] if as_saved else checkpoint["config"].get("runtime")
+    for prepare in instantiate(passes or [], _convert_="all"):
         network = prepare(objective.get_submodule(objective.draws_with))
         objective.set_submodule(objective.draws_with, network)
     return objective
@@ -123,7 +129,7 @@ def rank_file(rank: int, num_ranks: int) -> str:
 
 def _is_whole(path: Path) -> bool:
     """A zip archive ends with its table of contents: a file that was cut short has none."""
-    if path.name == WEIGHTS:
+    if path.name in MODELS:
         return path.with_name(SETTINGS).is_file()
     if path.is_dir():
         files = [*path.glob("rank*.pt")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ class Sampler:
         if batch_size is not None and batch_size < 1:
             raise UserError(f"batch_size={batch_size}: expected 1 or more images at a time")
         self.objective = objective
-        self.device = next(objective.parameters()).device
+        self.device = next(itertools.chain(objective.parameters(), objective.buffers())).device
         wanted = batch_size or (ROWS if self.device.type == "cpu" else 64)
         self.batch_size = -(-wanted // ROWS) * ROWS
         # one by one, because a caption encoded among others may round differently

@@ -76,6 +76,10 @@ class Pretrained:
                 rows.update(zip((distinct[i] for i in missing[which]), encoded, strict=True))
         return pad([rows[caption] for caption in captions], self.max_tokens, self.width)
 
+    def parts(self) -> tuple[Any, Any]:
+        """(model, tokenizer) of their own, to be changed by who asks for them."""
+        return load(self.name, self._find_folder())
+
     def _extend(self, cache: TextCache, captions: Sequence[str], keys: np.ndarray) -> None:
         distinct, first = np.unique(keys, return_index=True)
         missing = np.sort(first[cache.locate(distinct)[0] < 0])

@@ -1,0 +1,89 @@
+"""The model card: what the Hugging Face hub shows of an export, and how to load each of its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+from hydra.utils import get_class
+
+from trainer import figures
+from trainer.exports.files import PICTURES, TOKENIZER
+
+LICENSE = "unknown"  # the hub's word for it
+LOADING = '''## Use
+
+```python
+from trainer import load
+load("THIS FOLDER OR ID")("a red apple", seeds=range(4)).grid()
+```'''
+CODE = {
+    "model.onnx": '''import onnxruntime
+images = onnxruntime.InferenceSession("model.onnx").run(None, {{name: numpy_array, ...}})[0]''',
+    "model.pt2": '''import torch
+images = torch.export.load("model.pt2").module()(*tensors)''',
+    "model.aot.pt2": '''import torch  # runs on {machine}
+images = torch._inductor.aoti_load_package("model.aot.pt2")(*tensors)''',
+}
+
+
+def of(
+    settings: dict[str, Any], source: Path | None = None, license: str | None = None, pictures: bool = False
+) -> ModelCard:
+    """Card of a model that config.json describes so. source: the checkpoint that it was taken from, for its figures.
+
+    license: identifier of the weights' licence, as apache-2.0. pictures: whether a grid of samples is beside it.
+    """
+    config, kimg = settings["config"], settings["images_seen"] / 1000
+    front = ModelCardData(
+        license=license or LICENSE,
+        library_name="trainer",
+        pipeline_tag="text-to-image",
+        tags=["text-to-image", "trainer", "pytorch_model_hub_mixin", "model_hub_mixin"],
+    )
+    parts = [f"---\n{front.to_yaml()}\n---", f"# {config['name']}", about(config, kimg)]
+    parts += [f"![samples]({PICTURES})"] if pictures else []
+    parts += [LOADING, *(program(name, each) for name, each in sorted(settings.get("programs", {}).items()))]
+    parts += [table] if source and (table := measured(source)) else []
+    return ModelCard("\n\n".join(parts) + "\n", ignore_metadata_errors=True)
+
+
+def about(config: dict[str, Any], kimg: float) -> str:
+    """What it draws, and from what it learned that."""
+    data = config.get("data") or {}
+    source = data.get("source") or {}
+    lines = [f"Draws images of captions. Trained for {kimg:,.1f} thousand images."]
+    if target := source.get("_target_"):
+        given = ", ".join(f"{key} {value}" for key, value in source.items() if key != "_target_")
+        lines.append(f"Data: {target.rpartition('.')[2]} at {data['resolution']} pixels. {given}")
+        if credit := getattr(get_class(target), "attribution", ""):
+            lines.append(f"Credit: {credit}.")
+    encoder = config["text"]["encoder"]
+    name = encoder.get("path") or encoder.get("name") or encoder["_target_"].rpartition(".")[2]
+    lines.append(f"Captions are read by {name}, at most {encoder['max_tokens']} tokens.")
+    return "\n".join(lines)
+
+
+def program(name: str, entry: dict[str, Any]) -> str:
+    """How to load and call one of the programs."""
+    shapes = "\n".join(f"- `{key}`: {text}" for key, text in entry["inputs"].items())
+    note = f"Ids and mask are those of `{TOKENIZER}`, which pads and cuts them.\n" if entry["encoder"] else ""
+    channels, height, width = entry["images"]
+    return (
+        f"### {name}\n\n```python\n{CODE[name].format(machine=entry['machine'])}\n```\n\n{shapes}\n"
+        f"- returns `images`: (N, {channels}, {height}, {width}) float32 in [-1, 1]\n\n"
+        f"{note}Differs from PyTorch's eager mode by at most {entry['difference']:.1e}."
+    )
+
+
+def measured(source: Path) -> str:
+    """The figures that trainer.evaluate left of this checkpoint, as a table; '' if there are none."""
+    run = source.parent.parent if source.parent.name == "checkpoints" else source.parent
+    found = {each.metric: each for each in figures.read(run) if each.checkpoint == source.name}  # the newest of each
+    rows = [
+        f"| {each.metric} | {each.value:.5g} | {each.better} | {each.protocol.get('num_images', '')} |"
+        for each in found.values()
+    ]
+    head = ["## Figures", "", "| metric | value | better | samples |", "|---|---|---|---|"]
+    return "\n".join([*head, *rows]) if rows else ""

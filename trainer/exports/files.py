@@ -1,0 +1,57 @@
+"""The files of an export, and a program among them as a configuration that draws with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from trainer.errors import UserError
+
+WEIGHTS, SETTINGS, TOKENIZER, CARD, PICTURES = (
+    "model.safetensors", "config.json", "tokenizer.json", "README.md", "samples.png"
+)  # fmt: skip
+PROGRAMS = {"onnx": "model.onnx", "aot_inductor": "model.aot.pt2", "torch_export": "model.pt2"}  # format -> file
+MODELS = (WEIGHTS, *PROGRAMS.values())  # what a folder is asked for, in this order
+DRAWING = "trainer.objectives.drawing.Drawing"
+
+
+def is_program(path: Path) -> bool:
+    return path.name in PROGRAMS.values()
+
+
+def settings(path: Path) -> dict[str, Any]:
+    """config.json beside a model: images_seen, global_step, config. Of a program, `config.objective` draws with it."""
+    saved = json.loads(path.with_name(SETTINGS).read_text(encoding="utf-8"))
+    if not is_program(path):
+        return saved
+    program = saved.get("programs", {}).get(path.name)
+    if program is None:
+        raise UserError(f"{path}: {path.with_name(SETTINGS)} does not know it; export it again with trainer.export")
+    config = {key: value for key, value in saved["config"].items() if key != "runtime"}  # passes for PyTorch's eager
+    config["objective"] = {"_target_": DRAWING, "generator": program["generator"] | {"path": str(path)}}
+    if program["encoder"]:
+        encoder = program["encoder"] | {"path": str(path.with_name(TOKENIZER))}
+        config["text"] = config["text"] | {"encoder": encoder}
+    return saved | {"config": config}
+
+
+def merged(folder: Path, new: dict[str, Any]) -> dict[str, Any]:
+    """`new` with the programs that an earlier export of the same model left in the folder."""
+    try:
+        old = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return new
+    same = all(old.get(key) == new[key] for key in ("config", "images_seen", "global_step"))
+    return {**old, **new, "programs": old.get("programs", {}) | new.get("programs", {})} if same else new
+
+
+def write_settings(folder: Path, new: dict[str, Any]) -> None:
+    (folder / SETTINGS).write_text(json.dumps(new, indent=1) + "\n", encoding="utf-8")
+
+
+def write_weights(folder: Path, weights: dict[str, Any]) -> None:
+    from safetensors.torch import save
+
+    whole = {name: tensor.contiguous() for name, tensor in weights.items()}
+    (folder / WEIGHTS).write_bytes(save(whole))  # save_file would let nobody else read it

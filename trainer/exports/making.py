@@ -1,0 +1,170 @@
+"""Programs of a generator: written, opened again as a user would, and compared with eager before they count."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import platform
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from importlib import import_module
+from pathlib import Path
+from threading import Timer
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from trainer import noise
+from trainer.batch import Condition
+from trainer.errors import UserError
+from trainer.exports.files import PROGRAMS, TOKENIZER
+from trainer.exports.program import FromFeatures, FromIds, exported, inputs
+from trainer.exports.text import included
+from trainer.exports.torch_export import reason
+from trainer.progress import EVERY_SECONDS, say
+from trainer.text.pretrained import Pretrained
+
+BOUND = 1e-4  # of a value in [-1, 1]: 0.013 of the 255 grey levels, so a rounded image differs by at most one
+BOUND_WITH_TEXT = 1e-3  # features that lie between two float16 numbers may be rounded to the other: 0.13 grey levels
+BATCHES = (1, 3, 16)
+CAPTIONS = (
+    "a cat",
+    "a small red circle",
+    "a large blue square at the top left above a small green triangle on a white background",
+    "face",
+    "two people who walk along the street in the rain, a dog beside them",
+)
+
+Batches = list[tuple[Tensor, Condition]]
+
+
+class Programs:
+    """Makes the programs of one generator in a folder.
+
+    generator: (latent, Condition) -> images, on the device for which AOTInductor compiles. config: of its run.
+    with_text: the frozen text encoder inside, token ids in; a text encoder that trained with the generator always is.
+    `entries`: what config.json has to say of each program that came out. `failed`: a line for each that did not.
+    """
+
+    def __init__(self, generator: nn.Module, config: dict[str, Any], folder: Path, with_text: bool):
+        self.generator, self.folder = generator, folder
+        self.entries: dict[str, dict[str, Any]] = {}
+        self.failed: list[str] = []
+        parameter = next(generator.parameters())
+        encoder = instantiate(config["text"]["encoder"], _convert_="all")
+        features = isinstance(encoder, Pretrained)
+        self.references = batches(generator, encoder, parameter.device)
+        self.encoder_node: dict[str, Any] | None = None
+        self.batches, program = self.references, FromFeatures(generator) if features else FromIds(generator, None)
+        if with_text and features:
+            text, self.encoder_node = included(encoder, folder)
+            tokens = instantiate(self.encoder_node | {"path": str(folder / TOKENIZER)})
+            self.batches = batches(generator, tokens, parameter.device)
+            program = FromIds(generator, text.to(parameter.device))
+        self.open_tokens = features  # a text encoder of our own has a position for each
+        self.example = inputs(*self.batches[1])
+        with patience("tracing the generator"), quiet():
+            self.exported = exported(program.eval().requires_grad_(False), self.example, self.open_tokens)
+        with torch.no_grad():
+            self.expected = [generator(*batch) for batch in self.references]
+
+    def make(self, format_name: str) -> None:
+        """One more of the files; its entry or its line in `failed`."""
+        path = self.folder / PROGRAMS[format_name]
+        module = import_module(f"trainer.exports.{format_name}")
+        node = {"_target_": f"{module.__name__}.Generator", "latent_channels": self.generator.latent_channels}
+        began = time.monotonic()
+        try:
+            with patience(f"writing {path.name}"), quiet():
+                self._write(module.write, path)
+            runtime = instantiate(node | {"path": str(path)})
+            with torch.no_grad():
+                pairs = zip(self.batches, self.expected, strict=True)
+                difference = max(largest(runtime(*batch), expected) for batch, expected in pairs)
+            bound = BOUND_WITH_TEXT if self.encoder_node else BOUND
+            if not difference <= bound:
+                raise UserError(f"differs from eager by {difference:.1e}, more than {bound:.0e}")
+        except UserError as error:
+            path.unlink(missing_ok=True)
+            self.failed.append(f"{path.name}: {error}")
+            return
+        self.entries[path.name] = {
+            "generator": node,
+            "encoder": self.encoder_node,
+            "inputs": {name: described(name, each, self.open_tokens) for name, each in self.example.items()},
+            "images": list(self.expected[0].shape[1:]),
+            "difference": difference,
+            "machine": machine(self.expected[0].device),
+        }
+        size, seconds = path.stat().st_size / 2**20, time.monotonic() - began
+        least = f"differs from eager by at most {difference:.1e} at batch sizes {', '.join(map(str, BATCHES))}"
+        print(f"{path}: {size:.1f} MiB in {seconds:.0f} s; {least}", flush=True)
+
+    def _write(self, write: Callable[[ExportedProgram, Path], None], path: Path) -> None:
+        try:
+            write(self.exported, path)
+        except UserError:
+            raise
+        except Exception as error:  # compilers and exporters raise what they like
+            raise UserError(f"could not be made: {type(error).__name__}: {reason(error)}") from error
+
+
+def machine(device: torch.device) -> str:
+    """What AOTInductor compiled for."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} processors with {torch.backends.cpu.get_cpu_capability()}"
+
+
+def batches(generator: Any, encoder: Any, device: torch.device) -> Batches:
+    """Latents and conditions of captions of different lengths, each encoded alone as the sampler does."""
+    rows = [encoder([caption]) for caption in CAPTIONS]
+    found = []
+    for size in BATCHES:
+        condition = Condition(*(torch.cat([part] * size)[:size] for part in map(torch.cat, zip(*rows, strict=True))))
+        latent = noise.normal(0, "export", torch.arange(size), generator.latent_channels)
+        found.append((latent.to(device), condition.to(device)))
+    return found
+
+
+def largest(images: Tensor, expected: Tensor) -> float:
+    """Largest difference; not a number where shapes differ or an image has one that is none."""
+    return (images - expected).abs().max().item() if images.shape == expected.shape else math.nan
+
+
+def described(name: str, example: Tensor, open_tokens: bool) -> str:
+    """Shape and type of an input, with N images and at most so many tokens."""
+    most = "L <= " if open_tokens else ""
+    tokens = [] if name in ("latent", "pooled") else [f"{most}{example.shape[1]}"]
+    sizes = ["N", *tokens, *map(str, example.shape[1 + len(tokens) :])]
+    return f"({', '.join(sizes)}) {str(example.dtype).removeprefix('torch.')}"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Exporters and compilers tell developers how they work."""
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.ERROR)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
+
+
+@contextmanager
+def patience(work: str) -> Iterator[None]:
+    """Says what takes so long, if it does."""
+    timer = Timer(EVERY_SECONDS, say, [f"export: {work}, this may take a minute or two"])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

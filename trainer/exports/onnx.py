@@ -1,0 +1,57 @@
+"""model.onnx: for onnxruntime and everything else that reads ONNX. onnxruntime and numpy alone run it."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from trainer.errors import UserError
+from trainer.exports.program import Runtime
+from trainer.exports.torch_export import reason
+
+OPSET = 18
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # the first that is there
+
+
+def require(*packages: str) -> None:
+    """UserError where one of these packages is not installed."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"{package} is not installed, and ONNX needs it: pip install -e '.[export]'")
+
+
+def write(exported: ExportedProgram, path: Path) -> None:
+    require(*PACKAGES)
+    names = list(exported.graph_signature.user_inputs)
+    program: Any = torch.onnx.export(
+        exported, (), dynamo=True, opset_version=OPSET, input_names=names, output_names=["images"], verbose=False
+    )
+    program.save(path)
+
+
+class Generator(Runtime):
+    """Draws with a model.onnx, on a GPU where onnxruntime has one, else on as many threads as PyTorch would take."""
+
+    def __init__(self, path: str, latent_channels: int):
+        super().__init__(latent_channels)
+        require("onnxruntime")
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        providers = [each for each in PROVIDERS if each in onnxruntime.get_available_providers()]
+        try:
+            self.session = onnxruntime.InferenceSession(path, options, providers)
+        except Exception as error:  # onnxruntime has a class of its own for each kind, of no common parent
+            raise UserError(f"{path} is no ONNX program that onnxruntime reads: {reason(error)}") from error
+
+    def run(self, given: dict[str, Tensor]) -> Tensor:
+        arrays = {name: each.cpu().numpy() for name, each in given.items()}
+        return torch.from_numpy(self.session.run(["images"], arrays)[0])

@@ -1,0 +1,77 @@
+"""A generator as a program of plain tensors, open in the number of images and of tokens, and what runs one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from trainer.batch import Condition
+
+MAX_IMAGES = 4096  # at once
+
+
+class FromFeatures(nn.Module):
+    """(latent (N, Z), tokens (N, L, D), mask (N, L) bool, pooled (N, D)) to images (N, 3, H, W) in [-1, 1]."""
+
+    def __init__(self, generator: nn.Module):
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, latent: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor) -> Tensor:
+        return self.generator(latent, Condition(tokens, mask, pooled))
+
+
+class FromIds(nn.Module):
+    """(latent (N, Z), input_ids (N, L) int64, attention_mask (N, L) int64) to images (N, 3, H, W) in [-1, 1].
+
+    text: ids and mask to the Condition that the generator reads; None where it reads the ids itself.
+    """
+
+    def __init__(self, generator: nn.Module, text: nn.Module | None):
+        super().__init__()
+        self.generator, self.text = generator, text
+
+    def forward(self, latent: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        mask = attention_mask > 0
+        if self.text is None:
+            return self.generator(latent, Condition(input_ids, mask, latent[:, :0]))
+        return self.generator(latent, self.text(input_ids, mask))
+
+
+def inputs(latent: Tensor, condition: Condition) -> dict[str, Tensor]:
+    """What a program takes, by name, in order."""
+    if condition.tokens.is_floating_point():
+        return {"latent": latent, **condition._asdict()}
+    return {"latent": latent, "input_ids": condition.tokens, "attention_mask": condition.mask.long()}
+
+
+def exported(program: nn.Module, example: dict[str, Tensor], open_tokens: bool) -> ExportedProgram:
+    """The program of PyTorch's operators alone, for 1 to 4096 images. example: inputs of 2 or more images and tokens.
+
+    open_tokens: L may be less than the example's, else it is fixed.
+    """
+    images = Dim("N", min=1, max=MAX_IMAGES)
+    width = next(each.shape[1] for name, each in example.items() if name in ("tokens", "input_ids"))
+    tokens = {1: Dim("L", min=1, max=width)} if open_tokens else {}
+    shapes = {name: {0: images, **(tokens if name not in ("latent", "pooled") else {})} for name in example}
+    with torch.no_grad():
+        return torch.export.export(program, tuple(example.values()), dynamic_shapes=shapes, strict=False)
+
+
+class Runtime(nn.Module):
+    """A generator that draws with a file's program in the place of a network: (latent, Condition) -> images.
+
+    It takes and gives tensors on any device, whichever one the program runs on.
+    """
+
+    def __init__(self, latent_channels: int):
+        super().__init__()
+        self.latent_channels = latent_channels
+        self.register_buffer("place", torch.empty(0), persistent=False)  # tells the sampler which device it is on
+
+    def run(self, given: dict[str, Tensor]) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, latent: Tensor, condition: Condition) -> Tensor:
+        return self.run(inputs(latent, condition)).to(latent.device)
