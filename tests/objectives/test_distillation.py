@@ -1,0 +1,171 @@
+"""A student learns from what its teacher draws: the loss, its gradients, and that no image of the data is looked at."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest_objectives import LATENT, RESOLUTION, SIZES, make_gan, make_vae, random_batch, run
+from torch import nn
+
+from trainer import teacher as teachers
+from trainer.errors import UserError
+from trainer.losses.distillation import feature_distance, pixel_distance
+from trainer.networks import dcgan
+from trainer.objectives.distillation import Distillation
+
+CONFIG = {"data": {"resolution": RESOLUTION}}
+
+
+class Slow(nn.Module):
+    """A teacher of many steps: each moves the image a little towards what its generator says of it."""
+
+    draws_with = "generator"
+    latent_channels = LATENT
+    config = CONFIG
+
+    def __init__(self):
+        super().__init__()
+        self.generator = dcgan.Generator(latent_channels=LATENT, text=nn.Identity(), style_channels=16, **SIZES)
+
+    def sample(self, latent, condition):
+        image = torch.zeros(len(latent), 3, RESOLUTION, RESOLUTION)
+        for step in range(4):
+            image = image + (self.generator(latent * (1 + step / 4), condition) - image) / 2
+        return image
+
+
+def taught(monkeypatch, teacher, **changes):
+    """A distillation whose teacher is given instead of read from a run."""
+    teacher.config = CONFIG
+    teacher.eval().requires_grad_(False)
+    monkeypatch.setattr(teachers.checkpoint, "newest", lambda path: path)
+    monkeypatch.setattr(teachers.checkpoint, "load", lambda path, device: teacher)
+    gan = make_gan()
+    options = {key: getattr(gan, key) for key in ("generator", "discriminator", "loss", "schedule", "seed")}
+    objective = Distillation("somewhere", **options, optimizer=gan.make_optimizer, **changes)
+    objective.config = CONFIG
+    return objective
+
+
+def frozen(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def ready(objective):
+    objective.setup("fit")
+    objective._trainer = SimpleNamespace(global_step=1, world_size=1, strategy=None)
+    return objective
+
+
+def test_loss_is_the_sum_of_its_terms(monkeypatch):
+    torch.manual_seed(3)
+    objective = ready(taught(monkeypatch, make_gan(), pixel=2.0, feature=0.5, adversarial=0.25))
+    batch = random_batch().as_float()
+    latent = objective.normal("distillation", batch, LATENT)
+    wanted = objective.teacher.sample(latent, batch.condition)
+    nn.init.normal_(objective.generator.image.weight)
+    drawn = objective.generator(latent, batch.condition)
+    trunk = objective.teacher.objective.discriminator.features
+    seen, maps = [], [wanted, drawn]
+    for image in maps:
+        x, found = trunk.image(image), []
+        for down in trunk.downs:
+            x = down(torch.nn.functional.leaky_relu(x, 0.2))
+            found.append(x)
+        seen.append(found)
+    pixel = (drawn - wanted).abs().mean()
+    feature = sum(
+        ((f - g).square().sum((1, 2, 3)) / g.square().sum((1, 2, 3))).mean() for f, g in zip(seen[1], seen[0], strict=True)
+    ) / len(seen[0])
+    adversarial = nn.functional.softplus(-objective.discriminator(drawn, batch.condition)).mean()
+    batch.image = wanted
+    loss, logs = objective.generator_loss(batch)
+    torch.testing.assert_close(loss, 2 * pixel + 0.5 * feature + 0.25 * adversarial)
+    torch.testing.assert_close(logs["generator/pixel"], pixel)
+    torch.testing.assert_close(logs["generator/feature"], feature)
+
+
+def test_a_student_of_the_same_weights_has_no_distance(monkeypatch):
+    teacher = make_gan()
+    objective = ready(taught(monkeypatch, teacher, adversarial=0.0))
+    objective.generator.load_state_dict(teacher.generator.state_dict())
+    batch = random_batch().as_float()
+    latent = objective.normal("distillation", batch, LATENT)
+    batch.image = objective.teacher.sample(latent, batch.condition)
+    assert objective.generator_loss(batch)[0] == 0
+
+
+@pytest.mark.parametrize("make", [make_gan, make_vae, Slow])
+def test_it_comes_nearer_to_any_teacher_and_leaves_it_as_it_is(monkeypatch, batches, make):
+    teacher = make()
+    torch.manual_seed(5)
+    for parameter in teacher.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    objective = taught(monkeypatch, teacher, feature=0.0 if make is Slow else 1.0, adversarial=0.01)
+    before = frozen(teacher)
+    probe = random_batch(start=100).as_float()
+    latent = objective.normal("distillation", probe, LATENT)
+
+    def distance():
+        return pixel_distance(objective.generator(latent, probe.condition), teacher.sample(latent, probe.condition)).mean()
+
+    first = distance()
+    run(objective, batches * 6)
+    assert distance() < 0.8 * first
+    after = frozen(teacher)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not any("teacher" in name for name in objective.state_dict())
+
+
+def test_images_of_the_data_are_not_looked_at(monkeypatch, batches):
+    weights = []
+    for paint in (0, 255):
+        for batch in batches:
+            batch.image = torch.full_like(batch.image, paint)
+        torch.manual_seed(5)
+        objective = taught(monkeypatch, make_gan())
+        run(objective, batches)
+        weights.append(objective.generator.image.weight)
+    assert torch.equal(*weights)
+
+
+def test_the_discriminator_begins_as_the_teachers(monkeypatch):
+    teacher = make_gan()
+    nn.init.normal_(teacher.discriminator.head.unconditional.weight)
+    objective = ready(taught(monkeypatch, teacher))
+    assert torch.equal(objective.discriminator.head.unconditional.weight, teacher.discriminator.head.unconditional.weight)
+
+
+def test_without_the_adversarial_term_no_discriminator_trains(monkeypatch, batches):
+    objective = taught(monkeypatch, make_gan(), adversarial=0.0)
+    before = frozen(objective.discriminator)
+    run(objective, batches)
+    assert list(objective.phases) == ["generator"]
+    assert all(torch.equal(value, before[name]) for name, value in objective.discriminator.state_dict().items())
+
+
+def test_distances():
+    one, other = torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)
+    other[1] = 3
+    assert pixel_distance(one, other).tolist() == [1, 3]
+    assert feature_distance([one, other], [other, other]).tolist() == [0.5, 0.5]  # a map at zero is 1 away, whatever its scale
+
+
+def test_mistakes(monkeypatch):
+    with pytest.raises(UserError, match="teacher=null: name the run"):
+        gan = make_gan()
+        parts = {"generator": gan.generator, "discriminator": gan.discriminator, "loss": gan.loss}
+        Distillation(None, **parts, optimizer=gan.make_optimizer, schedule=gan.schedule, seed=0)
+    with pytest.raises(UserError, match="expected none below 0"):
+        taught(monkeypatch, make_gan(), pixel=-1.0)
+    with pytest.raises(UserError, match=r"set objective\.feature=0"):
+        ready(taught(monkeypatch, Slow()))
+    objective = taught(monkeypatch, make_gan())
+    objective.latent_channels = LATENT + 1
+    with pytest.raises(UserError, match=f"latent_channels={LATENT + 1}"):
+        objective.setup("fit")
+    objective = taught(monkeypatch, make_gan())
+    objective.config = {"data": {"resolution": 32}}
+    with pytest.raises(UserError, match="the teacher draws 16"):
+        objective.setup("fit")
+

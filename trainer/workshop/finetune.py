@@ -1,0 +1,78 @@
+"""Training goes on with a compressed generator, by the run's own objective, data and settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+from torch import nn
+
+from trainer import checkpoint, run_folder
+from trainer.compression import structure
+from trainer.errors import UserError
+from trainer.progress import say
+
+QUIET = ("logger.wandb=null", "callbacks.evaluation=null", "callbacks.samples=null", "callbacks.artifacts=null")
+
+
+def finetune(run: str | Path, network: nn.Module, kimg: float, folder: Path) -> nn.Module:
+    """`network` in place of the generator of the run, trained for so many thousand images; its EMA weights.
+
+    A run of its own in `folder`, started as `python -m trainer init=FOLDER/start`: the discriminator, or what else the
+    objective has, begins as the run left it. UserError where the run's configuration is not beside its checkpoint.
+    """
+    path = checkpoint.newest(run)
+    config = next((each / run_folder.COMPOSED for each in path.parents if (each / run_folder.COMPOSED).is_file()), None)
+    if config is None:
+        raise UserError(f"{path} can only be compressed without fine-tuning: {run_folder.COMPOSED} of its run is missing")
+    objective = checkpoint.load(path)
+    original = deepcopy(objective.get_submodule(objective.draws_with))
+    objective.set_submodule(objective.draws_with, deepcopy(network))
+
+    start = folder / "start"
+    shutil.rmtree(folder, ignore_errors=True)
+    start.mkdir(parents=True)
+    composed = OmegaConf.load(config)
+    key = f"objective.{objective.draws_with}"
+    written: Any = OmegaConf.to_container(OmegaConf.select(composed, key))  # with ${} in it, as the user wrote it
+    built: Any = OmegaConf.to_container(OmegaConf.select(OmegaConf.create(objective.config), key))
+    node = structure.node(built, original, network)
+    if node["_target_"] == structure.REBUILT:
+        first = written["network"] if written["_target_"] == structure.REBUILT else written
+        OmegaConf.update(composed, key, node | {"network": first}, merge=False)
+    (start / run_folder.COMPOSED).write_text(OmegaConf.to_yaml(composed), encoding="utf-8")
+    save_file({k: v.contiguous() for k, v in objective.state_dict().items()}, start / checkpoint.WEIGHTS)
+    settings = {"images_seen": 0, "global_step": 0, "config": objective.config}
+    (start / checkpoint.SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
+
+    say(f"fine-tuning for {kimg:g} kimg in {folder / 'run'}")
+    train([f"init={start}", f"run_dir={folder / 'run'}", f"kimg={kimg}", *QUIET])
+    trained = checkpoint.load(folder / "run")
+    return trained.get_submodule(trained.draws_with)
+
+
+def train(arguments: list[str]) -> None:
+    """`python -m trainer` with these arguments; shows its progress. UserError with its own words where it fails."""
+    environment = {key: value for key, value in os.environ.items() if key != run_folder.VARIABLE}
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            [sys.executable, "-m", "trainer", *arguments],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment,
+        ) as child,
+    ):  # fmt: skip
+        for line in child.stdout or ():
+            if line.startswith("kimg "):
+                print(f"  {line}", end="", flush=True)
+        if child.wait():
+            errors.seek(0)
+            raise UserError(f"fine-tuning ended with code {child.returncode}: {' '.join(errors.read().split())[-300:]}")

@@ -1,0 +1,33 @@
+"""How good the images of a generator are: the measures of trainer.evaluate, for any network in a run's place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from trainer.evaluation.study import Measure, Study, run
+from trainer.figures import Figure
+from trainer.objectives.drawing import Drawing
+from trainer.sampling import Sampler
+
+
+@dataclass
+class Quality:
+    """study: samplers -> Study, the same captions and seeds for all. device: where networks are measured."""
+
+    study: Callable[[Sampler], Study]
+    measures: Sequence[Measure]
+    text: Any
+    device: Any
+
+    def __call__(self, network: nn.Module) -> list[Figure]:
+        """Figures of a network (latent, condition) -> images; none where nothing is to be measured."""
+        if not self.measures:
+            return []
+        return run(self.study(self.sampler(network)), self.measures)
+
+    def sampler(self, network: nn.Module) -> Sampler:
+        return Sampler(Drawing(network).to(self.device), self.text)
