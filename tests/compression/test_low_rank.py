@@ -7,7 +7,17 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainer.compression.low_rank import LowRank, canonical, low_rank, merged, multiply_adds, num_kept, splits
+from trainer.compression.low_rank import (
+    LowRank,
+    canonical,
+    low_rank,
+    merged,
+    multiply_adds,
+    num_kept,
+    projected,
+    splits,
+)
+from trainer.compression.responses import responses
 from trainer.errors import UserError
 
 LAYERS = [
@@ -62,24 +72,58 @@ def thin(network: nn.Module, rank: int = 3) -> nn.Module:
     return network
 
 
-def test_every_family(generator, inputs, saved):
+@pytest.mark.parametrize(("by", "energy"), [("weights", 0.99), ("responses", 0.98)])
+def test_every_family(generator, inputs, saved, by, energy):
     node, network = generator
     image = thin(network)(*inputs[0])
-    smaller = low_rank(network, inputs, energy=0.99)
+    smaller = low_rank(network, inputs, energy=energy, by=by)
     count = [sum(p.numel() for p in each.parameters()) for each in (network, smaller)]
-    assert count[1] < 0.5 * count[0]
+    assert count[1] < 0.7 * count[0]
     drawn = smaller(*inputs[0])
     assert drawn.shape == image.shape
-    assert (drawn - image).square().mean() < 0.1 * image.var()
+    assert (drawn - image).square().mean() < 0.3 * image.var()
     assert torch.equal(saved(node, network, smaller)(*inputs[0]), drawn)
     assert torch.equal(network(*inputs[0]), image)
 
 
-def test_the_more_stays_the_nearer(generator, inputs):
+@pytest.mark.parametrize("by", ["weights", "responses"])
+def test_the_more_stays_the_nearer(generator, inputs, by):
     network = thin(generator[1])
     image = network(*inputs[0])
-    far, near = (low_rank(network, inputs, energy=energy)(*inputs[0]) - image for energy in (0.5, 0.995))
+    far, near = (low_rank(network, inputs, energy=energy, by=by)(*inputs[0]) - image for energy in (0.5, 0.995))
     assert far.square().mean() > 4 * near.square().mean()
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+@pytest.mark.parametrize("energy", [0.5, 0.9, 0.999])
+def test_the_bound_of_the_responses(layer, energy):
+    """Of the inputs that were seen: what is lost of the outputs' variance is what was allowed, and no rank would do
+    with less."""
+
+    class Alone(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x, condition):
+            return self.layer(x)
+
+    batches = [(image_of(layer), None) for _ in range(2)]
+    known = responses(Alone(), batches, {"layer": layer})["layer"]
+    split = projected(layer, known, energy, rank=None)
+    x = torch.cat([x for x, _ in batches])
+    rows, near = (each(x).movedim(1, -1).flatten(0, -2).double() for each in (layer, split))
+    total = (rows - rows.mean(0)).square().sum()
+    assert (rows - near).square().sum() <= (1 - energy) * total * (1 + 1e-5) + 1e-6
+    values = torch.linalg.svdvals(rows - rows.mean(0)).square()
+    kept = canonical(split[0]).shape[1]
+    assert values[kept - 1 :].sum() > (1 - energy) * total
+
+
+def test_layers_that_no_input_reaches_stay(generator, inputs):
+    network = generator[1]
+    network.spare = nn.Linear(64, 64)
+    assert isinstance(low_rank(network, inputs, energy=0.5).spare, nn.Linear)
 
 
 def test_as_many_singular_values_as_are_needed():
@@ -89,14 +133,15 @@ def test_as_many_singular_values_as_are_needed():
 
 
 def test_only_where_it_saves_work(generator, inputs):
-    _, network = generator
-    assert not any(isinstance(module, LowRank) for module in low_rank(network, inputs, energy=1.0).modules())
+    whole = low_rank(generator[1], inputs, energy=1.0, by="weights")
+    assert not any(isinstance(module, LowRank) for module in whole.modules())
 
 
-def test_factors_are_factored_as_the_layer_that_they_are(generator, inputs, saved):
+@pytest.mark.parametrize("by", ["weights", "responses"])
+def test_factors_are_factored_as_the_layer_that_they_are(generator, inputs, saved, by):
     node, network = generator
-    once = low_rank(thin(network, rank=6), inputs, energy=0.98)
-    twice = low_rank(once, inputs, energy=0.9)
+    once = low_rank(thin(network, rank=6), inputs, energy=0.98, by="weights")
+    twice = low_rank(once, inputs, energy=0.8, by=by)
     pairs = [path for path, module in twice.named_modules() if isinstance(module, LowRank)]
     assert pairs
     assert not any(b.startswith(f"{a}.") for a in pairs for b in pairs)
@@ -110,3 +155,5 @@ def test_refusals(generator, inputs):
         low_rank(generator[1], inputs, energy=0)
     with pytest.raises(UserError, match=r"passes\.low_rank\.rank=1\.5"):
         low_rank(generator[1], inputs, rank=1.5)
+    with pytest.raises(UserError, match=r"passes\.low_rank\.by=size: expected responses or weights"):
+        low_rank(generator[1], inputs, by="size")

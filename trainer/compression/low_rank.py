@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from trainer.batch import Condition
+from trainer.compression.responses import Responses, responses
 from trainer.compression.structure import described
 from trainer.errors import UserError
 
 KINDS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+WORTH = 0.75  # two layers of nearly as many multiply-adds take longer than one
 NEUTRAL = {"stride": 1, "padding": 0, "dilation": 1}  # of a kernel's axis of size 1
 # weights stand as (in, out, height, width) here; the axes of the kernel that the first layer of two takes
 SPLITS = ((), (2, 3), (2,))
@@ -34,32 +36,63 @@ class LowRank(nn.Sequential):
 def low_rank(
     network: nn.Module,
     inputs: Sequence[tuple[Tensor, Condition]],
-    energy: float = 0.95,
+    energy: float = 0.99,
     rank: float | None = None,
+    by: str = "responses",
 ) -> nn.Module:
-    """The network with weights W as products U V of their largest singular values, where that is fewer multiply-adds.
+    """The network with layers as products of two thinner ones, where that takes at most 3/4 of the multiply-adds.
 
-    A convolution is split in the cheapest of three ways: 1x1 before it, 1x1 behind it (Zhang et al. 2016), a column
-    then a row (Jaderberg et al. 2014). energy: share of the sum of squared singular values that stays, in (0, 1].
-    rank: share of the number of singular values instead, in (0, 1].
-    Bound: |W - U V|_F <= sqrt(1 - energy) |W|_F in every layer. Cost: seconds of decompositions, and other images:
-    fine-tune afterwards. Two thin layers may take longer than one of more multiply-adds.
+    by: "responses": outputs y of a layer over `inputs` keep their principal directions U (Zhang et al. 2016),
+    y ~ U U^T (W x + b - mean) + mean. Bound: E |y - y'|^2 <= (1 - energy) E |y - mean|^2 over `inputs`, in every layer.
+    "weights": W keeps its largest singular values, W ~ U V. Of a convolution's three splits the cheapest is taken: 1x1
+    before it, 1x1 behind it, a column then a row (Jaderberg et al. 2014). Bound: |W - U V|_F <= sqrt(1 - energy) |W|_F.
+    energy: share of squared deviations or singular values that stays, in (0, 1]. rank: share of their number instead.
+    Cost: seconds of decompositions, and other images: fine-tune afterwards.
     """
     for name, share in (("energy", energy), ("rank", rank)):
         if share is not None and not 0 < share <= 1:
             raise UserError(f"passes.low_rank.{name}={share}: expected more than 0 and at most 1")
+    if by not in ("responses", "weights"):
+        raise UserError(f"passes.low_rank.by={by}: expected responses or weights")
     network = deepcopy(network)
-    inside: tuple[str, ...] = ()
-    for path, module in [*network.named_modules()]:
-        parts = [*module] if isinstance(module, LowRank) else [module]
-        if not path or path.startswith(inside) or not all(map(is_plain, parts)):
+    layers = candidates(network)
+    known = responses(network, inputs, layers) if by == "responses" else {}
+    for path, layer in layers.items():
+        module = network.get_submodule(path)
+        if by == "weights":
+            best = min(splits(layer, energy, rank), key=multiply_adds)
+        elif path in known:
+            best = projected(layer, known[path], energy, rank)
+        else:
             continue
-        inside += (f"{path}.",) if isinstance(module, LowRank) else ()
-        layer = merged(module) if isinstance(module, LowRank) else module
-        best = min(splits(layer, energy, rank), key=multiply_adds)
-        if multiply_adds(best) < multiply_adds(parts):
+        if multiply_adds(best) <= WORTH * multiply_adds(parts(module)):
             network.set_submodule(path, best.train(module.training))
     return network
+
+
+def candidates(network: nn.Module) -> dict[str, Any]:
+    """{path: layer} of what can be split; two layers of an earlier pass stand as the one that they amount to."""
+    found: dict[str, Any] = {}
+    inside: tuple[str, ...] = ()
+    for path, module in network.named_modules():
+        if path and not path.startswith(inside) and all(map(is_plain, parts(module))):
+            found[path] = merged(module) if isinstance(module, LowRank) else module
+            inside += (f"{path}.",) if isinstance(module, LowRank) else ()
+    return found
+
+
+def parts(module: nn.Module) -> list[nn.Module]:
+    return [*module] if isinstance(module, LowRank) else [module]
+
+
+def projected(layer: Any, known: Responses, energy: float, rank: float | None) -> LowRank:
+    """A layer whose outputs move along their first principal directions alone."""
+    kept = num_kept(known.values, energy, rank)
+    directions = known.directions[:, :kept]  # (out, rank)
+    narrow = torch.einsum("iohw,or->irhw", canonical(layer).double(), directions)
+    bias = 0 if layer.bias is None else layer.bias.detach().double()
+    rest = directions @ (directions.T @ (bias - known.mean)) + known.mean
+    return LowRank(part(layer, narrow, (2, 3), None), part(layer, directions.T[:, :, None, None], (), rest))
 
 
 def is_plain(module: nn.Module) -> bool:
@@ -82,7 +115,7 @@ def multiply_adds(layers: Iterable[nn.Module]) -> float:
 
 
 def splits(layer: Any, energy: float, rank: float | None) -> list[LowRank]:
-    """A layer in each way to split it, none for one without a kernel but the first."""
+    """A layer in each way to split its weight; one way where it has no kernel."""
     weight, found = canonical(layer), []
     for axes in SPLITS if weight[0, 0].numel() > 1 else SPLITS[:1]:
         others = tuple(axis for axis in (2, 3) if axis not in axes)
