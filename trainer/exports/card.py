@@ -60,7 +60,9 @@ def about(config: dict[str, Any], kimg: float) -> str:
         if credit := getattr(get_class(target), "attribution", ""):
             lines.append(f"Credit: {credit}.")
     encoder = config["text"]["encoder"]
-    name = encoder.get("path") or encoder.get("name") or encoder["_target_"].rpartition(".")[2]
+    path = encoder.get("path") or ""
+    own = path.startswith(("/", ".", "~"))  # a folder of this machine says nothing to others
+    name = (not own and path) or encoder.get("name") or encoder["_target_"].rpartition(".")[2]
     lines.append(f"Captions are read by {name}, at most {encoder['max_tokens']} tokens.")
     return "\n".join(lines)
 

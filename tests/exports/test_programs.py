@@ -1,0 +1,228 @@
+"""Programs draw what eager draws, alone in a process of their own and as a checkpoint of this project."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+
+from trainer import checkpoint, load
+from trainer.batch import Condition
+from trainer.errors import UserError
+from trainer.export import main
+from trainer.exports import aot_inductor, onnx, torch_export
+from trainer.exports.making import BOUND, BOUND_WITH_TEXT, CAPTIONS
+
+OURS = {"trainer"}
+RUN_ONNX = """
+import numpy, onnxruntime
+given = dict(numpy.load("given.npz"))
+numpy.save("images.npy", onnxruntime.InferenceSession("model.onnx").run(None, given)[0])
+print(sorted(each for each in sys.modules if each in ("torch", "trainer")))
+"""
+RUN_PT2 = """
+import numpy, torch
+given = [torch.from_numpy(each) for each in numpy.load("given.npz").values()]
+numpy.save("images.npy", torch.export.load("model.pt2").module()(*given).detach().numpy())
+"""
+RUN_AOT = RUN_PT2.replace('torch.export.load("model.pt2").module()', 'torch._inductor.aoti_load_package("model.aot.pt2")')
+
+
+@pytest.fixture(scope="module")
+def exports(run, tmp_path_factory):
+    return made(run, tmp_path_factory.mktemp("export") / "out", "formats=[onnx,torch_export]")
+
+
+@pytest.fixture(scope="module")
+def exports_of_ids(run_of_ids, tmp_path_factory):
+    return made(run_of_ids, tmp_path_factory.mktemp("export") / "out", "formats=[onnx,torch_export]")
+
+
+def made(run, out, *arguments):
+    """The folder that the command line makes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["export", f"checkpoint={run}", f"out={out}", *arguments])
+        main()
+    return out
+
+
+def given(run, folder, count=5):
+    """Writes inputs of the folder's programs to given.npz; the images that the run draws of them in eager."""
+    pipe = load(run)
+    captions = [CAPTIONS[i % len(CAPTIONS)] for i in range(count)]
+    latent, condition = pipe.latents(range(count)), pipe.condition(captions)
+    arrays = {"latent": latent, **condition._asdict()}
+    if not condition.tokens.is_floating_point():
+        arrays = {"latent": latent, "input_ids": condition.tokens, "attention_mask": condition.mask.long()}
+    np.savez(folder / "given.npz", **{name: each.numpy() for name, each in arrays.items()})
+    with torch.no_grad():
+        return pipe.objective.sample(latent, condition).numpy()
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_onnx_runs_without_torch(run, exports, without, count):
+    expected = given(run, exports, count)
+    assert without(OURS | {"torch"}, RUN_ONNX, exports) == "[]\n"
+    assert np.abs(np.load(exports / "images.npy") - expected).max() <= BOUND
+    assert np.ptp(expected) > 0.5, "images that say something"
+
+
+def test_onnx_of_ids_runs_without_torch(run_of_ids, exports_of_ids, without):
+    expected = given(run_of_ids, exports_of_ids)
+    without(OURS | {"torch"}, RUN_ONNX, exports_of_ids)
+    assert np.abs(np.load(exports_of_ids / "images.npy") - expected).max() <= BOUND
+
+
+def test_torch_export_runs_without_this_project(run, exports, without):
+    expected = given(run, exports)
+    without(OURS, RUN_PT2, exports)
+    assert np.abs(np.load(exports / "images.npy") - expected).max() <= BOUND
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
+@pytest.mark.parametrize("of", ["features", "ids"])
+def test_a_program_is_a_checkpoint(run, run_of_ids, exports, exports_of_ids, of, name):
+    source, folder = (run, exports) if of == "features" else (run_of_ids, exports_of_ids)
+    expected = load(source)(list(CAPTIONS), seeds=range(4)).pixels
+    pipe = load(folder / name)
+    drawn = pipe(list(CAPTIONS), seeds=range(4)).pixels
+    assert (drawn.int() - expected.int()).abs().max() <= 1
+    assert not drawn.is_floating_point() and pipe.step == 30 and pipe.objective.images_seen == 1500
+    assert not list(pipe.objective.parameters()), "it draws by the file alone"
+
+
+def test_the_axis_of_tokens_is_open(exports):
+    condition = load(exports / "model.onnx").condition(["a red apple"])
+    trimmed = Condition(condition.tokens[:, :5], condition.mask[:, :5], condition.pooled)
+    assert not condition.mask[:, 5:].any()
+    for name in ("model.onnx", "model.pt2"):
+        generator = checkpoint.load(exports / name).generator
+        latent = torch.randn(1, 8)
+        assert (generator(latent, trimmed) - generator(latent, condition)).abs().max() <= BOUND
+
+
+def test_a_folder_of_programs_alone_is_a_checkpoint(exports):
+    assert load(exports).path.name == "model.onnx"
+
+
+def test_with_the_text_encoder_inside(run, tmp_path, without):
+    out = made(run, tmp_path / "out", "formats=onnx", "include_text=true")
+    expected = load(run)(list(CAPTIONS), seeds=range(4)).pixels
+    pipe = load(out)
+    assert (pipe(list(CAPTIONS), seeds=range(4)).pixels.int() - expected.int()).abs().max() <= 1
+    features = pipe.text.prepare(list(CAPTIONS))
+    assert torch.equal(features[np.array([2, 0])].tokens, pipe.condition([CAPTIONS[2], CAPTIONS[0]]).tokens)
+    eager = given(run, out)
+    latent = np.load(out / "given.npz")["latent"]
+    np.save(out / "latent.npy", latent)
+    code = f"""
+import numpy, onnxruntime, tokenizers
+captions = {list(CAPTIONS)!r}
+found = tokenizers.Tokenizer.from_file("tokenizer.json").encode_batch(captions)
+ids, mask = (numpy.array([getattr(each, name) for each in found]) for name in ("ids", "attention_mask"))
+given = {{"latent": numpy.load("latent.npy"), "input_ids": ids, "attention_mask": mask}}
+numpy.save("images.npy", onnxruntime.InferenceSession("model.onnx").run(None, given)[0])
+"""
+    without(OURS | {"torch", "transformers"}, code, out)
+    assert np.abs(np.load(out / "images.npy") - eager).max() <= BOUND_WITH_TEXT
+
+
+def test_a_program_that_differs_is_removed(run, tmp_path, command, monkeypatch):
+    honest = torch_export.write
+    monkeypatch.setattr(torch_export, "write", lambda exported, path: honest(spoilt(exported), path))
+    result = command(f"checkpoint={run}", f"out={tmp_path}", "formats=[safetensors,torch_export]", main=main)
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "model.pt2: differs from eager by" in result.err and "more than 1e-04" in result.err
+    assert not (tmp_path / "model.pt2").exists() and (tmp_path / "model.safetensors").exists()
+    with pytest.raises(UserError, match="does not exist"):
+        load(tmp_path / "model.pt2")
+
+
+def spoilt(exported):
+    """One bias off by a thousandth."""
+    exported.state_dict["generator.image.bias"].add_(1e-3)
+    return exported
+
+
+def test_what_cannot_be_made_is_one_line(run, tmp_path, command, monkeypatch):
+    def fail(exported, path):
+        path.write_bytes(b"half of it")
+        raise RuntimeError("no compiler\nand a long story")
+
+    monkeypatch.setattr(aot_inductor, "write", fail)
+    result = command(f"checkpoint={run}", f"out={tmp_path}", "formats=aot_inductor", main=main)
+    assert (result.code, result.err) == (2, "model.aot.pt2: could not be made: RuntimeError: no compiler\n")
+    assert not (tmp_path / "model.aot.pt2").exists()
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2", "model.aot.pt2"])
+def test_a_wrong_file_is_one_line(exports, tmp_path, name):
+    shutil.copytree(exports, tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).write_bytes(b"no program")
+    module = {"model.onnx": onnx, "model.pt2": torch_export, "model.aot.pt2": aot_inductor}[name]
+    with pytest.raises(UserError, match=r"is no .*(ONNX|torch\.export|AOTInductor)"):
+        module.Generator(str(tmp_path / name), 8)
+    if name == "model.aot.pt2":
+        with pytest.raises(UserError, match="does not know it; export it again"):
+            load(tmp_path / name)
+
+
+def test_without_onnxruntime(exports, run, tmp_path, command, monkeypatch):
+    monkeypatch.setattr(onnx.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"onnxruntime is not installed, .* pip install -e '\.\[export\]'"):
+        load(exports / "model.onnx")
+    result = command(f"checkpoint={run}", f"out={tmp_path / 'out'}", "formats=onnx", main=main)
+    assert result.code == 2 and "pip install" in result.err
+    assert not (tmp_path / "out").exists(), "told before any work"
+
+
+def test_a_package_for_another_machine(tmp_path, monkeypatch):
+    file = tmp_path / "model.aot.pt2"
+    with aot_inductor.zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("model/version", "1")
+    about = {"AOTI_DEVICE_KEY": "cpu", "AOTI_MACHINE": aot_inductor.platform.machine(), "AOTI_CPU_ISA": "AVX512 AMX_9"}
+    loader = type("Loader", (), {"load_metadata_from_package": staticmethod(lambda path, name: about)})
+    monkeypatch.setattr(aot_inductor, "PackageLoader", loader)
+    monkeypatch.setattr(aot_inductor, "instructions", lambda: {"avx512"})
+    with pytest.raises(UserError, match="made for a processor with .* amx_9, which this one is not; export it again"):
+        aot_inductor.Generator(str(file), 8)
+    about |= {"AOTI_DEVICE_KEY": "cuda", "AOTI_COMPUTE_CAPABILITY": "9.9"}
+    with pytest.raises(UserError, match=r"made for a GPU of compute capability 9\.9, here: "):
+        aot_inductor.Generator(str(file), 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("of", ["features", "ids"])
+def test_aot_inductor(run, run_of_ids, tmp_path, without, of):
+    source = run if of == "features" else run_of_ids
+    out = made(source, tmp_path / "out", "formats=aot_inductor")
+    expected = given(source, out)
+    without(OURS, RUN_AOT, out)
+    assert np.abs(np.load(out / "images.npy") - expected).max() <= BOUND
+    drawn = load(out)(list(CAPTIONS), seeds=range(4)).pixels
+    assert (drawn.int() - load(source)(list(CAPTIONS), seeds=range(4)).pixels.int()).abs().max() <= 1
+
+
+def test_wrong_formats(run, command, tmp_path):
+    result = command(f"checkpoint={run}", f"out={tmp_path}", "formats=onxx", main=main)
+    assert (result.code, "nearest: onnx" in result.err) == (2, True)
+    result = command(f"checkpoint={run}", f"out={tmp_path}", "formats=[]", main=main)
+    assert (result.code, "expected some of safetensors" in result.err) == (2, True)
+
+
+@pytest.mark.parametrize("kind", ["minilm", "bert", "roberta", "albert", "gpt2", "t5", "clip"])
+def test_the_encoder_inside_reads_as_the_one_outside(pretrained, tmp_path, kind):
+    from trainer.exports.text import included
+
+    encoder = instantiate(pretrained(kind))
+    captions = ["a red apple", "the big blue car on " * 6, "a", ""]
+    expected = [encoder([caption]) for caption in captions]
+    module, node = included(encoder, tmp_path)
+    tokens = instantiate(node | {"path": str(tmp_path / "tokenizer.json")})(captions)
+    found = module(tokens.tokens, tokens.mask)
+    for i, alone in enumerate(expected):
+        assert torch.equal(found.mask[i], alone.mask[0])
+        torch.testing.assert_close(found.tokens[i], alone.tokens[0], rtol=2e-3, atol=1e-5)
+        torch.testing.assert_close(found.pooled[i], alone.pooled[0], rtol=2e-3, atol=1e-5)
+        assert torch.equal(found.pooled[i], found.pooled[i].half().float())
