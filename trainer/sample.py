@@ -67,8 +67,7 @@ def sample(cfg: DictConfig) -> None:
             raise UserError(f"{file} is there already and not from {pipe.path}: choose another out=FOLDER")
     folder.mkdir(parents=True, exist_ok=True)
 
-    for prompt in prompts:
-        pipe.sampler.condition(prompt)  # before the clock starts: the first one loads the text encoder
+    pipe.sampler.conditions(prompts)  # before the clock starts: the first one loads the text encoder
     shown: list[Tensor] = []
     began = time.monotonic()
     for (prompt, seed), file, pixels in zip(pairs, files, draw(pipe, pairs), strict=True):

@@ -2,40 +2,48 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer import noise
 from trainer.batch import Condition
 from trainer.errors import UserError
+from trainer.rounding import FULL, SameBits, filled, rounded
 
-ROWS = 16  # kernels choose another order of summation below this many rows, so smaller batches are filled up to it
 SEED = 0  # a sampling seed means the same latent in every run, whatever seed that was trained with
+WINDOW = 1024  # rows that are ordered by the length of their captions, so that a batch has few pads
+REMEMBERED = 4096  # captions
 
 
 class Sampler:
     """Draws from an objective on the device it is on, in eval mode, with its EMA weights where it has any.
 
-    text: the text encoder, captions -> Condition. batch_size: images at a time, rounded up to a multiple of 16; 16 on a
-    CPU and 64 on a GPU if None. The network always sees full batches of that size, the last one filled up with copies:
-    an image then does not depend on how many are asked for. On CPUs it does not depend on batch_size either (measured
-    bit for bit); on a GPU another batch_size may choose other kernels, which round differently.
+    text: the text encoder, captions -> Condition; a caption's features must not depend on those beside it.
+    batch_size: images at a time; 16 on a CPU and 64 on a GPU if None. A caption and a seed are one image, in any
+    company. On CPUs it does not depend on batch_size either, bit for bit (`trainer.rounding`).
+    fixed: the network sees full batches of exactly batch_size and nothing else is done, as always on a GPU or where it
+    is compiled. Another batch_size may then choose other kernels, which round otherwise (1e-6 of the range on a CPU).
     """
 
-    def __init__(self, objective: Any, text: Callable[[Sequence[str]], Condition], batch_size: int | None = None):
+    def __init__(
+        self,
+        objective: Any,
+        text: Callable[[Sequence[str]], Condition],
+        batch_size: int | None = None,
+        fixed: bool = False,
+    ):
         if batch_size is not None and batch_size < 1:
             raise UserError(f"batch_size={batch_size}: expected 1 or more images at a time")
-        self.objective = objective
+        self.objective, self.text = objective, text
         self.device = next(itertools.chain(objective.parameters(), objective.buffers())).device
-        wanted = batch_size or (ROWS if self.device.type == "cpu" else 64)
-        self.batch_size = -(-wanted // ROWS) * ROWS
-        # one by one, because a caption encoded among others may round differently
-        self.condition = functools.lru_cache(maxsize=4096)(lambda caption: text([caption]))
+        self.batch_size = batch_size or (FULL if self.device.type == "cpu" else 64)
+        self.fixed = fixed or self.device.type != "cpu" or any(map(is_compiled, objective.modules()))
+        self._same_bits = SameBits(objective, objective.sample)
+        self._conditions: dict[str, Condition] = {}  # the newest last
 
     def __call__(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """(N, 3, H, W) uint8 on the objective's device: image i of caption i and seed i (any int64)."""
@@ -58,27 +66,46 @@ class Sampler:
         return noise.normal(SEED, "sample", torch.tensor([*seeds]), self.objective.latent_channels)
 
     def conditions(self, captions: Sequence[str]) -> Condition:
-        """Of N captions, on the CPU."""
-        rows = [self.condition(caption) for caption in captions]
-        return Condition(*(torch.cat([getattr(row, name) for row in rows]) for name in Condition._fields))
+        """Of N captions, on the CPU. Those not seen lately are encoded together."""
+        distinct = dict.fromkeys(captions)
+        known = {caption: self._conditions.pop(caption) for caption in distinct if caption in self._conditions}
+        if missing := [caption for caption in distinct if caption not in known]:
+            encoded = self.text(missing)
+            known |= {caption: encoded.rows([row]) for row, caption in enumerate(missing)}
+        self._conditions |= known
+        for caption in list(self._conditions)[:-REMEMBERED]:
+            del self._conditions[caption]
+        return Condition(*(torch.cat([known[c][part] for c in captions]) for part in range(len(Condition._fields))))
 
     @torch.no_grad()
     def _in_parts(self, count: int, inputs: Callable[[slice], tuple[Tensor, Condition]]) -> Tensor:
         training = [module for module in self.objective.modules() if module.training]
-        self.objective.eval()
+        if training:
+            self.objective.eval()
         try:
             with self.objective.ema_weights():
-                parts = [slice(i, min(i + self.batch_size, count)) for i in range(0, count, self.batch_size)]
-                return torch.cat([self._full_batch(*inputs(part)) for part in parts])
+                parts = [slice(i, min(i + WINDOW, count)) for i in range(0, count, WINDOW)]
+                return torch.cat([self._ordered(*inputs(part), changing=bool(training)) for part in parts])
         finally:
             for module in training:
                 module.training = True
 
-    def _full_batch(self, latents: Tensor, condition: Condition) -> Tensor:
-        index = [*range(len(latents)), *[0] * (self.batch_size - len(latents))]
-        filled = latents[index].to(self.device), condition.rows(index).to(self.device)
-        images = self.objective.sample(*filled)[: len(latents)]
-        return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    def _ordered(self, latents: Tensor, condition: Condition, changing: bool) -> Tensor:
+        size = self.batch_size
+        if changing and not self.fixed:  # what was measured with weights of a while ago may not hold
+            size = rounded(max(size, FULL))
+        order = condition.mask.sum(1).argsort(stable=True)
+        drawn = []
+        for index in order.split(size):
+            rows = latents[index].to(self.device), condition.rows(index).to(self.device)
+            images = self.objective.sample(*filled(*rows, size)) if changing or self.fixed else self._same_bits(*rows)
+            drawn.append(images[: len(index)].float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8))
+        return torch.cat(drawn)[order.argsort().to(self.device)]
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """By `torch.compile(module)` or `module.compile()`."""
+    return type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None
 
 
 def mixed(condition: Condition, weights: Tensor) -> Condition:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.batch import Condition
 from trainer.evaluation.study import Study
 from trainer.figures import Figure
 from trainer.metrics import ranks
@@ -59,7 +58,6 @@ class Reconstruction:
 
 def reconstructed(sampler: Sampler, images: Tensor, captions: Sequence[str]) -> Tensor:
     """uint8 (N, 3, H, W) of uint8 images and their captions."""
-    rows = [sampler.condition(caption) for caption in captions]
-    condition = Condition(*map(torch.cat, zip(*rows, strict=True))).to(images.device)
+    condition = sampler.conditions(captions).to(images.device)
     back = sampler.objective.reconstruct(images.float().div(127.5).sub(1), condition)
     return back.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)

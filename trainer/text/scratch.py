@@ -115,7 +115,7 @@ class TextTransformer(nn.Module):
         self.pooled = nn.Linear(width, width)
 
     def forward(self, condition: Condition) -> Condition:
-        x = self.words(condition.tokens) + self.positions
+        x = self.words(condition.tokens) + self.positions[: condition.tokens.shape[1]]
         for block in self.blocks:
             x = block(x, condition.mask)
         tokens = self.norm(x) * condition.mask[..., None]
