@@ -18,12 +18,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from trainer.pipeline import Pipeline
-    from trainer.proof.stage import Stage
-    from trainer.workshop.candidate import Bench, Candidate
+    from trainer.workshop.candidate import Candidate
     from trainer.workshop.quality import Quality
     from trainer.workshop.search import Point
 
-PAYS = 1.02  # times as fast as before it, a pass that is for speed
 COSTS = {"latency": "latency", "throughput": "time an image", "size": "size"}
 SEARCHED = "compression=[prune,low_rank,fold,int8]"  # of a search that names no passes
 
@@ -57,9 +55,11 @@ def compress(cfg: DictConfig) -> None:
     """Applies the passes, or searches with them, measures what each gains and costs, and leaves a checkpoint."""
     from hydra.utils import instantiate
 
+    from trainer import figures
     from trainer.pipeline import load
-    from trainer.proof.stage import Stage
+    from trainer.proof import page, table
     from trainer.workshop.candidate import Bench, Candidate, calibration
+    from trainer.workshop.prove import prove
     from trainer.workshop.search import Goal
     from trainer.workshop.trials import MOVES, Trials
 
@@ -88,9 +88,20 @@ def compress(cfg: DictConfig) -> None:
         steps = bench.steps(start, passes.items())
     save(out, pipe, start, steps[-1])
 
-    stages = [Stage("teacher", deepcopy(drawn_by(reference)))] if reference else []
-    stages += [Stage(each.name if goal else (each.passes or (each.name,))[-1], each.ready()) for each in steps]
-    prove(cfg, out, bench, quality, stages, points, data.fixed_captions(8))
+    networks = [("teacher", deepcopy(drawn_by(reference)))] if reference else []
+    networks += [(each.name if goal else (each.passes or (each.name,))[-1], each.ready()) for each in steps]
+    stages, found = prove(networks, out, bench, quality, cfg.batch_sizes, data.fixed_captions(8)[0])
+    figures.add(out, found)
+    print(table.text(stages), *(f"{each.name}: {each.note}" for each in stages if each.note), sep="\n", flush=True)
+    captions = data.fixed_captions(8)
+    grids = {name: quality.sampler(network)(captions, range(len(captions))) for name, network in networks}
+    kind = goal.cost if goal else "throughput"
+    tried = [page.Point(point.candidate.name, 1 / point.gains[kind], point.fd) for point in points]
+    words = {"cost": f"{COSTS[kind]}, as trained = 1"} if points else {}
+    file = page.write(
+        out, f"{run.name}: {out.name}", stages, tried, grids, captions, found[0].protocol if found else {}, **words
+    )
+    print(f"{out}: a checkpoint for trainer.sample, trainer.evaluate and trainer.export; {file}")
 
 
 def drawn_by(pipe: Pipeline) -> nn.Module:
@@ -139,42 +150,11 @@ def save(out: Path, pipe: Pipeline, start: Candidate, end: Candidate) -> None:
         raise UserError(f"out={out}: {error.strerror}; name a folder that can be written") from error
 
 
-def prove(
-    cfg: DictConfig, out: Path, bench: Bench, quality: Quality, stages: list[Stage], points: list[Point], captions: list[str]
-) -> None:
-    """Measures every stage, prints the table and leaves the page, the pictures and the figures in OUT."""
-    from trainer import figures
-    from trainer.proof import page, size, speed, table
-    from trainer.proof.front import Point as Shown
-    from trainer.proof.fresh import fresh
-
-    networks = {str(number): stage.network for number, stage in enumerate(stages)}  # two stages may have one name
-    speeds = speed.measure(networks, bench.batch, list(cfg.batch_sizes))
-    for number, stage in enumerate(stages):
-        stage.speed = speeds[str(number)]
-        stage.size = size.measure(stage.network, bench.inputs[0], out if number == len(stages) - 1 else None)
-        found = quality(stage.network)
-        stage.figures = {figure.metric: figure.value for figure in found}
-        if stage.speed.versus(stages[max(0, number - 1)].speed) < PAYS and number:
-            stage.note = "no faster on this device"
-    stages[-1].fresh = fresh(out, captions[0], stages[-1].speed.best_batch, str(bench.inputs[0][0].device))
-    figures.add(out, found)
-    print(table.text(stages), flush=True)
-    for stage in stages:
-        if stage.note:
-            print(f"{stage.name}: {stage.note}")
-    grids = {stage.name: quality.sampler(stage.network)(captions, range(len(captions))) for stage in stages}
-    kind = cfg.target.split(":")[0].replace("fd", "throughput") if cfg.target else ""
-    shown = [Shown(point.candidate.name, 1 / point.gains[kind], point.fd) for point in points]
-    protocol = found[0].protocol if found else {}
-    words = {"cost": f"{COSTS[kind]}, as trained = 1"} if points else {}
-    path = page.write(out, f"{out.parent.parent.name}: {stages[-1].name}", stages, shown, grids, captions, protocol, **words)
-    print(f"{out}: a checkpoint for trainer.sample, trainer.evaluate and trainer.export; {path}")
-
-
 def main() -> None:
-    if any(a.startswith("target=") for a in sys.argv) and not any(a.startswith("compression=") for a in sys.argv):
-        sys.argv.append(SEARCHED)
+    given = [argument.partition("=")[0] for argument in sys.argv]
+    if "target" in given:
+        more = (SEARCHED, "passes.prune.ratio=0.25")  # smaller steps, with fine-tuning behind each
+        sys.argv += [each for each in more if each.partition("=")[0] not in given and "compression" not in given]
     entry(compress, "compress", Compression)
 
 

@@ -1,4 +1,4 @@
-"""What a command line takes over from earlier runs: resume=RUN goes on, init=RUN starts from, teacher=RUN learns from."""
+"""What a command line takes from earlier runs: resume=RUN goes on, init=RUN starts from, teacher=RUN learns from."""
 
 from __future__ import annotations
 

@@ -74,9 +74,8 @@ def test_loss_is_the_sum_of_its_terms(monkeypatch):
             found.append(x)
         seen.append(found)
     pixel = (drawn - wanted).abs().mean()
-    feature = sum(
-        ((f - g).square().sum((1, 2, 3)) / g.square().sum((1, 2, 3))).mean() for f, g in zip(seen[1], seen[0], strict=True)
-    ) / len(seen[0])
+    pairs = list(zip(*seen, strict=True))
+    feature = sum(((f - g).square().sum((1, 2, 3)) / g.square().sum((1, 2, 3))).mean() for g, f in pairs) / len(pairs)
     adversarial = nn.functional.softplus(-objective.discriminator(drawn, batch.condition)).mean()
     batch.image = wanted
     loss, logs = objective.generator_loss(batch)
@@ -107,7 +106,8 @@ def test_it_comes_nearer_to_any_teacher_and_leaves_it_as_it_is(monkeypatch, batc
     latent = objective.normal("distillation", probe, LATENT)
 
     def distance():
-        return pixel_distance(objective.generator(latent, probe.condition), teacher.sample(latent, probe.condition)).mean()
+        drawn = objective.generator(latent, probe.condition)
+        return pixel_distance(drawn, teacher.sample(latent, probe.condition)).mean()
 
     first = distance()
     run(objective, batches * 6)
@@ -133,7 +133,8 @@ def test_the_discriminator_begins_as_the_teachers(monkeypatch):
     teacher = make_gan()
     nn.init.normal_(teacher.discriminator.head.unconditional.weight)
     objective = ready(taught(monkeypatch, teacher))
-    assert torch.equal(objective.discriminator.head.unconditional.weight, teacher.discriminator.head.unconditional.weight)
+    one, other = (each.discriminator.head.unconditional.weight for each in (objective, teacher))
+    assert torch.equal(one, other)
 
 
 def test_without_the_adversarial_term_no_discriminator_trains(monkeypatch, batches):
@@ -148,7 +149,7 @@ def test_distances():
     one, other = torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)
     other[1] = 3
     assert pixel_distance(one, other).tolist() == [1, 3]
-    assert feature_distance([one, other], [other, other]).tolist() == [0.5, 0.5]  # a map at zero is 1 away, whatever its scale
+    assert feature_distance([one, other], [other, other]).tolist() == [0.5, 0.5]  # at zero it is 1 away, at any scale
 
 
 def test_mistakes(monkeypatch):
@@ -168,4 +169,3 @@ def test_mistakes(monkeypatch):
     objective.config = {"data": {"resolution": 32}}
     with pytest.raises(UserError, match="the teacher draws 16"):
         objective.setup("fit")
-

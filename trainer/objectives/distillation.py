@@ -33,7 +33,7 @@ class Distillation(GAN):
             raise UserError("teacher=null: name the run to learn from, as in teacher=outputs/cgan")
         if min(pixel, feature, adversarial) < 0 or not pixel + feature + adversarial:
             raise UserError(
-                f"objective.pixel={pixel}, feature={feature}, adversarial={adversarial}: expected none below 0, one above"
+                f"objective.pixel={pixel}, feature={feature}, adversarial={adversarial}: expected all from 0, one above"
             )
         self.pixel, self.feature, self.adversarial = pixel, feature, adversarial
         self.path = teacher
@@ -55,7 +55,7 @@ class Distillation(GAN):
             raise UserError(f"data.resolution={self.config['data']['resolution']}: the teacher draws {resolution}")
         if self.feature and not hasattr(self.teacher.critic, "features"):
             raise UserError(
-                f"objective.feature={self.feature}: the teacher {self.path} has no discriminator or encoder to see with; "
+                f"objective.feature={self.feature}: the teacher {self.path} has no discriminator or encoder; "
                 "set objective.feature=0"
             )
         weights = self.teacher.critic.state_dict() if self.teacher.critic is not None else {}

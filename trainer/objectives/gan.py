@@ -116,7 +116,7 @@ class GAN(Objective):
         return self.judged(self.generated(batch, "generator"), batch)
 
     def judged(self, generated: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and logs of generated images (N, 3, H, W) before the discriminator, and the matcher where there is one."""
+        """Loss and logs of generated images (N, 3, H, W) before the discriminator, and the matcher if there is one."""
         fake = self.augmented(generated, batch, "generator/fake")
         real_logits = None
         if self.loss.needs_real:

@@ -47,7 +47,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Bench:
-    """run: the checkpoint. inputs: batches of latents and conditions, for passes to look at. folder: for fine-tuning."""
+    """run: the checkpoint. inputs: batches of latents and conditions, for passes to see. folder: for fine-tuning."""
 
     run: Path
     inputs: Sequence[Inputs]
@@ -60,7 +60,9 @@ class Bench:
             return replace(candidate, passes=passes, runtime=(*candidate.runtime, dict(node)))
         if name == FINETUNE:
             folder = self.folder / "-".join(passes)
-            return replace(candidate, passes=passes, network=finetune(self.run, candidate.network, node["kimg"], folder))
+            return replace(
+                candidate, passes=passes, network=finetune(self.run, candidate.network, node["kimg"], folder)
+            )
         change: Callable[..., nn.Module] = instantiate(node, _convert_="all")
         return replace(candidate, passes=passes, network=change(candidate.network, self.inputs))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -13,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from safetensors.torch import save_file
 from torch import nn
 
 from trainer import checkpoint, run_folder
 from trainer.compression import structure
 from trainer.errors import UserError
+from trainer.exports import files
 from trainer.progress import say
 
 QUIET = ("logger.wandb=null", "callbacks.evaluation=null", "callbacks.samples=null", "callbacks.artifacts=null")
@@ -33,7 +32,9 @@ def finetune(run: str | Path, network: nn.Module, kimg: float, folder: Path) -> 
     path = checkpoint.newest(run)
     config = next((each / run_folder.COMPOSED for each in path.parents if (each / run_folder.COMPOSED).is_file()), None)
     if config is None:
-        raise UserError(f"{path} can only be compressed without fine-tuning: {run_folder.COMPOSED} of its run is missing")
+        raise UserError(
+            f"{path} can only be compressed without fine-tuning: {run_folder.COMPOSED} of its run is missing"
+        )
     objective = checkpoint.load(path)
     original = deepcopy(objective.get_submodule(objective.draws_with))
     objective.set_submodule(objective.draws_with, deepcopy(network))
@@ -50,9 +51,8 @@ def finetune(run: str | Path, network: nn.Module, kimg: float, folder: Path) -> 
         first = written["network"] if written["_target_"] == structure.REBUILT else written
         OmegaConf.update(composed, key, node | {"network": first}, merge=False)
     (start / run_folder.COMPOSED).write_text(OmegaConf.to_yaml(composed), encoding="utf-8")
-    save_file({k: v.contiguous() for k, v in objective.state_dict().items()}, start / checkpoint.WEIGHTS)
-    settings = {"images_seen": 0, "global_step": 0, "config": objective.config}
-    (start / checkpoint.SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
+    files.write_weights(start, objective.state_dict())
+    files.write_settings(start, {"images_seen": 0, "global_step": 0, "config": objective.config})
 
     say(f"fine-tuning for {kimg:g} kimg in {folder / 'run'}")
     train([f"init={start}", f"run_dir={folder / 'run'}", f"kimg={kimg}", *QUIET])

@@ -22,6 +22,11 @@ class Goal:
     kind: str
     amount: float
 
+    @property
+    def cost(self) -> str:
+        """What is to fall: with a bound on the distance, the time an image."""
+        return "throughput" if self.kind == "fd" else self.kind
+
     @classmethod
     def parse(cls, text: str) -> Goal:
         """Of latency:4x, throughput:4x, size:8x or fd:+5%; UserError for anything else."""
@@ -33,7 +38,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Point:
-    """One generator that was tried. gains: kind -> times better than the start. fd: Fréchet distance, start: of that."""
+    """A generator that was tried. gains: kind -> times better than the start. fd: Fréchet distance, start: of that."""
 
     candidate: Candidate
     gains: Mapping[str, float]
@@ -67,7 +72,7 @@ def search(
     has a point that meets the goal, and returns that with the smallest distance. Of fd: goes on while a point is within
     the bound, and returns the fastest of those. The way goes over the move with the most gain for its rise in distance.
     """
-    cost = "throughput" if goal.kind == "fd" else goal.kind
+    cost = goal.cost
     points = [measure(start)]
     points += [measure(finish(start)) for finish in finishes]
     way, best_gain = start, 1.0

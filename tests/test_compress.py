@@ -1,0 +1,155 @@
+"""`python -m trainer.compress` as typed, on a run of two steps, and distillation from a run."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from trainer import compress, evaluate, figures, load
+from trainer.evaluation import attributes
+from trainer.sample import main as sample
+
+TINY = ["data.source.num_images=60", "data.resolution=16", "data.batch_size=8"]
+NARROW = [f"objective.{n}.{k}=16" for n in ("generator", "discriminator") for k in ("base_channels", "max_channels")]
+NARROW_VAE = [
+    f"objective.autoencoder.{n}.{k}=16" for n in ("encoder", "decoder") for k in ("base_channels", "max_channels")
+]
+QUICK = ["kimg=0.016", "callbacks.evaluation=null", "callbacks.samples=null", "logger.wandb=null"]
+FEW = ["num_images=24", "num_references=24", "batch_sizes=[1,4]", "calibration=16", "device=cpu"]
+
+
+@pytest.fixture(autouse=True)
+def small_probe(monkeypatch):
+    monkeypatch.setattr(attributes, "NUM_SCENES", 256)
+    monkeypatch.setattr(attributes, "NUM_TESTS", 64)
+
+
+def trained_by(folder, *arguments):
+    command = [sys.executable, "-m", "trainer", *arguments, *QUICK, f"run_dir={folder / 'run'}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def gan(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gan")
+    return trained_by(folder, "experiment=cgan_shapes", *TINY, *NARROW, f"data.cache_dir={folder / 'cache'}")
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vae")
+    return trained_by(folder, "experiment=cvae", *TINY, *NARROW_VAE, f"data.cache_dir={folder / 'cache'}")
+
+
+@pytest.fixture
+def run(request, tmp_path):
+    return shutil.copytree(request.getfixturevalue(request.param), tmp_path / request.param)
+
+
+@pytest.mark.parametrize("run", ["gan", "vae"], indirect=True)
+def test_passes_measured_saved_and_drawn_from(command, run, tmp_path):
+    passes = ["compression=[prune,fold]", "passes.prune.ratio=0.25", "passes.prune.multiple_of=1"]
+    done = command(f"checkpoint={run}", *passes, *FEW, main=compress.main)
+    assert done.code == 0, done.err
+    out = run / "compressed" / "prune-fold"
+    stages = json.loads((out / "proof.json").read_text())["stages"]
+    assert [stage["name"] for stage in stages] == ["as trained", "prune", "fold"]
+    before, pruned, folded = stages
+    assert pruned["size"]["parameters"] < before["size"]["parameters"]
+    assert pruned["size"]["multiply_adds"] < 0.8 * before["size"]["multiply_adds"]
+    assert before["figures"]["psnr_teacher"] == 80, "the first stage is what the others are compared with"
+    assert pruned["figures"]["psnr_teacher"] < 60
+    assert folded["figures"]["psnr_teacher"] == pytest.approx(pruned["figures"]["psnr_teacher"], abs=0.05)
+    assert folded["fresh"]["first_image_s"] > folded["fresh"]["load_s"] > 0
+    assert all(name in done.out for name in ("prune", "fold", "FD", "scenes right"))
+    assert {"fd_effnet", "psnr_teacher"} <= {figure.metric for figure in figures.read(out)}
+    assert all((out / name).exists() for name in ("proof.html", "grid.png", "config.json", "model.safetensors"))
+
+    drawn = command(f"checkpoint={out}", "prompts=[a red circle]", f"out={tmp_path / 'drawn'}", main=sample)
+    assert drawn.code == 0, drawn.err
+    measured = command(f"checkpoint={out}", "num_images=24", "num_references=24", "metrics=[fd]", main=evaluate.main)
+    assert measured.code == 0, measured.err
+    again = {figure.metric: figure.value for figure in figures.read(out)}
+    assert again["fd_effnet"] == pytest.approx(folded["figures"]["fd_effnet"], rel=1e-6)
+
+    more = command(f"checkpoint={out}", "compression=[low_rank]", "metrics=[]", *FEW, main=compress.main)
+    assert more.code == 0, more.err
+    node = json.loads((out / "compressed" / "low_rank" / "config.json").read_text())["config"]["objective"]["generator"]
+    assert node["network"]["_target_"].endswith("dcgan.Generator"), "one level over the first network"
+
+
+@pytest.mark.parametrize("run", ["gan", "vae"], indirect=True)
+def test_fine_tuning_goes_on_with_the_pruned_generator(command, run):
+    passes = ["compression=[prune,finetune]", "passes.finetune.kimg=0.032", "passes.prune.multiple_of=1"]
+    done = command(f"checkpoint={run}", *passes, "metrics=[]", *FEW, main=compress.main)
+    assert done.code == 0, done.err
+    out = run / "compressed" / "prune-finetune"
+    _, pruned, tuned = json.loads((out / "proof.json").read_text())["stages"]
+    assert pruned["size"]["multiply_adds"] == tuned["size"]["multiply_adds"]
+    folder = out / "finetune" / "prune-finetune"
+    start, end = load(folder / "start"), load(folder / "run")
+    assert end.step == 4
+    shapes = [{k: v.shape for k, v in pipe.objective.state_dict().items()} for pipe in (start, end)]
+    assert shapes[0] == shapes[1]
+    moved = [pipe.objective.get_submodule(pipe.objective.draws_with).image.weight for pipe in (start, end)]
+    assert not torch.equal(*moved)
+    last = load(out).objective.generator.image.weight
+    assert torch.equal(last, moved[1]), "the averaged weights of the fine-tuned run"
+
+
+@pytest.mark.parametrize("run", ["gan"], indirect=True)
+def test_search_for_a_smaller_one(command, run):
+    arguments = ["target=size:1.5x", "finetune_kimg=0", "metrics=[fd]", "passes.prune.multiple_of=1", "max_rounds=3"]
+    done = command(f"checkpoint={run}", *arguments, "compression=[prune,fold]", *FEW, main=compress.main)
+    assert done.code == 0, done.err
+    out = run / "compressed" / "size-1.5x"
+    first, last = json.loads((out / "proof.json").read_text())["stages"]
+    assert first["size"]["bytes"] >= 1.5 * last["size"]["bytes"] * 0.98  # a file has a header
+    assert "prune" in last["name"]
+
+
+@pytest.mark.parametrize("run", ["gan"], indirect=True)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["target=latency"], "target=latency: expected latency:4x"),
+        (["target=latency:4x", "compression=[fold]"], "a search needs prune or low_rank among its passes"),
+        (["compression=[prun]"], "prun"),
+        (["passes.fold.ratio=1"], "passes.fold.ratio"),
+        (["checkpoint=nowhere"], "nowhere does not exist"),
+        (["compression=[prune]", "passes.prune.ratio=2"], "passes.prune.ratio=2"),
+    ],
+)
+def test_mistakes_are_one_line(command, run, arguments, message):
+    given = arguments if any(a.startswith("checkpoint=") for a in arguments) else [f"checkpoint={run}", *arguments]
+    done = command(*given, *FEW, main=compress.main)
+    assert done.code == 2, done.err
+    assert message in done.err
+    assert done.err.strip().count("\n") <= 1
+
+
+@pytest.mark.parametrize("run", ["gan", "vae"], indirect=True)
+def test_distillation_from_a_run(command, run, tmp_path):
+    student = ["objective.generator.patch=1", "objective.generator.base_channels=8", "objective.generator.max_channels=8"]
+    done = command("experiment=distill", f"teacher={run}", *student, *QUICK, f"run_dir={tmp_path / 'student'}")
+    assert done.code == 0, done.err
+    pipe = load(tmp_path / "student")
+    assert pipe.config["teacher"] == str(run)
+    assert pipe.config["data"] == load(run).config["data"]
+    assert pipe("a red circle", 3).pixels.shape == (1, 3, 16, 16)
+    shutil.rmtree(run)  # to draw, a student needs its teacher no more
+    assert len(load(tmp_path / "student")("a red circle", seeds=range(2)).images) == 2
+
+
+def test_distillation_without_a_teacher_is_one_line(command):
+    done = command("experiment=distill")
+    assert done.code == 2
+    assert "name the run to learn from" in done.err
+    done = command("experiment=distill", "teacher=outputs/nothing")
+    assert done.code == 2
+    assert "teacher=outputs/nothing does not exist" in done.err
