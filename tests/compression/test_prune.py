@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from trainer.batch import Condition
 from trainer.compression.channels import groups
-from trainer.compression.prune import prune
+from trainer.compression.prune import effects, prune
 from trainer.errors import UserError
 
 from .conftest import make, node_of
@@ -34,7 +35,8 @@ def scale_channels(network: nn.Module, gone: dict[str, list[int]]) -> None:
         tensor.index_fill_(dim, torch.tensor(indices), 0)
 
 
-def test_silent_channels_of_dcgan_go_and_the_rest_is_sliced_by_hand(inputs):
+@pytest.mark.parametrize("importance", ["effect", "l1", "l2"])
+def test_silent_channels_of_dcgan_go_and_the_rest_is_sliced_by_hand(inputs, importance):
     network = make(node_of("dcgan", 16))
     random = torch.Generator().manual_seed(3)
     sizes = {"4": 48, "8": 32, "16": 16, "style": 32}
@@ -42,7 +44,7 @@ def test_silent_channels_of_dcgan_go_and_the_rest_is_sliced_by_hand(inputs):
     gone = {name: each[: len(each) // 2].tolist() for name, each in order.items()}
     keep = {name: each[len(each) // 2 :].sort().values for name, each in order.items()}
     scale_channels(network, gone)
-    pruned = prune(network, inputs, ratio=0.5).state_dict()
+    pruned = prune(network, inputs, ratio=0.5, importance=importance).state_dict()
 
     start = torch.cat([position * 48 + keep["4"] for position in range(16)])
     norms = {str(i): torch.cat([keep[s], sizes[s] + keep[s]]) for i, s in enumerate(("4", "8", "16"))}
@@ -92,6 +94,28 @@ def test_the_word_heads_lose_the_same_channels(inputs):
         rows = channel["attention.8.query.weight", 0]
         assert rows == channel["attention.8.key.weight", 0]
         assert [row % 8 for row in rows] == [rows[0]] * 4  # 32 channels, 4 heads
+
+
+def test_effects_are_what_the_images_change_by(inputs):
+    """|sum of w dG/dw| of a weight alone, against a difference quotient of the images."""
+    network = make(node_of("dcgan", 16)).double()
+    batch = (inputs[0][0].double(), Condition(*(x.double() if x.is_floating_point() else x for x in inputs[0][1])))
+    found = torch.stack([each["ups.0.bias"] for each in effects(network, [batch] * 150)])
+    with torch.no_grad():
+        before, after = network(*batch), deepcopy(network)
+        after.ups[0].bias[3] *= 1 - 1e-5
+        change = (before - after(*batch)).norm() / 1e-5
+    assert found[:, 3].square().mean().sqrt() == pytest.approx(change.item(), rel=0.15)
+
+
+def test_the_least_effect_is_nearer_than_the_smallest_norm(generator, inputs):
+    network = generator[1]
+    image = network(*inputs[0])
+    effect, norm = (
+        (prune(network, inputs, ratio=0.3, importance=each)(*inputs[0]) - image).square().mean()
+        for each in ("effect", "l2")
+    )
+    assert effect < norm
 
 
 def test_multiply_adds_of_the_stages_fall_to_a_quarter(inputs):
@@ -159,7 +183,7 @@ def test_a_users_generator(inputs):
     network = users()
     for tensor, dim in ((network.up.weight, 1), (network.depthwise.weight, 0), (network.join.weight, 1)):
         tensor.index_fill_(dim, torch.arange(8, 24), 0)
-    pruned = prune(network, inputs)
+    pruned = prune(network, inputs, importance="l2")
     kept = torch.cat([torch.arange(8), torch.arange(24, 32)])
     assert torch.equal(pruned.depthwise.bias, network.depthwise.bias[kept])
     assert torch.equal(pruned.layer_norm.weight, network.layer_norm.weight[kept])
@@ -175,7 +199,7 @@ def test_refusals(inputs):
         prune(users(hard_coded=True), inputs)
     with pytest.raises(UserError, match=r"passes\.prune\.ratio=1\.0: expected at least 0 and less than 1"):
         prune(users(), inputs, ratio=1.0)
-    with pytest.raises(UserError, match=r"importance=size: expected one of l1, l2"):
+    with pytest.raises(UserError, match=r"importance=size: expected one of effect, l1, l2"):
         prune(users(), inputs, importance="size")
     with pytest.raises(UserError, match="Grouped has no channel that is free to go"):
         prune(Grouped(), inputs)
