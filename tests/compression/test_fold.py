@@ -1,0 +1,83 @@
+"""Folding changes nothing but rounding, and comes back from its files."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from trainer.compression.fold import FoldedNorm, FoldedText, FoldedUpBlock, fold
+from trainer.compression.prune import prune
+from trainer.compression.subpixel import SubPixel, is_subpixel, of_resized, of_transposed
+from trainer.networks.layers import ModulatedNorm, TextVector
+from trainer.networks.residual import UpBlock
+
+from .conftest import make, node_of
+
+BOUND = 1e-5  # of the images' range
+
+
+def distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(((a - b).abs().max() / b.abs().max()).detach())
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (4, 4), (5, 3)])
+@pytest.mark.parametrize("exporting", [False, True])
+def test_subpixel_is_the_transposed_and_the_resized_convolution(shape, exporting, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: exporting)
+    x = torch.randn(2, 6, *shape, generator=torch.Generator().manual_seed(0)).double()
+    up = nn.ConvTranspose2d(6, 5, 4, stride=2, padding=1).double()
+    assert distance(of_transposed(up)(x), up(x)) < 1e-12
+    conv = nn.Conv2d(6, 5, 3, padding=1).double()
+    assert distance(of_resized(conv)(x), conv(F.interpolate(x, scale_factor=2))) < 1e-12
+
+
+def test_what_is_no_subpixel_layer():
+    assert is_subpixel(nn.ConvTranspose2d(4, 4, 4, stride=2, padding=1))
+    assert not is_subpixel(nn.ConvTranspose2d(4, 4, 3, stride=2, padding=1))
+    assert not is_subpixel(nn.ConvTranspose2d(4, 4, 4, stride=2, padding=1, groups=2))
+
+
+def test_images_stay(generator, inputs, saved):
+    node, network = generator
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    folded = fold(network, inputs)
+    classes = {type(module) for module in folded.modules()}
+    assert not classes & {ModulatedNorm, TextVector, UpBlock}
+    assert classes >= {FoldedNorm, FoldedText}
+    back = saved(node, network, folded)
+    for batch in inputs:
+        assert 0 < distance(folded(*batch), network(*batch)) < BOUND
+        assert torch.equal(back(*batch), folded(*batch))
+        assert folded(*batch).is_contiguous(memory_format=torch.channels_last)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_folding_twice_changes_nothing(generator, inputs):
+    once = fold(generator[1], inputs)
+    twice = fold(once, inputs)
+    assert [type(module) for module in once.modules()] == [type(module) for module in twice.modules()]
+    assert torch.equal(once(*inputs[0]), twice(*inputs[0]))
+
+
+@pytest.mark.parametrize("family", ["dcgan", "residual"])
+def test_a_pruned_network_folds(family, inputs, saved):
+    node = node_of(family)
+    network = make(node)
+    pruned = prune(network, inputs, 0.5)
+    folded = fold(pruned, inputs)
+    assert distance(folded(*inputs[0]), pruned(*inputs[0])) < BOUND
+    assert torch.equal(saved(node, network, folded)(*inputs[0]), folded(*inputs[0]))
+
+
+def test_narrow_maps_of_dcgan_are_made_by_subpixel_layers():
+    folded = fold(make(node_of("dcgan", 32)))
+    assert [type(up) for up in folded.ups] == [nn.ConvTranspose2d, nn.ConvTranspose2d, SubPixel]
+    assert all(norm.settings["centred"] for norm in folded.norms)
+
+
+def test_residual_blocks_work_at_the_smaller_size():
+    folded = fold(make(node_of("residual", 32)))
+    assert all(type(up) is FoldedUpBlock for up in folded.ups)
+    assert [up.norm2.settings["centred"] for up in folded.ups] == [True] * 3

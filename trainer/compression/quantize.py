@@ -1,0 +1,120 @@
+"""Quantization: layers whose weights take 8 bits, and which compute in int8 where that pays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from trainer.batch import Condition
+from trainer.compression.quantized import (
+    ACTIVATIONS,
+    FORMATS,
+    LEVELS,
+    QuantizedConv2d,
+    QuantizedLinear,
+    has_int8_kernels,
+)
+from trainer.compression.subpixel import is_subpixel, of_transposed
+from trainer.errors import UserError
+from trainer.progress import say
+
+SAMPLES = 1 << 14  # activations of a layer and batch that its range is chosen by
+CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)  # parts of the range from the least to the largest that are tried
+
+
+def quantize(
+    network: nn.Module,
+    inputs: Sequence[tuple[Tensor, Condition]],
+    weights: str = "int8",
+    activations: str = "static",
+    skip: Sequence[str] = (),
+) -> nn.Module:
+    """The network with its convolutions and linear layers in 8 bits, as `quantized.Quantized` describes them.
+
+    inputs: batches that activations are measured on. weights: "int8" or "fp8". activations: "float" stores 8 bits and
+    computes in float; "static" and "dynamic" compute in int8. skip: parts that stay as they are, by their names.
+    Transposed convolutions become sub-pixel ones first. UserError where nothing is left to do.
+    """
+    if weights not in FORMATS or activations not in ACTIVATIONS or (weights == "fp8" and activations != "float"):
+        raise UserError(
+            f"weights={weights} with activations={activations}: expected int8 with {', '.join(ACTIVATIONS)}, "
+            "or fp8 with float"
+        )
+    if activations != "float" and not has_int8_kernels():
+        say("int8: this machine has no int8 kernels (VNNI); it computes the same in float, no faster")
+    if weights == "fp8":
+        say("fp8: no library has convolutions of fp8; weights are stored in 8 bits and computed in float")
+    network = deepcopy(network)
+    with torch.no_grad():
+        for path, module in taken(network, skip):
+            if is_subpixel(module):
+                network.set_submodule(path, of_transposed(module))  # type: ignore[arg-type]
+        layers = {path: layer for path, layer in taken(network, skip) if is_quantizable(layer)}
+        if not layers:
+            raise UserError(f"quantize: {type(network).__name__} has no float layer left: leave the pass out")
+        ranges = dict.fromkeys(layers, (0.0, 0.0)) if activations == "float" else calibrated(network, layers, inputs)
+        for path, layer in layers.items():
+            kind = QuantizedConv2d if isinstance(layer, nn.Conv2d) else QuantizedLinear
+            quantized = kind.like(layer, weights, activations).to(layer.weight.device)  # type: ignore[arg-type]
+            quantized.fill(layer, *ranges[path])
+            network.set_submodule(path, quantized.train(layer.training))
+    return network.requires_grad_(False)
+
+
+def taken(network: nn.Module, skip: Sequence[str]) -> list[tuple[str, nn.Module]]:
+    return [
+        (path, module)
+        for path, module in network.named_modules()
+        if not any(path == part or path.startswith(f"{part}.") for part in skip)
+    ]
+
+
+def is_quantizable(layer: nn.Module) -> bool:
+    if type(layer) is nn.Conv2d:
+        return layer.padding_mode == "zeros" and isinstance(layer.padding, tuple)
+    return type(layer) is nn.Linear
+
+
+def calibrated(
+    network: nn.Module, layers: dict[str, nn.Module], inputs: Sequence[tuple[Tensor, Condition]]
+) -> dict[str, tuple[float, float]]:
+    """The range of what each layer reads that has the least squared error, clipping against rounding."""
+    seen: dict[str, list[Tensor]] = {path: [] for path in layers}
+
+    def watch(path: str) -> torch.utils.hooks.RemovableHandle:
+        def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            values = args[0].permute(0, 2, 3, 1).reshape(-1) if args[0].dim() == 4 else args[0].reshape(-1)
+            extremes = torch.stack([values.min(), values.max()])
+            # an odd stride passes over all channels
+            seen[path].append(torch.cat([extremes, values[:: (values.numel() // SAMPLES) | 1]]).float())
+
+        return layers[path].register_forward_pre_hook(keep)
+
+    hooks = [watch(path) for path in layers]
+    try:
+        for batch in inputs:
+            network(*batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    unread = [path for path, values in seen.items() if not values]
+    if unread:
+        raise UserError(f"quantize: no input came to {unread[0]}: name it in skip")
+    return {path: closest(torch.cat(values)) for path, values in seen.items()}
+
+
+def closest(values: Tensor) -> tuple[float, float]:
+    """(low, high) around 0 of the least squared error of values in 256 levels; low is 0 if none is negative."""
+    least, most = min(0.0, float(values.min())), max(0.0, float(values.max()))
+
+    def error(part: tuple[float, float]) -> float:
+        low, high = part
+        step = max((high - low) / LEVELS, 1e-12)
+        zero = round(-low / step)
+        levels = (values / step + zero).round().clamp(0, LEVELS)
+        return float(((levels - zero) * step - values).square().mean())
+
+    return min(((least * a, most * b) for a in CLIPS for b in CLIPS), key=error)
