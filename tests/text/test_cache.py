@@ -34,8 +34,8 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     encode = Pretrained._encode
 
-    def counted(self, ids):
-        for which, features in encode(self, ids):
+    def counted(self, *given, **options):
+        for which, features in encode(self, *given, **options):
             sizes.append(len(which))
             yield which, features
 
@@ -261,3 +261,27 @@ def test_new_processes_read_without_transformers(encoder, tmp_path, bert_folder)
     imported, pooled = json.loads(out.stdout)
     assert not imported
     assert torch.equal(torch.tensor(pooled), wanted.pooled)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_features_of_a_caption_do_not_depend_on_its_company(encoder, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        many = [f"{a} {b} {c}" for a in ("a", "the") for b in ("red", "big blue", "small") for c in ("apple", "car")]
+        expected = dict(zip(many, zip(*encoder()(many), strict=True), strict=True))
+        for chosen in ([many[3]], many[:2], many[::-1], [many[0], many[7], many[2]], many * 3):
+            for caption, row in zip(chosen, zip(*encoder()(chosen), strict=True), strict=True):
+                assert all(torch.equal(a, b) for a, b in zip(row, expected[caption], strict=True))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_captions_of_a_call_are_encoded_together_in_batches_of_one_size(encoder):
+    seen = []
+    tokenized = encoder()
+    tokenized(["a"])
+    forward = tokenized._model.forward
+    tokenized._model.forward = lambda input_ids: seen.append(tuple(input_ids.shape)) or forward(input_ids=input_ids)
+    tokenized([*(f"{word} car" for word in ("red", "green", "blue", "big", "small", "a", "the", "and", "on")), "car"])
+    assert seen == [(8, 3), (8, 4), (8, 4)]

@@ -20,6 +20,7 @@ from trainer.text.models import FAMILIES, load, max_positions, projected, quiet_
 from trainer.text.weights import find_folder, fingerprint, minilm_folder
 
 TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 32_768}  # large, so that busy cores seldom wait for one another
+TOGETHER = {"cpu": 8, "cuda": 64}  # captions of every batch where their features must not depend on how many are asked
 FLOAT16_MAX = 65_504
 
 
@@ -64,7 +65,10 @@ class Pretrained:
         return Features(self._cache.shards, located, self.max_tokens, self.width)
 
     def __call__(self, captions: Sequence[str]) -> Condition:
-        """Condition of any captions: cached ones are read, others are encoded. Writes nothing."""
+        """Condition of any captions: cached ones are read, others are encoded together. Writes nothing.
+
+        A caption's features are the same, bit for bit, in any company: batches have one size and are filled up.
+        """
         self._cache = self._cache or self._open_cache()
         distinct = list(dict.fromkeys(captions))
         located = self._cache.locate(caption_keys(distinct))
@@ -72,7 +76,7 @@ class Pretrained:
         features = Features(self._cache.shards, located, self.max_tokens, self.width)
         rows = dict(zip((distinct[i] for i in cached), features.rows(cached), strict=True))
         if len(missing):
-            for which, encoded in self._encode(self._tokenize(distinct, missing)):
+            for which, encoded in self._encode(self._tokenize(distinct, missing), full=True):
                 rows.update(zip((distinct[i] for i in missing[which]), encoded, strict=True))
         return pad([rows[caption] for caption in captions], self.max_tokens, self.width)
 
@@ -148,19 +152,20 @@ class Pretrained:
         return [each or [self._tokenizer.eos_token_id] for each in ids]  # GPT-2 makes nothing of an empty caption
 
     @torch.inference_mode()
-    def _encode(self, ids: list[list[int]]) -> Iterator[tuple[list[int], np.ndarray]]:
+    def _encode(self, ids: list[list[int]], full: bool = False) -> Iterator[tuple[list[int], np.ndarray]]:
         """Yields n indices into ids with their features (n, 1 + length, D) float16: the pooled vector, then the tokens.
 
         Captions of one length go together: without padding no caption's features depend on its neighbours, and none of
-        the time goes into pads.
+        the time goes into pads. full: all batches have one size, the last of a length filled up with copies.
         """
         device = self._model.device
         by_length = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         for length, group in itertools.groupby(by_length, key=lambda i: len(ids[i])):
             same = list(group)
-            size = max(1, TOKENS_PER_BATCH[device.type] // length)
+            size = TOGETHER[device.type] if full else max(1, TOKENS_PER_BATCH[device.type] // length)
             for begin in range(0, len(same), size):
                 which = same[begin : begin + size]
-                output = self._model(input_ids=torch.tensor([ids[i] for i in which], device=device))
-                features = torch.cat([self._pool(output)[:, None], output.last_hidden_state], 1)
+                copies = which[:1] * (size - len(which)) if full else []
+                output = self._model(input_ids=torch.tensor([ids[i] for i in which + copies], device=device))
+                features = torch.cat([self._pool(output)[:, None], output.last_hidden_state], 1)[: len(which)]
                 yield which, features.clamp(-FLOAT16_MAX, FLOAT16_MAX).half().cpu().numpy()
