@@ -132,9 +132,10 @@ def test_as_many_singular_values_as_are_needed():
     assert [num_kept(values, 1.0, rank) for rank in (0.1, 0.5, 0.6, 1.0)] == [1, 2, 3, 4]
 
 
-def test_only_where_it_saves_work(generator, inputs):
+def test_only_where_it_saves_work(generator, inputs, capsys):
     whole = low_rank(generator[1], inputs, energy=1.0, by="weights")
     assert not any(isinstance(module, LowRank) for module in whole.modules())
+    assert "layers takes 75% of its multiply-adds or less: nothing changed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("by", ["weights", "responses"])

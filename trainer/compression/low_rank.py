@@ -14,6 +14,7 @@ from trainer.batch import Condition
 from trainer.compression.responses import Responses, responses
 from trainer.compression.structure import described
 from trainer.errors import UserError
+from trainer.progress import say
 
 KINDS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 WORTH = 0.75  # two layers of nearly as many multiply-adds take longer than one
@@ -57,6 +58,7 @@ def low_rank(
     network = deepcopy(network)
     layers = candidates(network)
     known = responses(network, inputs, layers) if by == "responses" else {}
+    num_split = 0
     for path, layer in layers.items():
         module = network.get_submodule(path)
         if by == "weights":
@@ -67,6 +69,9 @@ def low_rank(
             continue
         if multiply_adds(best) <= WORTH * multiply_adds(parts(module)):
             network.set_submodule(path, best.train(module.training))
+            num_split += 1
+    if not num_split:
+        say(f"low_rank: none of {len(layers)} layers takes {WORTH:.0%} of its multiply-adds or less: nothing changed")
     return network
 
 
