@@ -1,4 +1,4 @@
-"""Runs of small generators of every family, by a frozen encoder's features or by ids, and processes that lack packages."""
+"""Runs of small generators, by a frozen encoder's features or by ids, their exports, and processes without packages."""
 
 from __future__ import annotations
 
@@ -78,6 +78,26 @@ def run(tmp_path_factory: pytest.TempPathFactory, pretrained: Callable[[str], di
 def run_of_ids(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A residual generator with word attention that trains its own text encoder."""
     return save_run(tmp_path_factory.mktemp("ids") / "run", "residual", HASHES, TRANSFORMER)
+
+
+def made(run: Path, out: Path, *arguments: str) -> Path:
+    """The folder that the command line makes."""
+    from trainer.export import main
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["export", f"checkpoint={run}", f"out={out}", *arguments])
+        main()
+    return out
+
+
+@pytest.fixture(scope="session")
+def exports(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(run, tmp_path_factory.mktemp("export") / "out", "formats=[onnx,torch_export]")
+
+
+@pytest.fixture(scope="session")
+def exports_of_ids(run_of_ids: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(run_of_ids, tmp_path_factory.mktemp("export") / "out", "formats=[onnx,torch_export]")
 
 
 REFUSE = """

@@ -13,6 +13,7 @@ from trainer.errors import UserError
 from trainer.export import main
 from trainer.figures import Figure
 from trainer.objectives.drawing import Drawing
+from trainer.objectives.gan import GAN
 
 
 @pytest.fixture
@@ -122,18 +123,28 @@ def test_prompts_are_drawn_for_the_card(run, command, tmp_path):
     assert Image.open(tmp_path / "samples.png").size[0] > 4 * 128
 
 
-def test_a_second_export_keeps_the_programs_of_the_first(run, run_of_ids, command, tmp_path):
-    assert command(f"checkpoint={run}", f"out={tmp_path}", "formats=torch_export", main=main).code == 0
+def test_a_second_export_keeps_the_programs_of_the_first(run, run_of_ids, exports, command, tmp_path):
+    shutil.copytree(exports, tmp_path, dirs_exist_ok=True)
     assert command(f"checkpoint={run}", f"out={tmp_path}", main=main).code == 0
-    assert json.loads((tmp_path / "config.json").read_text())["programs"].keys() == {"model.pt2"}
+    assert json.loads((tmp_path / "config.json").read_text())["programs"].keys() == {"model.onnx", "model.pt2"}
     load(tmp_path / "model.pt2")
     assert command(f"checkpoint={run_of_ids}", f"out={tmp_path}", main=main).code == 0
-    assert "programs" not in json.loads((tmp_path / "config.json").read_text()), "that one was of another model"
+    assert "programs" not in json.loads((tmp_path / "config.json").read_text()), "those were of another model"
     with pytest.raises(UserError, match="does not know it"):
         load(tmp_path / "model.pt2")
 
 
-def test_a_program_is_no_source_of_weights(run, command, tmp_path):
-    assert command(f"checkpoint={run}", f"out={tmp_path}", "formats=torch_export", main=main).code == 0
-    result = command(f"checkpoint={tmp_path}", f"out={tmp_path / 'b'}", main=main)
+def test_a_program_is_no_source_of_weights(exports, command, tmp_path):
+    result = command(f"checkpoint={exports}", f"out={tmp_path}", main=main)
     assert (result.code, "has no weights to take" in result.err) == (2, True)
+
+
+def test_an_objective_that_draws_nothing_leaves_whole(run, command, tmp_path, monkeypatch):
+    objective = checkpoint.load(run)
+    monkeypatch.setattr(GAN, "draws_with", "")
+    result = command(f"checkpoint={run}", f"out={tmp_path}", "formats=onnx", main=main)
+    assert (result.code, "draws no images" in result.err) == (2, True)
+    assert command(f"checkpoint={run}", f"out={tmp_path}", main=main).code == 0
+    again = checkpoint.load(tmp_path).state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in objective.state_dict().items())
+    assert again.keys() == objective.state_dict().keys()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
+from tests.exports.conftest import made
 from trainer import checkpoint, load
 from trainer.batch import Condition
 from trainer.errors import UserError
@@ -26,25 +27,8 @@ import numpy, torch
 given = [torch.from_numpy(each) for each in numpy.load("given.npz").values()]
 numpy.save("images.npy", torch.export.load("model.pt2").module()(*given).detach().numpy())
 """
-RUN_AOT = RUN_PT2.replace('torch.export.load("model.pt2").module()', 'torch._inductor.aoti_load_package("model.aot.pt2")')
-
-
-@pytest.fixture(scope="module")
-def exports(run, tmp_path_factory):
-    return made(run, tmp_path_factory.mktemp("export") / "out", "formats=[onnx,torch_export]")
-
-
-@pytest.fixture(scope="module")
-def exports_of_ids(run_of_ids, tmp_path_factory):
-    return made(run_of_ids, tmp_path_factory.mktemp("export") / "out", "formats=[onnx,torch_export]")
-
-
-def made(run, out, *arguments):
-    """The folder that the command line makes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["export", f"checkpoint={run}", f"out={out}", *arguments])
-        main()
-    return out
+COMPILED = 'torch._inductor.aoti_load_package("model.aot.pt2")'
+RUN_AOT = RUN_PT2.replace('torch.export.load("model.pt2").module()', COMPILED)
 
 
 def given(run, folder, count=5):
@@ -185,7 +169,7 @@ def test_a_package_for_another_machine(tmp_path, monkeypatch):
     loader = type("Loader", (), {"load_metadata_from_package": staticmethod(lambda path, name: about)})
     monkeypatch.setattr(aot_inductor, "PackageLoader", loader)
     monkeypatch.setattr(aot_inductor, "instructions", lambda: {"avx512"})
-    with pytest.raises(UserError, match="made for a processor with .* amx_9, which this one is not; export it again"):
+    with pytest.raises(UserError, match=r"made for a processor with .* amx_9, which this one is not; export it again"):
         aot_inductor.Generator(str(file), 8)
     about |= {"AOTI_DEVICE_KEY": "cuda", "AOTI_COMPUTE_CAPABILITY": "9.9"}
     with pytest.raises(UserError, match=r"made for a GPU of compute capability 9\.9, here: "):

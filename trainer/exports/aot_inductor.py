@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from trainer.errors import UserError
-from trainer.exports.program import Runtime
-from trainer.exports.torch_export import reason
+from trainer.exports.program import Runtime, reason
 
 PackageLoader: Any = torch._C._aoti.AOTIModelPackageLoader  # its stub lacks half of it
 REMEDY = "export it again on this machine"

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -24,9 +25,8 @@ from trainer import noise
 from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.exports.files import PROGRAMS, TOKENIZER
-from trainer.exports.program import FromFeatures, FromIds, exported, inputs
+from trainer.exports.program import FromFeatures, FromIds, exported, inputs, reason
 from trainer.exports.text import included
-from trainer.exports.torch_export import reason
 from trainer.progress import EVERY_SECONDS, say
 from trainer.text.pretrained import Pretrained
 
@@ -56,17 +56,17 @@ class Programs:
         self.generator, self.folder = generator, folder
         self.entries: dict[str, dict[str, Any]] = {}
         self.failed: list[str] = []
-        parameter = next(generator.parameters())
+        device = next(chain(generator.parameters(), generator.buffers())).device
         encoder = instantiate(config["text"]["encoder"], _convert_="all")
         features = isinstance(encoder, Pretrained)
-        self.references = batches(generator, encoder, parameter.device)
+        self.references = batches(generator, encoder, device)
         self.encoder_node: dict[str, Any] | None = None
         self.batches, program = self.references, FromFeatures(generator) if features else FromIds(generator, None)
         if with_text and features:
             text, self.encoder_node = included(encoder, folder)
             tokens = instantiate(self.encoder_node | {"path": str(folder / TOKENIZER)})
-            self.batches = batches(generator, tokens, parameter.device)
-            program = FromIds(generator, text.to(parameter.device))
+            self.batches = batches(generator, tokens, device)
+            program = FromIds(generator, text.to(device))
         self.open_tokens = features  # a text encoder of our own has a position for each
         self.example = inputs(*self.batches[1])
         with patience("tracing the generator"), quiet():

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from trainer.errors import UserError
-from trainer.exports.program import Runtime
-from trainer.exports.torch_export import reason
+from trainer.exports.program import Runtime, reason
 
 OPSET = 18
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")

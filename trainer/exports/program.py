@@ -75,3 +75,8 @@ class Runtime(nn.Module):
 
     def forward(self, latent: Tensor, condition: Condition) -> Tensor:
         return self.run(inputs(latent, condition)).to(latent.device)
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error, for a line that says more."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

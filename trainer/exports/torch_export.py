@@ -10,7 +10,7 @@ from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
 from trainer.errors import UserError
-from trainer.exports.program import Runtime
+from trainer.exports.program import Runtime, reason
 
 
 def write(exported: ExportedProgram, path: Path) -> None:
@@ -37,8 +37,3 @@ class Generator(Runtime):
         if device != self.device:
             self.device, self.program = device, [self._on(device)]
         return self.program[0](*given.values())
-
-
-def reason(error: BaseException) -> str:
-    """The first line of an error, for a line that says more."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
