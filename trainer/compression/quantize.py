@@ -35,8 +35,8 @@ def quantize(
     """The network with its convolutions and linear layers in 8 bits, as `quantized.Quantized` describes them.
 
     inputs: batches that activations are measured on. weights: "int8" or "fp8". activations: "float" stores 8 bits and
-    computes in float; "static" and "dynamic" compute in int8. skip: parts that stay as they are, by their names.
-    Transposed convolutions become sub-pixel ones first. UserError where nothing is left to do.
+    computes in float; "static" and "dynamic" compute convolutions in int8. skip: names of parts that stay as
+    they are. Transposed convolutions become sub-pixel ones first. UserError where nothing is left to do.
     """
     if weights not in FORMATS or activations not in ACTIVATIONS or (weights == "fp8" and activations != "float"):
         raise UserError(
@@ -55,12 +55,19 @@ def quantize(
         layers = {path: layer for path, layer in taken(network, skip) if is_quantizable(layer)}
         if not layers:
             raise UserError(f"quantize: {type(network).__name__} has no float layer left: leave the pass out")
-        ranges = dict.fromkeys(layers, (0.0, 0.0)) if activations == "float" else calibrated(network, layers, inputs)
+        convolutions = {path: layer for path, layer in layers.items() if isinstance(layer, nn.Conv2d)}
+        ranges = {} if activations == "float" else calibrated(network, convolutions, inputs)
         for path, layer in layers.items():
-            kind = QuantizedConv2d if isinstance(layer, nn.Conv2d) else QuantizedLinear
-            quantized = kind.like(layer, weights, activations).to(layer.weight.device)  # type: ignore[arg-type]
-            quantized.fill(layer, *ranges[path])
-            network.set_submodule(path, quantized.train(layer.training))
+            small: QuantizedConv2d | QuantizedLinear
+            if isinstance(layer, nn.Conv2d):
+                small = QuantizedConv2d.like(layer, weights, activations)
+            else:
+                small = QuantizedLinear.like(layer, weights)  # type: ignore[arg-type]
+            small.to(layer.weight.device)  # type: ignore[arg-type]
+            small.fill(layer)
+            if path in ranges:
+                small.read(*ranges[path])  # type: ignore[operator]
+            network.set_submodule(path, small.train(layer.training))
     return network.requires_grad_(False)
 
 
@@ -79,14 +86,14 @@ def is_quantizable(layer: nn.Module) -> bool:
 
 
 def calibrated(
-    network: nn.Module, layers: dict[str, nn.Module], inputs: Sequence[tuple[Tensor, Condition]]
+    network: nn.Module, layers: dict[str, nn.Conv2d], inputs: Sequence[tuple[Tensor, Condition]]
 ) -> dict[str, tuple[float, float]]:
     """The range of what each layer reads that has the least squared error, clipping against rounding."""
     seen: dict[str, list[Tensor]] = {path: [] for path in layers}
 
     def watch(path: str) -> torch.utils.hooks.RemovableHandle:
         def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            values = args[0].permute(0, 2, 3, 1).reshape(-1) if args[0].dim() == 4 else args[0].reshape(-1)
+            values = args[0].permute(0, 2, 3, 1).reshape(-1)
             extremes = torch.stack([values.min(), values.max()])
             # an odd stride passes over all channels
             seen[path].append(torch.cat([extremes, values[:: (values.numel() // SAMPLES) | 1]]).float())

@@ -28,7 +28,7 @@ def half(network: nn.Module, dtype: str = "float16") -> nn.Module:
     if device_of(network).type == "cpu":
         say(f"half: this CPU computes {dtype} more slowly than float32; weights are stored in it, computed in float32")
         for tensor in (*network.parameters(), *network.buffers()):
-            if tensor.dtype == torch.float32:
+            if is_halved(tensor):
                 tensor.data = tensor.data.to(kind).float()
         return network.to(torch.float32)  # what modules derive from their weights follows
     network.to(kind)
@@ -40,7 +40,11 @@ def half(network: nn.Module, dtype: str = "float16") -> nn.Module:
 def stored(state: dict[str, Tensor], runtime: list[dict[str, Any]]) -> dict[str, Tensor]:
     """A state dict as it goes into a file: in half precision where `half` is among the nodes of runtime passes."""
     kinds = [HALVES[node.get("dtype", "float16")] for node in runtime if node["_target_"] == f"{__name__}.half"]
-    return {key: t.to(kinds[-1]) if kinds and t.dtype == torch.float32 else t for key, t in state.items()}
+    return {key: tensor.to(kinds[-1]) if kinds and is_halved(tensor) else tensor for key, tensor in state.items()}
+
+
+def is_halved(tensor: Tensor) -> bool:
+    return tensor.dtype == torch.float32 and tensor.dim() > 1  # vectors are few, and scales of int8 among them
 
 
 def channels_last(network: nn.Module) -> nn.Module:
