@@ -117,7 +117,7 @@ def test_a_program_that_differs_is_removed(run, tmp_path, command, monkeypatch):
     monkeypatch.setattr(torch_export, "write", lambda exported, path: honest(spoilt(exported), path))
     result = command(f"checkpoint={run}", f"out={tmp_path}", "formats=[safetensors,torch_export]", main=main)
     assert (result.code, result.err.count("\n")) == (2, 1)
-    assert "model.pt2: differs from eager by" in result.err and "more than 1e-04" in result.err
+    assert "model.pt2: differs from eager by" in result.err and "more than 1.0e-04" in result.err
     assert not (tmp_path / "model.pt2").exists() and (tmp_path / "model.safetensors").exists()
     with pytest.raises(UserError, match="does not exist"):
         load(tmp_path / "model.pt2")
@@ -127,6 +127,17 @@ def spoilt(exported):
     """One bias off by a thousandth."""
     exported.state_dict["generator.image.bias"].add_(1e-3)
     return exported
+
+
+def test_the_bound_is_that_of_the_numbers(run, tmp_path):
+    from trainer.exports.making import Programs
+    from trainer.objectives.drawing import Drawing
+
+    drawing = Drawing.of(run)
+    programs = Programs(drawing.generator, drawing.config, tmp_path, with_text=False)
+    assert programs.bound == BOUND
+    drawing.generator.register_buffer("weight_q", torch.zeros(3, dtype=torch.int8))
+    assert programs.bound == 2 / 255
 
 
 def test_what_cannot_be_made_is_one_line(run, tmp_path, command, monkeypatch):
