@@ -1,4 +1,4 @@
-"""launch=slurm: the run as a SLURM job. Writes RUN/job.sbatch, submits it, says how to watch and cancel it."""
+"""launch=slurm: a training or a sampling as a SLURM job. Writes job.sbatch into its folder and submits it."""
 
 from __future__ import annotations
 
@@ -44,17 +44,35 @@ class Slurm:
     def submit(self, cfg: DictConfig) -> None:
         """UserError if the run could not start that way, or sbatch refuses it. A dry run prints and leaves nothing."""
         tasks = self.tasks(cfg)
+        if cfg.data.batch_size % (cfg.nodes * tasks):
+            raise UserError(
+                f"data.batch_size={cfg.data.batch_size}: expected a multiple of the {cfg.nodes * tasks} ranks "
+                f"({cfg.nodes} nodes x {tasks})"
+            )
         if cfg.resume:
             from trainer import checkpoint  # here: it needs torch
 
             run_folder.refuse_another(checkpoint.read(checkpoint.newest(cfg.resume))["config"], cfg)
         arguments = run_folder.arguments()
         if self.dry_run:
-            print(self.script(cfg, Path(cfg.run_dir), tasks, arguments), end="")
+            print(self.script(cfg, cfg.name, Path(cfg.run_dir), tasks, TRAINING, "trainer", arguments), end="")
             return
         folder = run_folder.make(cfg)
+        self._send(cfg, folder, tasks, self.script(cfg, cfg.name, folder, tasks, TRAINING, "trainer", arguments))
+
+    def submit_sampling(self, cfg: DictConfig, folder: Path) -> None:
+        """`trainer.sample` into tar files of `folder`, on as many processes; UserError as above."""
+        tasks = self.tasks(cfg)
+        script = self.script(cfg, "sample", folder, tasks, SAMPLING, "trainer.sample", sys.argv[1:])
+        if self.dry_run:
+            print(script, end="")
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        self._send(cfg, folder, tasks, script)
+
+    def _send(self, cfg: DictConfig, folder: Path, tasks: int, script: str) -> None:
         file = folder / "job.sbatch"
-        file.write_text(self.script(cfg, folder, tasks, arguments), encoding="utf-8")
+        file.write_text(script, encoding="utf-8")
         try:
             job = sbatch(file)
         except UserError:
@@ -84,22 +102,17 @@ class Slurm:
         tasks = int(cfg.gpus_per_node or self.tasks_per_node or 1)
         if cfg.nodes < 1 or tasks < 1:
             raise UserError(f"nodes={cfg.nodes}, {tasks} processes on each: expected at least 1")
-        if cfg.data.batch_size % (cfg.nodes * tasks):
-            raise UserError(
-                f"data.batch_size={cfg.data.batch_size}: expected a multiple of the {cfg.nodes * tasks} ranks "
-                f"({cfg.nodes} nodes x {tasks})"
-            )
         return tasks
 
-    def flags(self, cfg: DictConfig, folder: Path, tasks: int) -> dict[str, Any]:
+    def flags(self, cfg: DictConfig, name: str, folder: Path, tasks: int, to: str) -> dict[str, Any]:
         """Flags of sbatch, long names; None is left out, True is a bare flag."""
         return {
-            "job-name": cfg.name,
+            "job-name": name,
             "chdir": Path.cwd(),
             "output": folder / "slurm-%j.out",
             "open-mode": "append",
             "requeue": True,
-            "signal": f"USR1@{self.signal_seconds}",
+            "signal": f"{to}USR1@{self.signal_seconds}",
             "nodes": cfg.nodes,
             "ntasks-per-node": tasks,
             "gpus-per-node": cfg.gpus_per_node or None,
@@ -113,16 +126,19 @@ class Slurm:
             "exclusive": self.exclusive or None,
         } | (self.sbatch or {})
 
-    def script(self, cfg: DictConfig, folder: Path, tasks: int, arguments: list[str]) -> str:
+    def script(
+        self, cfg: DictConfig, name: str, folder: Path, tasks: int, template: str, module: str, arguments: list[str]
+    ) -> str:
         """The text of the job. `arguments` are those of the command line, with or without launch=..."""
-        flags = {name: value for name, value in self.flags(cfg, folder, tasks).items() if value is not None}
+        given_flags = self.flags(cfg, name, folder, tasks, to="B:" if template == SAMPLING else "")
+        flags = {name: value for name, value in given_flags.items() if value is not None}
         lines = [f"#SBATCH --{name}{'' if value is True else f'={quoted(value)}'}" for name, value in flags.items()]
         spread = "" if self.cpus_per_task is None else f" --cpus-per-task={self.cpus_per_task}"  # srun asks anew
-        command = [f"{self.python or shlex.quote(sys.executable)} -m trainer", *map(shlex.quote, own(arguments))]
+        command = [f"{self.python or shlex.quote(sys.executable)} -m {module}", *map(shlex.quote, own(arguments))]
         given = [f"export {name}={shlex.quote(str(value))}" for name, value in (self.env or {}).items()]
-        return SCRIPT.format(
-            name=cfg.name,
-            command=shlex.join(["python", "-m", "trainer", *arguments]),
+        return template.format(
+            name=name,
+            command=shlex.join(["python", "-m", module, *arguments]),
             flags="\n".join(lines),
             seconds=self.signal_seconds,
             folder=shlex.quote(str(folder)),
@@ -133,7 +149,7 @@ class Slurm:
         )
 
 
-SCRIPT = """#!/usr/bin/env bash
+TRAINING = """#!/usr/bin/env bash
 # {name}. Submit it again as it stands and the run goes on from its newest checkpoint.
 # Written by: {command}
 {flags}
@@ -150,6 +166,19 @@ export MASTER_ADDR MASTER_PORT=$((15000 + SLURM_JOB_ID % 15000)){given}
 {setup}
 # One process for each rank. One that fails ends all; the others say which it was.
 exec srun --kill-on-bad-exit=1{spread} {training}
+"""
+
+SAMPLING = """#!/usr/bin/env bash
+# Sampling. Submit it again as it stands and it draws what is missing.
+# Written by: {command}
+{flags}
+
+# --signal: {seconds} s before the time limit the job goes back into the queue; each process loses at most its file.
+trap 'scontrol requeue "$SLURM_JOB_ID"' USR1{given}
+{setup}
+# One process for each GPU. One that fails leaves its file to the others.
+srun --kill-on-bad-exit=0{spread} {training} &
+wait $! || wait $!
 """
 
 

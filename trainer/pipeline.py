@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,13 +53,22 @@ class Pipeline:
     path: the checkpoint file. step: batches it had trained. config: the resolved configuration of its run.
     """
 
-    def __init__(self, path: str | Path, device: str | torch.device, batch_size: int | None = None):
+    def __init__(
+        self,
+        path: str | Path,
+        device: str | torch.device,
+        batch_size: int | None = None,
+        fixed: bool = False,
+        compiled: bool = False,
+    ):
         self.path = checkpoint.newest(path)
         self.objective = checkpoint.load(self.path, device)
         self.config: dict[str, Any] = self.objective.config
         self.step = int(checkpoint.read(self.path)["global_step"])
         self.text = instantiate(self.config["text"]["encoder"], _convert_="all")
-        self.sampler = Sampler(self.objective, self.text, batch_size)
+        if compiled:
+            self.objective.get_submodule(self.objective.draws_with).compile()
+        self.sampler = Sampler(self.objective, self.text, batch_size, fixed)
 
     def __call__(self, prompts: str | Sequence[str], seeds: int | Sequence[int] = 0) -> Samples:
         """Every prompt with every seed. A seed is the same image each time, whatever else is drawn with it."""
@@ -69,6 +79,14 @@ class Pipeline:
         each_prompt = [prompt for prompt in prompts for _ in seeds]
         each_seed = seeds * len(prompts)
         return Samples(self.sampler(each_prompt, each_seed), each_prompt, each_seed, columns=len(seeds))
+
+    def stream(self, prompts: Iterable[str], seeds: Iterable[int]) -> Iterator[tuple[str, int, Image.Image]]:
+        """(prompt, seed, image) of pairs, batch by batch, without holding more; prompts and seeds may be endless."""
+        pairs = zip(prompts, seeds, strict=False)
+        while batch := list(itertools.islice(pairs, self.sampler.batch_size)):
+            captions, numbers = zip(*batch, strict=True)
+            for (prompt, seed), pixels in zip(batch, self.sampler(captions, numbers), strict=True):
+                yield prompt, seed, picture(pixels)
 
     def latents(self, seeds: int | Sequence[int]) -> Tensor:
         """(N, latent_channels) of N seeds, standard normal; what lies between or nearer to 0 can be drawn as well."""
@@ -91,7 +109,13 @@ class Pipeline:
         return Samples(self.sampler.draw(latents, condition), list(labels) or [""] * count, [], columns)
 
 
-def load(path: str | Path, device: str | torch.device | None = None, batch_size: int | None = None) -> Pipeline:
+def load(
+    path: str | Path,
+    device: str | torch.device | None = None,
+    batch_size: int | None = None,
+    fixed: bool = False,
+    compiled: bool = False,
+) -> Pipeline:
     """A pipeline from a run folder (its newest whole checkpoint) or a .ckpt file; on the GPU if there is one.
 
     >>> from trainer import load
@@ -99,10 +123,11 @@ def load(path: str | Path, device: str | torch.device | None = None, batch_size:
     >>> pipe("a red apple", seeds=range(4)).images          # 4 PIL images
     >>> pipe(["a red apple", "a blue car"], seeds=range(8)).grid()
 
+    fixed: as of `Sampler`. compiled: the network by torch.compile: minutes at first, then it draws faster.
     UserError if there is no such run, its checkpoint cannot be read, or the device is not there.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     elif torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device={device}: this machine has no usable GPU; leave device out or say cpu")
-    return Pipeline(path, device, batch_size)
+    return Pipeline(path, device, batch_size, fixed, compiled)

@@ -39,18 +39,37 @@ class Sampling:
     out: str | None = None
     batch_size: int | None = None
     device: str | None = None
+    mode: str | None = None
+    compile: bool = False
+    images_per_file: int | None = None
+    processes: int | None = None
+    launch: Any = None
+    nodes: int = 1
+    gpus_per_node: Any = "auto"
 
 
 def sample(cfg: DictConfig) -> None:
     """Writes a PNG for each prompt and seed and a grid of them, all with their origin in the metadata."""
-    prompts, seeds = parse_prompts(cfg.prompts, cfg.prompts_file), parse_seeds(cfg.seeds)
+    if cfg.mode not in (None, "latency", "throughput"):
+        raise UserError(f"mode={cfg.mode}: expected latency, throughput or null")
+    if cfg.images_per_file is not None:
+        from trainer.many import sample_many
+
+        sample_many(cfg, None if cfg.seeds == "line" else parse_seeds(cfg.seeds), cfg.device)
+        return
+    if cfg.launch or cfg.processes or cfg.seeds == "line":
+        raise UserError("launch, processes and seeds=line draw into tar files: say images_per_file=1000, too")
+    streamed = cfg.prompts_file == "-"
+    prompts = [] if streamed else parse_prompts(cfg.prompts, cfg.prompts_file)
+    seeds = parse_seeds(cfg.seeds)
 
     import torch  # here, because these take seconds: a mistyped seed is told at once
 
     from trainer.images import grid
     from trainer.pipeline import load, picture
 
-    pipe = load(cfg.checkpoint, cfg.device, cfg.batch_size)
+    alone = cfg.mode == "latency" or (streamed and cfg.mode is None)
+    pipe = load(cfg.checkpoint, cfg.device, 1 if alone else cfg.batch_size, fixed=alone, compiled=cfg.compile)
     run = pipe.path.parent.parent if pipe.path.parent.name == "checkpoints" else pipe.path.parent
     folder = Path(cfg.out or run / "samples" / pipe.path.stem).expanduser()
     origin = {
@@ -60,6 +79,9 @@ def sample(cfg: DictConfig) -> None:
         "kimg": f"{pipe.objective.images_seen / 1000:.3f}",
         "step": str(pipe.step),
     }
+    if streamed:
+        stream(pipe, seeds, folder, origin)
+        return
     pairs = list(itertools.product(prompts, seeds))
     files = [folder / f"{slug(prompt)}_seed{seed:04d}.png" for prompt, seed in pairs]
     for file in files:
@@ -83,6 +105,17 @@ def sample(cfg: DictConfig) -> None:
     overview = grid(torch.stack(shown), [prompt for prompt, _ in pairs[: len(shown)]], min(len(seeds), 16))
     save(overview, file, all_of_it)
     print(f"{file}\n{len(pairs)} images, {rate:.1f} images/s on {pipe.sampler.device}")
+
+
+def stream(pipe: Pipeline, seeds: list[int], folder: Path, origin: Origin) -> None:
+    """A PNG for each line of stdin and each seed, written and its name printed as soon as it is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = (line.strip() for line in sys.stdin)
+    first, second = itertools.tee((prompt, seed) for prompt in lines if prompt for seed in seeds)
+    for prompt, seed, image in pipe.stream((p for p, _ in first), (s for _, s in second)):
+        file = folder / f"{slug(prompt)}_seed{seed:04d}.png"
+        save(image, file, origin | {"prompt": prompt, "seed": str(seed)})
+        print(file, flush=True)
 
 
 def draw(pipe: Pipeline, pairs: list[tuple[str, int]]) -> Iterator[Tensor]:
