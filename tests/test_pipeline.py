@@ -1,5 +1,6 @@
 """`from trainer import load`, as in a notebook."""
 
+import itertools
 import subprocess
 import sys
 
@@ -51,6 +52,15 @@ def test_the_latent_space_is_open(trained):
     of_two = pipe.draw(pipe.latents(4), pipe.condition(["a red apple", "a blue car"]))
     assert torch.equal(of_two.pixels, pipe(["a red apple", "a blue car"], seeds=4).pixels)
     assert of_two.grid().size[0] > of_two.grid().size[1]
+
+
+def test_a_stream_draws_endless_prompts_batch_by_batch(trained):
+    pipe = load(trained, batch_size=2)
+    stream = pipe.stream(itertools.repeat("a red apple"), itertools.count())
+    drawn = list(itertools.islice(stream, 3))
+    assert [(prompt, seed) for prompt, seed, _ in drawn] == [("a red apple", seed) for seed in range(3)]
+    expected = pipe("a red apple", seeds=range(3)).images
+    assert all(np.array_equal(np.asarray(a), np.asarray(b)) for (_, _, a), b in zip(drawn, expected, strict=True))
 
 
 def test_bad_input_is_told(trained):

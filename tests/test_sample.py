@@ -1,5 +1,6 @@
 """`python -m trainer.sample` as typed."""
 
+import io
 import json
 
 import numpy as np
@@ -70,6 +71,16 @@ def test_prompts_file(draw, tmp_path):
     assert {info["prompt"] for info in infos} == {"a red apple", "ein grüner Apfel 🍏"}
 
 
+def test_lines_of_stdin_become_images_one_by_one(draw, tmp_path, trained, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("a red apple\n\na blue car\n"))
+    result = draw("prompts_file=-", "out=here", "seeds=0-1")
+    assert result.code == 0, result.err
+    names = [f"here/a-{what}_seed000{seed}.png" for what in ("red-apple", "blue-car") for seed in (0, 1)]
+    assert result.out.splitlines() == names
+    alone = np.asarray(Image.open(tmp_path / names[3])).astype(int)
+    assert abs(alone - np.asarray(load(trained)("a blue car", 1).images[0])).max() <= 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -80,6 +91,7 @@ def test_prompts_file(draw, tmp_path):
         (["prompts=a", "seeds=[]"], "expected at least one"),
         (["prompts_file=nowhere.txt"], "prompts_file=nowhere.txt"),
         (["prompts=a", "batch_size=0"], "batch_size=0"),
+        (["prompts=a", "mode=fast"], "mode=fast: expected latency, throughput or null"),
         (["prompts=a", "checkpoint=outputs/nothing"], "outputs/nothing does not exist; the newest run there is"),
         (["prompts=a", "sedes=3"], "did you mean seeds"),
     ],

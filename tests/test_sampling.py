@@ -143,3 +143,45 @@ def test_token_ids_do_not_mix():
     ids = Condition(torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, 0))
     with pytest.raises(UserError, match="do not mix; train with text=minilm"):
         mixed(ids, torch.eye(2))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_small_batch_is_drawn_small_and_without_pads_of_no_use(objective, threads):
+    """Convolutions see the rows that are asked for, up to a layer or two that would round otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        sampler = Sampler(objective.eval(), Text())
+        latents = sampler.latents(range(16))
+        condition = sampler.conditions(CAPTIONS[:16])
+        pads = torch.zeros(16, 24 - TOKENS, WIDTH)
+        condition = Condition(
+            torch.cat([condition.tokens, pads], 1), torch.cat([condition.mask, pads[..., 0] > 0], 1), condition.pooled
+        )
+        expected = sampler.draw(latents, condition)
+        for count in (1, 2, 3, 8):
+            for _ in range(2):  # the first time is drawn in full
+                seen = []
+                hook = objective.generator.register_forward_hook(
+                    lambda m, given, out, seen=seen: seen.append((len(out), given[1].mask.shape[1]))
+                )
+                assert torch.equal(sampler.draw(latents[:count], condition.rows(slice(count))), expected[:count])
+                hook.remove()
+            assert seen == [({1: 1, 2: 2, 3: 4, 8: 8}[count], 16)]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_fixed_batches_have_one_size(objective):
+    sampler, seen = Sampler(objective.eval(), Text(), 3, fixed=True), []
+    objective.generator.register_forward_hook(lambda m, given, out: seen.append(len(out)))
+    images = sampler(CAPTIONS[:7], SEEDS[:7])
+    assert seen == [3, 3, 3]
+    assert (images.int() - Sampler(objective, Text())(CAPTIONS[:7], SEEDS[:7]).int()).abs().max() <= 1
+
+
+def test_a_training_network_sees_full_batches_alone(objective):
+    seen = []
+    objective.generator.register_forward_hook(lambda m, given, out: seen.append(len(out)))
+    Sampler(objective.train(), Text(), 5)(CAPTIONS[:20], SEEDS[:20])
+    assert seen == [16, 16]

@@ -126,3 +126,21 @@ def test_a_sweep_submits_a_job_for_each_value(login_node, command):
 def test_the_job_trains_what_was_asked_for_and_is_not_launched_again():
     given = ["+experiment=cgan", "launch=slurm", "launch.time=3", "+launch.x=1", "nodes=2", "+experiment=resumed"]
     assert own([*given, "a=launch=b"]) == ["+experiment=cgan", "nodes=2", "a=launch=b"]
+
+
+def test_a_sampling_is_submitted_too(login_node, command):
+    from trainer.sample import main
+
+    (login_node / "captions.txt").write_text("a red apple\n")
+    given = ["checkpoint=run", "prompts_file=captions.txt", "images_per_file=10", "out=images"]
+    dry = command(*given, *FOUR, "launch.time=1:00:00", "launch.dry_run=true", main=main)
+    assert dry.code == 0, dry.err
+    assert not (login_node / "images").exists()
+    assert {"job-name=sample", "output=images/slurm-%j.out", "requeue", "signal=B:USR1@120", "nodes=2"} <= set(
+        directives(dry.out)
+    )
+    assert " \\\n  ".join(["-m trainer.sample", *given, *FOUR[1:]]) + " &" in dry.out
+    assert subprocess.run(["bash", "-n"], input=dry.out, text=True).returncode == 0
+    done = command(*given, *FOUR, main=main)
+    assert "job         17: 2 nodes x 4 GPUs" in done.out
+    assert (login_node / "images/job.sbatch").read_text() == (login_node / "submitted").read_text()
