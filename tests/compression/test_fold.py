@@ -46,6 +46,7 @@ def test_images_stay(generator, inputs, saved):
     classes = {type(module) for module in folded.modules()}
     assert not classes & {ModulatedNorm, TextVector, UpBlock}
     assert classes >= {FoldedNorm, FoldedText}
+    assert not any(parameter.requires_grad for parameter in folded.parameters())
     back = saved(node, network, folded)
     for batch in inputs:
         assert 0 < distance(folded(*batch), network(*batch)) < BOUND

@@ -119,6 +119,7 @@ class FoldedText(nn.Module):
         self = cls(*sizes).to(text.query)
         self.value, self.out = text.value, text.out
         self.query.weight.copy_(text.query @ text.key.weight / math.sqrt(text.query.shape[1]))
+        self.query.requires_grad_(text.query.requires_grad)
         return self.train(text.training)
 
     def node(self) -> dict[str, Any]:
