@@ -133,6 +133,7 @@ def judge(cfg: DictConfig, pipe: Pipeline, reference: Pipeline, data: Any) -> Qu
 def save(out: Path, pipe: Pipeline, start: Candidate, end: Candidate) -> None:
     """OUT/model.safetensors and config.json: the generator as it is to be built, and what is done after loading it."""
     from trainer.compression import structure
+    from trainer.compression.runtime import stored
     from trainer.exports import files
 
     config = deepcopy(pipe.config)
@@ -144,7 +145,8 @@ def save(out: Path, pipe: Pipeline, start: Candidate, end: Candidate) -> None:
     settings = {"images_seen": pipe.objective.images_seen, "global_step": pipe.step, "config": config}
     try:
         out.mkdir(parents=True, exist_ok=True)
-        files.write_weights(out, {f"generator.{name}": each for name, each in end.network.state_dict().items()})
+        state = stored(end.network.state_dict(), list(end.runtime))
+        files.write_weights(out, {f"generator.{name}": each for name, each in state.items()})
         files.write_settings(out, settings)
     except OSError as error:
         raise UserError(f"out={out}: {error.strerror}; name a folder that can be written") from error
