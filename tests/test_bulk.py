@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer import bulk, load
+from trainer import bulk, load, many
 from trainer.errors import UserError
+from trainer.export import main as export
 from trainer.sample import main
 
 CAPTIONS = [f"a {size} {colour} {shape}" for size in ("large", "small", "tiny") for colour in ("red", "blue")
@@ -146,7 +147,8 @@ def test_mistakes_are_one_line(sample, trained, tmp_path):
         ([f"checkpoint={trained}", "images_per_file=5"], "expected prompts_file=FILE"),
         ([f"checkpoint={trained}", f"prompts_file={file}", "images_per_file=5"], "expected out=FOLDER"),
         (arguments(trained, file, tmp_path / "out", each=0), "images_per_file=0"),
-        ([f"checkpoint={trained}", "prompts=a"], "say images_per_file=1000"),
+        ([*arguments(trained, file, tmp_path / "out"), "mode=latency"], "draws in batches"),
+        ([*arguments(trained, file, tmp_path / "out"), "nodes=2"], "say launch=slurm"),
     ):
         done = sample(*given)
         assert (done.code, done.err.count("\n")) == (2, 1), done.err
@@ -154,3 +156,81 @@ def test_mistakes_are_one_line(sample, trained, tmp_path):
     with pytest.raises(UserError, match="all lines are empty"):
         (tmp_path / "empty.txt").write_text("\n \n")
         bulk.read_lines(str(tmp_path / "empty.txt"))
+
+
+def test_processes_tell_their_rate_with_and_without_their_start(monkeypatch, capsys, tmp_path):
+    stub = (
+        "import os, time; rank = int(os.environ['RANK']); open(f'{rank:05}.tar', 'w'); time.sleep(0.5); "
+        "print(f'host process {rank}: {20 - 5 * rank} images in {0.10 + rank / 10:.2f} s, 0.1 images/s; all')"
+    )
+    popen, instead = subprocess.Popen, [sys.executable, "-c", stub]
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **more: popen(instead, cwd=tmp_path, **more))
+    before = signal.getsignal(signal.SIGTERM)
+    many.start(2, bulk.Plan([(i, "a") for i in range(35)], [0], 20), tmp_path)
+    signal.signal(signal.SIGTERM, before)
+    out = capsys.readouterr().out
+    assert out.startswith("host process 0: 20 images")
+    found = re.search(r"all 2 files; 35 images in \S+ s with 2 processes, (\S+) images/s; (\S+) images/s without", out)
+    assert found, out
+    assert 0 < float(found[1]) < 35 / 0.5
+    assert float(found[2]) == 175
+
+
+class Clocked:
+    """A sampler that takes so many seconds an image at each batch size, and a minute more at its first batch."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float]):
+        self.seconds, self.now, self.seen, self.batch_size = seconds, 0.0, [], 1
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+    def __call__(self, captions: list[str], seeds: range) -> None:
+        assert len(captions) == len(seeds) == self.batch_size
+        self.now += 0 if self.batch_size in self.seen else 60
+        self.now += self.batch_size * self.seconds[self.batch_size]
+        self.seen.append(self.batch_size)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "count", "best", "tried"),
+    [
+        ({16: 1.0, 32: 0.9, 64: 0.8, 128: 0.7}, 6000, 128, 4),
+        ({16: 1.0, 32: 0.9, 64: 1.0, 128: 0.1}, 6000, 32, 3),
+        ({16: 1.0, 32: 0.9, 64: 0.8, 128: 0.7}, 2000, 32, 2),
+        ({16: 1.0}, 600, 16, 0),
+    ],
+)
+def test_the_quickest_batch_is_found_in_a_tenth_of_the_time(monkeypatch, seconds, count, best, tried):
+    clocked = Clocked(monkeypatch, seconds)
+    assert many.fastest(clocked, ["a", "b", "c"], count) == best
+    assert clocked.seen == [size for size in list(seconds)[:tried] for _ in range(2)]
+    assert 10 * sum(clocked.seen) <= count
+
+
+def test_a_folder_is_of_weights_and_of_how_they_are_run(command, trained, tmp_path):
+    assert command(f"checkpoint={trained}", f"out={tmp_path / 'export'}", main=export).code == 0
+    model, config = tmp_path / "export/model.safetensors", tmp_path / "export/config.json"
+    before, saved = many.digest(model), json.loads(config.read_text())
+    config.write_text(json.dumps(saved | {"programs": {"model.onnx": {}}}))
+    assert many.digest(model) == before, "what lies beside has no part in it"
+    saved["config"]["runtime"] = [{"_target_": "trainer.compression.runtime.half", "_partial_": True}]
+    config.write_text(json.dumps(saved))
+    assert many.digest(model) != before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("form", "name"), [("onnx", "model.onnx"), ("torch_export", "model.pt2")])
+def test_a_program_draws_into_files(sample, command, trained, tmp_path, form, name):
+    pytest.importorskip("onnxruntime")
+    done = command(f"checkpoint={trained}", f"out={tmp_path / 'export'}", f"formats={form}", main=export)
+    assert done.code == 0, done.err
+    file = captions_file(tmp_path, 20)
+    for out, each in (("one", 7), ("again", 7)):
+        assert sample(*arguments(tmp_path / "export" / name, file, tmp_path / out, each)).code == 0
+    assert tars(tmp_path / "one") == tars(tmp_path / "again")
+    assert json.loads((tmp_path / "one/sampling.json").read_text())["batch_size"] == 16
+    with tarfile.open(tmp_path / "one/00001.tar") as tar:
+        pixels = np.asarray(Image.open(tar.extractfile("000000009.png"))).astype(int)
+    assert abs(pixels - np.asarray(load(trained)(CAPTIONS[9], 0).images[0])).max() <= 1
+    refused = sample(*arguments(tmp_path / "export" / name, file, tmp_path / "two"), "compile=true")
+    assert (refused.code, refused.err.count("\n")) == (2, 1), refused.err
+    assert "is a program already" in refused.err

@@ -34,11 +34,11 @@ ARROWS = {
     "rounding": {"batch"},
     "sampling": {"batch", "rounding"},
     "bulk": {"pipeline"},
-    "many": {"bulk", "pipeline", "ranks"},
+    "many": {"bulk", "exports", "pipeline", "ranks", "sampling"},
     "checkpoint": {"strategies", "exports", "hub"},
     "matching": {"checkpoint"},
     "teacher": {"checkpoint", "batch"},
-    "pipeline": {"checkpoint", "sampling", "images", "batch"},
+    "pipeline": {"checkpoint", "compression", "exports", "sampling", "images", "batch"},
     "callbacks": {
         "sampling",
         "metrics",

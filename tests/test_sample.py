@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer import load
+from trainer import load, many
+from trainer.compression import runtime
 from trainer.errors import UserError
 from trainer.sample import main, parse_prompts, parse_seeds, slug
+from trainer.sampling import is_compiled
 
 
 @pytest.fixture
@@ -81,6 +83,36 @@ def test_lines_of_stdin_become_images_one_by_one(draw, tmp_path, trained, monkey
     assert abs(alone - np.asarray(load(trained)("a blue car", 1).images[0])).max() <= 1
 
 
+def test_throughput_takes_the_quickest_batches_unless_the_user_says_how_many(draw, monkeypatch):
+    asked = []
+    monkeypatch.setattr(many, "fastest", lambda sampler, prompts, count: asked.append((prompts, count)) or 4)
+    for more in ([], ["batch_size=2"]):
+        result = draw("prompts=[a, b]", "seeds=0-2", "mode=throughput", *more)
+        assert result.code == 0, result.err
+    assert asked == [(["a", "b"], 6)]
+
+
+def test_without_a_compiler_it_draws_all_the_same(draw, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(runtime, "has_cpp_compiler", lambda: False)
+    result = draw("prompts=a red apple", "out=here", "compile=true")
+    assert result.code == 0, result.err
+    assert "no C++ compiler found" in result.err
+    drawn = np.asarray(Image.open(tmp_path / "here/a-red-apple_seed0000.png"))
+    assert np.array_equal(drawn, np.asarray(load(trained)("a red apple", 0).images[0]))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not runtime.has_cpp_compiler(), reason="needs a C++ compiler")
+@pytest.mark.parametrize("size", [1, 16])
+def test_compiled_it_draws_within_a_grey_level(trained, size):
+    pipe = load(trained, "cpu", batch_size=size, compiled=True)
+    assert is_compiled(pipe.objective.generator)
+    prompts = ["a red apple", "a blue car", "a small green circle"]
+    drawn, eager = (each(prompts, seeds=range(7)).pixels.short() for each in (pipe, load(trained, "cpu")))
+    assert (drawn - eager).abs().max() <= 1
+    assert (eager.amax((1, 2, 3)) - eager.amin((1, 2, 3))).min() > 20, "grey images would prove nothing"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -92,6 +124,7 @@ def test_lines_of_stdin_become_images_one_by_one(draw, tmp_path, trained, monkey
         (["prompts_file=nowhere.txt"], "prompts_file=nowhere.txt"),
         (["prompts=a", "batch_size=0"], "batch_size=0"),
         (["prompts=a", "mode=fast"], "mode=fast: expected latency, throughput or null"),
+        (["prompts=a", "mode=latency", "batch_size=4"], "batch_size=4: mode=latency draws each image alone"),
         (["prompts=a", "checkpoint=outputs/nothing"], "outputs/nothing does not exist; the newest run there is"),
         (["prompts=a", "sedes=3"], "did you mean seeds"),
     ],

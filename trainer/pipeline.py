@@ -15,7 +15,9 @@ from torch import Tensor
 
 from trainer import checkpoint
 from trainer.batch import Condition
+from trainer.compression import runtime
 from trainer.errors import UserError
+from trainer.exports.files import is_program
 from trainer.images import grid
 from trainer.sampling import Sampler
 
@@ -66,8 +68,10 @@ class Pipeline:
         self.config: dict[str, Any] = self.objective.config
         self.step = int(checkpoint.read(self.path)["global_step"])
         self.text = instantiate(self.config["text"]["encoder"], _convert_="all")
+        if compiled and is_program(self.path):
+            raise UserError(f"compile=true: {self.path} is a program already; leave it out, or give the run")
         if compiled:
-            self.objective.get_submodule(self.objective.draws_with).compile()
+            runtime.compiled(self.objective.get_submodule(self.objective.draws_with))
         self.sampler = Sampler(self.objective, self.text, batch_size, fixed)
 
     def __call__(self, prompts: str | Sequence[str], seeds: int | Sequence[int] = 0) -> Samples:
@@ -123,8 +127,9 @@ def load(
     >>> pipe("a red apple", seeds=range(4)).images          # 4 PIL images
     >>> pipe(["a red apple", "a blue car"], seeds=range(8)).grid()
 
-    fixed: as of `Sampler`. compiled: the network by torch.compile: minutes at first, then it draws faster.
-    UserError if there is no such run, its checkpoint cannot be read, or the device is not there.
+    fixed: as of `Sampler`. compiled: the network by torch.compile: minutes at first, then it draws faster; eager, and a
+    line says so, where there is no compiler. UserError if there is no such run, its checkpoint cannot be read, it is a
+    program that cannot be compiled again, or the device is not there.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"

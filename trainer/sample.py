@@ -52,10 +52,12 @@ def sample(cfg: DictConfig) -> None:
     """Writes a PNG for each prompt and seed and a grid of them, all with their origin in the metadata."""
     if cfg.mode not in (None, "latency", "throughput"):
         raise UserError(f"mode={cfg.mode}: expected latency, throughput or null")
+    if cfg.mode == "latency" and cfg.batch_size not in (None, 1):
+        raise UserError(f"batch_size={cfg.batch_size}: mode=latency draws each image alone; leave one of them out")
     if cfg.images_per_file is not None:
         from trainer.many import sample_many
 
-        sample_many(cfg, None if cfg.seeds == "line" else parse_seeds(cfg.seeds), cfg.device)
+        sample_many(cfg, None if cfg.seeds == "line" else parse_seeds(cfg.seeds))
         return
     if cfg.launch or cfg.processes or cfg.seeds == "line":
         raise UserError("launch, processes and seeds=line draw into tar files: say images_per_file=1000, too")
@@ -68,7 +70,7 @@ def sample(cfg: DictConfig) -> None:
     from trainer.images import grid
     from trainer.pipeline import load, picture
 
-    alone = cfg.mode == "latency" or (streamed and cfg.mode is None)
+    alone = cfg.mode == "latency" or (streamed and cfg.mode is None and cfg.batch_size is None)
     pipe = load(cfg.checkpoint, cfg.device, 1 if alone else cfg.batch_size, fixed=alone, compiled=cfg.compile)
     run = pipe.path.parent.parent if pipe.path.parent.name == "checkpoints" else pipe.path.parent
     folder = Path(cfg.out or run / "samples" / pipe.path.stem).expanduser()
@@ -90,6 +92,10 @@ def sample(cfg: DictConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
     pipe.sampler.conditions(prompts)  # before the clock starts: the first one loads the text encoder
+    if cfg.mode == "throughput" and cfg.batch_size is None and not pipe.sampler.fixed:
+        from trainer.many import fastest
+
+        pipe.sampler.batch_size = fastest(pipe.sampler, prompts, len(pairs))
     shown: list[Tensor] = []
     began = time.monotonic()
     for (prompt, seed), file, pixels in zip(pairs, files, draw(pipe, pairs), strict=True):

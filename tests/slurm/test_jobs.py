@@ -13,9 +13,12 @@ import pytest
 import torch
 
 from tests.slurm.conftest import ROOT, STEPS, TINY, TWO_NODES, Jobs
+from tests.test_bulk import tars
 from tests.test_resume import same
 
 pytestmark = pytest.mark.slurm
+SAMPLE = [*(sys.executable, "-m", "trainer.sample", "checkpoint=uninterrupted", "prompts_file=captions.txt"),
+          *("seeds=0-3", "images_per_file=10")]  # fmt: skip
 KEYS = ("state_dict", "ema", "optimizer_states", "rng", "images_seen", "global_step")
 
 
@@ -168,3 +171,49 @@ def test_sbatch_refusing_is_one_line(jobs):
     with pytest.raises(AssertionError, match=r"launch=slurm: .*invalid partition"):
         jobs.train(*TINY, *TWO_NODES, "launch.partition=nowhere", "run_dir=refused")
     assert not (jobs.folder / "refused").exists()
+
+
+@pytest.fixture(scope="module")
+def alone(jobs: Jobs, uninterrupted: Path) -> dict[str, bytes]:
+    """Tar files of 6,000 images, by one process."""
+    captions = [f"a {colour} circle, number {i}" for i in range(500) for colour in ("red", "green", "blue")]
+    (jobs.folder / "captions.txt").write_text("\n".join(captions) + "\n")
+    jobs.run(*SAMPLE, "out=alone", "processes=1")
+    return tars(jobs.folder / "alone")
+
+
+def sampling(jobs: Jobs, folder: str) -> str:
+    """Number of the job that samples on two nodes."""
+    words = jobs.run(*SAMPLE, f"out={folder}", "launch=slurm", "nodes=2", "gpus_per_node=0", "launch.tasks_per_node=1")
+    found = re.search(r"job +(\d+): 2 nodes x 1 CPU processes", words)
+    assert found, words
+    return found[1]
+
+
+def test_a_sampling_on_two_nodes_leaves_the_bytes_of_one_process(jobs, alone):
+    job = sampling(jobs, "spread")
+    jobs.wait(job, "COMPLETED")
+    assert len(alone) == 600
+    assert tars(jobs.folder / "spread") == alone
+    shares = re.findall(r"process ([01]): (\d+) images in", log(jobs, "spread", job))
+    assert sorted(rank for rank, _ in shares) == ["0", "1"]
+    assert sum(int(drawn) for _, drawn in shares) == 6000, "none twice"
+    assert all(int(drawn) for _, drawn in shares), "each node its share"
+
+
+def test_a_requeued_sampling_goes_on_and_draws_nothing_twice(jobs, alone):
+    folder = jobs.folder / "sampled"
+    job = sampling(jobs, "sampled")
+    jobs.until(lambda: any(folder.glob("*.tar")), "no file")
+    jobs.run("scancel", "--batch", "--signal=USR1", job)  # as SLURM does before the time limit
+    jobs.until(lambda: jobs.field(job, "Restarts") == "1", "not requeued")
+    jobs.until(lambda: jobs.state(job) == "PENDING", "not waiting")
+    before = {file.name: file.stat().st_mtime_ns for file in folder.glob("*.tar")}
+    assert 0 < len(before) < 600
+    jobs.wait(job, "COMPLETED")
+    assert tars(folder) == alone
+    assert before == {name: (folder / name).stat().st_mtime_ns for name in before}
+    assert not list((folder / ".claims").glob("*-*")), "nothing half drawn stays"
+    words = log(jobs, "sampled", job)
+    assert "Traceback" not in words
+    assert sum(map(int, re.findall(r"process [01]: (\d+) images in", words))) == 6000 - 10 * len(before)
