@@ -73,6 +73,11 @@ def test_the_page_says_what_was_gained_and_lost(written):
     assert "torch" in words and torch.__version__ in words
 
 
+def test_what_got_worse_is_called_so(stages):
+    worse = dict(zip(("throughput", "latency", "size"), (row[1] for row in page.headline(stages[::-1])), strict=False))
+    assert worse == {"throughput": "8.00× slower", "latency": "4.00× later", "size": "4.00× larger"}
+
+
 def test_the_readme_says_the_same_and_its_pictures_are_there(written):
     text = (written.parent / "proof.md").read_text(encoding="utf-8")
     assert "- throughput: **8.00× faster** (images/s: 210 → 1,680)" in text

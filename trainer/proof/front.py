@@ -16,7 +16,6 @@ FILE = "front.png"
 MS = "ms an image"  # the cost of points that are taken from stages
 WIDTH, HEIGHT = 560, 340
 LEFT, RIGHT, TOP, BOTTOM = 54, 16, 14, 42  # around the axes
-LETTER, LINE = 6.2, 13  # room of a letter, and of a line of them
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,8 @@ def steps(points: Sequence[Point]) -> list[tuple[float, float]]:
 
 
 def svg(points: Sequence[Point], cost: str = MS) -> str:
-    """A figure for a page: the front as a line, its points by name where there is room, all others as dots."""
-    best = set(front(points))
+    """A figure for a page: the front as a line with its points numbered as in `front`, all others as dots."""
+    best = front(points)
     x = Axis([point.cost for point in points], LEFT, WIDTH - RIGHT, num_ticks=5, may_be_log=True)
     y = Axis([point.fd for point in points], HEIGHT - BOTTOM, TOP, num_ticks=5, may_be_log=True)
     parts = [f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>' for t in y.ticks]
@@ -63,37 +62,20 @@ def svg(points: Sequence[Point], cost: str = MS) -> str:
     parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{escape(cost)} →</text>')
     corners = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in steps(points))
     parts.append(f'<polyline class="s0" points="{corners}"/>')
-    taken: list[tuple[float, float, float]] = []
-    for point in sorted(points, key=lambda each: (each not in best, each.cost)):
-        at = x(point.cost), y(point.fd)
+    for point in sorted(points, key=best.__contains__):  # those of the front last, above the others
         words = escape(f"{point.name}: {short(point.cost)} {cost}, FD {point.fd:.4g}")
-        parts.append(dot("s0" if point in best else "s7", *at, words))
-        if point in best and (place := room(point.name, *at, taken)):
-            taken.append(place)
-            parts.append(
-                f'<text x="{place[0]:.1f}" y="{place[1]:.1f}" style="font-size:11px">{escape(point.name)}</text>'
-            )
+        parts.append(dot("s0" if point in best else "s7", x(point.cost), y(point.fd), words))
+    for number, point in enumerate(best, start=1):
+        parts.append(f'<text x="{x(point.cost) + 5:.1f}" y="{y(point.fd) - 5:.1f}">{number}</text>')
+    title = f"Fréchet distance over {escape(cost)}"
     return (
-        '<figure class="chart" style="max-width:760px"><figcaption><h3>Fréchet distance over '
-        f'{escape(cost)}</h3></figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="Fréchet distance over {escape(cost)}">{"".join(parts)}</svg></figure>'
+        f'<figure class="chart" style="max-width:760px"><figcaption><h3>{title}</h3></figcaption>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">{"".join(parts)}</svg></figure>'
     )
 
 
-def room(
-    name: str, x: float, y: float, taken: Sequence[tuple[float, float, float]]
-) -> tuple[float, float, float] | None:
-    """(left, baseline, width) of a label beside its point that touches no other; None where there is no such place."""
-    width = LETTER * len(name)
-    for left, base in ((x + 6, y - 5), (x - width - 6, y - 5), (x + 6, y + LINE), (x - width - 6, y + LINE)):
-        inside = left >= LEFT and left + width <= WIDTH and TOP <= base <= HEIGHT - BOTTOM
-        if inside and not any(abs(b - base) < LINE and a < left + width and left < a + w for a, b, w in taken):
-            return left, base, width
-    return None
-
-
 def draw(points: Sequence[Point], file: Path, cost: str = MS) -> bool:
-    """The same as a picture; False, with a line that says so, where matplotlib is missing."""
+    """The same as a picture, with the names below; False, with a line that says so, where matplotlib is missing."""
     if find_spec("matplotlib") is None:
         say(f"no {file.name}: it needs matplotlib; python -m pip install 'trainer[plot]'")
         return False
@@ -103,20 +85,15 @@ def draw(points: Sequence[Point], file: Path, cost: str = MS) -> bool:
     from matplotlib import pyplot as plt
 
     best = front(points)
-    figure, axes = plt.subplots(figsize=(7, 4.2))
+    figure, axes = plt.subplots(figsize=(7, 4.2 + 0.2 * len(best)), layout="constrained")
     others = [point for point in points if point not in best]
-    axes.plot([p.cost for p in others], [p.fd for p in others], "o", color="0.7", ms=4, label="others")
+    axes.plot([p.cost for p in others], [p.fd for p in others], "o", color="0.7", ms=4)
     axes.plot(*zip(*steps(points), strict=True), "-", lw=1.2, color="tab:blue")
-    axes.plot([p.cost for p in best], [p.fd for p in best], "o", color="tab:blue", label="front")
-    for point in best:
-        axes.annotate(point.name, (point.cost, point.fd), (4, 4), textcoords="offset points", fontsize=8)
-    if max(p.cost for p in points) > 10 * min(p.cost for p in points) > 0:
-        axes.set_xscale("log")
-    axes.set(xlabel=cost, ylabel="Fréchet distance")
-    axes.margins(x=0.12)
-    if others:
-        axes.legend()
-    figure.tight_layout()
+    axes.plot([p.cost for p in best], [p.fd for p in best], "o", color="tab:blue")
+    for number, point in enumerate(best, start=1):
+        axes.annotate(str(number), (point.cost, point.fd), (4, 4), textcoords="offset points")
+    names = [f"{i}  {p.name}: {short(p.cost)} {cost}, FD {p.fd:.4g}" for i, p in enumerate(best, start=1)]
+    axes.set(xlabel="\n".join([cost, "", *names]), ylabel="Fréchet distance")
     figure.savefig(file, dpi=130)
     plt.close(figure)
     return True

@@ -68,7 +68,7 @@ def write(
     parts = [
         f"<header><h1>{escape(title)}</h1>{page.tiles(headline(stages))}</header>",
         page.section("Same captions, same seeds", embedded(sheet, "samples of every stage") if sheet else ""),
-        page.section("Stages", page.table(*html_rows(stages)), f'<p class="faint">{escape(MEASURED)}</p>'),
+        page.section("Stages", *stage_parts(stages), f'<p class="faint">{escape(MEASURED)}</p>'),
         page.section("Speed", charts.both(stages)),
         page.section("Front", *(front_parts(points, cost) if len(points) > 1 else ())),
         page.section("In a fresh process", page.table(*fresh_rows(stages))),
@@ -98,12 +98,12 @@ def headline(stages: Sequence[Stage]) -> Iterator[tuple[str, str, str]]:
     first, last = stages[0], stages[-1]
     if first.speed and last.speed:
         speeds = f"images/s: {number(first.speed.best)} → {number(last.speed.best)}"
-        yield "throughput", f"{times(last.speed.versus(first.speed))} faster", speeds
+        yield "throughput", said(last.speed.versus(first.speed), "faster", "slower"), speeds
         ms = f"ms an image: {number(first.speed.latency_ms['p50'])} → {number(last.speed.latency_ms['p50'])}"
-        yield "latency", f"{times(last.speed.latency_versus(first.speed))} sooner", ms
+        yield "latency", said(last.speed.latency_versus(first.speed), "sooner", "later"), ms
     if first.size and last.size:
         mib = f"MiB: {number(first.size.bytes / MIB)} → {number(last.size.bytes / MIB)}"
-        yield "size", f"{times(first.size.bytes / last.size.bytes)} smaller", mib
+        yield "size", said(first.size.bytes / last.size.bytes, "smaller", "larger"), mib
     if first.distance and last.distance is not None:
         change = f"{100 * (last.distance / first.distance - 1):+.1f}%"
         yield "Fréchet distance", change, f"{first.distance:.4g} → {last.distance:.4g}"
@@ -112,18 +112,22 @@ def headline(stages: Sequence[Stage]) -> Iterator[tuple[str, str, str]]:
         yield "scenes right", f"{100 * (after - before):+.1f} points", f"{100 * before:.1f}% → {100 * after:.1f}%"
 
 
-def html_rows(stages: Sequence[Stage]) -> tuple[list[str], list[list[str]]]:
-    """The table's cells with the notes behind them, where there are any."""
+def said(gain: float, better: str, worse: str) -> str:
+    return f"{times(gain)} {better}" if gain >= 1 else f"{times(1 / gain)} {worse}"
+
+
+def stage_parts(stages: Sequence[Stage]) -> tuple[str, str]:
+    """The table, and the notes below it."""
     head, cells = rows(stages)
-    escaped = [[escape(cell) for cell in row] for row in cells]
-    if any(each.note for each in stages):
-        return [*head, "note"], [[*row, escape(each.note)] for row, each in zip(escaped, stages, strict=True)]
-    return head, escaped
+    whole = [[f'<span class="whole">{escape(cell)}</span>' for cell in row] for row in cells]
+    return page.table(head, whole), page.table((), [(escape(s.name), escape(s.note)) for s in stages if s.note])
 
 
 def front_parts(points: Sequence[Point], cost: str) -> tuple[str, str]:
-    best = [(escape(point.name), number(point.cost), f"{point.fd:.4g}") for point in front(points)]
-    return svg(points, cost), page.details("Points of the front", page.table(("passes", cost, "FD"), best))
+    """The figure, and what its numbers stand for."""
+    best = enumerate(front(points), start=1)
+    known = [(str(place), escape(point.name), number(point.cost), f"{point.fd:.4g}") for place, point in best]
+    return svg(points, cost), page.table(("", "passes", cost, "FD"), known)
 
 
 def fresh_rows(stages: Sequence[Stage]) -> tuple[tuple[str, ...], list[list[str]]]:
