@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer import bulk, load, many
+from trainer import bulk, load
 from trainer.errors import UserError
 from trainer.export import main as export
 from trainer.sample import main
@@ -76,35 +76,63 @@ def test_a_line_may_be_its_own_seed(sample, trained, tmp_path):
         assert json.loads(tar.extractfile("000000005.json").read()) == {"prompt": CAPTIONS[5], "seed": 5, "line": 5}
 
 
-def crowd(sample, trained: Path, tmp_path: Path, count: int, each: int) -> None:
-    """Two processes, one killed as soon as it writes; started again, all is as if one process had drawn it."""
-    file, two = captions_file(tmp_path, count), tmp_path / "two"
-    assert sample(*arguments(trained, file, tmp_path / "alone", each)).code == 0
-    command = [sys.executable, "-m", "trainer.sample", *arguments(trained, file, two, each), "processes=2"]
-    both = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def two_until_one_writes(trained: Path, file: Path, out: Path, each: int) -> tuple[subprocess.Popen, int]:
+    """A sampling by two processes in a group of their own, and the first of them that writes."""
+    command = [sys.executable, "-m", "trainer.sample", *arguments(trained, file, out, each), "processes=2"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = subprocess.Popen(command, start_new_session=True, **pipes)
     deadline = time.monotonic() + 120
-    while not (writing := [*(two / ".claims").glob("*-*")]):
+    while not (writing := [*(out / ".claims").glob("*-*")]):
         assert time.monotonic() < deadline
         time.sleep(0.001)
-    os.kill(int(writing[0].name.rpartition("-")[2]), signal.SIGKILL)
-    _, err = both.communicate()
-    assert both.returncode == 2
-    assert re.search(r"files are not there \(process [01] ended with -9\): the same command goes on", err), err
-    assert len(tars(two)) >= len(tars(tmp_path / "alone")) - 1, "the other draws what is not claimed"
-    assert sample(*arguments(trained, file, two, each)).code == 0
+    return both, int(writing[0].name.rpartition("-")[2])
+
+
+def test_two_killed_processes_and_another_leave_the_bytes_of_one(sample, trained, tmp_path):
+    file, two = captions_file(tmp_path, 200), tmp_path / "two"
+    assert sample(*arguments(trained, file, tmp_path / "alone", 5)).code == 0
+    both, _ = two_until_one_writes(trained, file, two, 5)
+    os.killpg(both.pid, signal.SIGKILL)
+    both.communicate()
+    assert len(tars(two)) < len(tars(tmp_path / "alone"))
+    assert list((two / ".claims").glob("*-*")), "one was writing"
+    assert sample(*arguments(trained, file, two, 5)).code == 0
     assert tars(two) == tars(tmp_path / "alone")
-    names = members(two)
-    assert len(names) == len(set(names)) == 2 * (count - 1)
     assert not list((two / ".claims").glob("*-*"))
 
 
-def test_two_processes_and_one_killed_leave_the_bytes_of_one(sample, trained, tmp_path):
-    crowd(sample, trained, tmp_path, 200, 5)
-
-
 @pytest.mark.slow
-def test_two_processes_and_one_killed_leave_the_bytes_of_one_with_many_captions(sample, trained, tmp_path):
-    crowd(sample, trained, tmp_path, 2000, 50)
+def test_the_files_of_a_killed_process_are_drawn_by_the_other(sample, trained, tmp_path):
+    file, two = captions_file(tmp_path, 2000), tmp_path / "two"
+    assert sample(*arguments(trained, file, tmp_path / "alone", 50)).code == 0
+    both, writer = two_until_one_writes(trained, file, two, 50)
+    os.kill(writer, signal.SIGKILL)
+    out, err = both.communicate()
+    assert both.returncode == 0, err
+    assert re.search(r"process [01] ended with -9, the others drew its files", err), err
+    assert re.search(r"all 40 files; \d+ images in", out), out
+    assert tars(two) == tars(tmp_path / "alone")
+    names = members(two)
+    assert len(names) == len(set(names)) == 2 * (2000 - 1)
+    assert not list((two / ".claims").glob("*-*"))
+
+
+def test_a_file_whose_owner_died_is_drawn_after_all(trained, tmp_path, monkeypatch):
+    plan, out, written = bulk.Plan([(i, "a") for i in range(6)], [0], 2), tmp_path / "out", []
+    (out / ".claims").mkdir(parents=True)
+    real = bulk.write
+
+    def write(pipe, plan, folder, number):
+        written.append(number)
+        if number == 2:
+            lock.close()
+        return real(pipe, plan, folder, number)
+
+    monkeypatch.setattr(bulk, "write", write)
+    with open(out / ".claims/00001", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert bulk.draw(load(trained, "cpu"), plan, out, tell=False)[0] == 6
+    assert written == [0, 2, 1]
 
 
 def test_what_is_there_stays_and_what_is_claimed_is_left_to_its_owner(sample, trained, tmp_path):
@@ -156,65 +184,6 @@ def test_mistakes_are_one_line(sample, trained, tmp_path):
     with pytest.raises(UserError, match="all lines are empty"):
         (tmp_path / "empty.txt").write_text("\n \n")
         bulk.read_lines(str(tmp_path / "empty.txt"))
-
-
-def test_processes_tell_their_rate_with_and_without_their_start(monkeypatch, capsys, tmp_path):
-    stub = (
-        "import os, time; rank = int(os.environ['RANK']); open(f'{rank:05}.tar', 'w'); time.sleep(0.5); "
-        "print(f'host process {rank}: {20 - 5 * rank} images in {0.10 + rank / 10:.2f} s, 0.1 images/s; all')"
-    )
-    popen, instead = subprocess.Popen, [sys.executable, "-c", stub]
-    monkeypatch.setattr(subprocess, "Popen", lambda command, **more: popen(instead, cwd=tmp_path, **more))
-    before = signal.getsignal(signal.SIGTERM)
-    many.start(2, bulk.Plan([(i, "a") for i in range(35)], [0], 20), tmp_path)
-    signal.signal(signal.SIGTERM, before)
-    out = capsys.readouterr().out
-    assert out.startswith("host process 0: 20 images")
-    found = re.search(r"all 2 files; 35 images in \S+ s with 2 processes, (\S+) images/s; (\S+) images/s without", out)
-    assert found, out
-    assert 0 < float(found[1]) < 35 / 0.5
-    assert float(found[2]) == 175
-
-
-class Clocked:
-    """A sampler that takes so many seconds an image at each batch size, and a minute more at its first batch."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float]):
-        self.seconds, self.now, self.seen, self.batch_size = seconds, 0.0, [], 1
-        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
-
-    def __call__(self, captions: list[str], seeds: range) -> None:
-        assert len(captions) == len(seeds) == self.batch_size
-        self.now += 0 if self.batch_size in self.seen else 60
-        self.now += self.batch_size * self.seconds[self.batch_size]
-        self.seen.append(self.batch_size)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "count", "best", "tried"),
-    [
-        ({16: 1.0, 32: 0.9, 64: 0.8, 128: 0.7}, 6000, 128, 4),
-        ({16: 1.0, 32: 0.9, 64: 1.0, 128: 0.1}, 6000, 32, 3),
-        ({16: 1.0, 32: 0.9, 64: 0.8, 128: 0.7}, 2000, 32, 2),
-        ({16: 1.0}, 600, 16, 0),
-    ],
-)
-def test_the_quickest_batch_is_found_in_a_tenth_of_the_time(monkeypatch, seconds, count, best, tried):
-    clocked = Clocked(monkeypatch, seconds)
-    assert many.fastest(clocked, ["a", "b", "c"], count) == best
-    assert clocked.seen == [size for size in list(seconds)[:tried] for _ in range(2)]
-    assert 10 * sum(clocked.seen) <= count
-
-
-def test_a_folder_is_of_weights_and_of_how_they_are_run(command, trained, tmp_path):
-    assert command(f"checkpoint={trained}", f"out={tmp_path / 'export'}", main=export).code == 0
-    model, config = tmp_path / "export/model.safetensors", tmp_path / "export/config.json"
-    before, saved = many.digest(model), json.loads(config.read_text())
-    config.write_text(json.dumps(saved | {"programs": {"model.onnx": {}}}))
-    assert many.digest(model) == before, "what lies beside has no part in it"
-    saved["config"]["runtime"] = [{"_target_": "trainer.compression.runtime.half", "_partial_": True}]
-    config.write_text(json.dumps(saved))
-    assert many.digest(model) != before
 
 
 @pytest.mark.slow

@@ -122,16 +122,18 @@ def draw(pipe: Pipeline, plan: Plan, folder: Path, first: float = 0.0, tell: boo
     claims.mkdir(exist_ok=True)
     began, drawn = time.monotonic(), 0
     progress = Progress("drew", "images", len(plan)) if tell else lambda done: None
-    todo = missing(plan, folder)
-    start = int(first * len(todo))
-    for number in todo[start:] + todo[:start]:
-        with claim(claims / f"{number:05}") as is_mine:
-            if not is_mine or (folder / name(number)).exists():
-                continue
-            others = (plan.num_files - len(missing(plan, folder))) * plan.images_per_file
-            for count in write(pipe, plan, folder, number):
-                progress(min(others + count, len(plan)))
-            drawn += count
+    before = -1
+    while drawn > before:  # once more for the files of one that died meanwhile
+        before, todo = drawn, missing(plan, folder)
+        start = int(first * len(todo))
+        for number in todo[start:] + todo[:start]:
+            with claim(claims / f"{number:05}") as is_mine:
+                if not is_mine or (folder / name(number)).exists():
+                    continue
+                others = (plan.num_files - len(missing(plan, folder))) * plan.images_per_file
+                for count in write(pipe, plan, folder, number):
+                    progress(min(others + count, len(plan)))
+                drawn += count
     return drawn, time.monotonic() - began
 
 

@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from trainer import bulk, ranks
 from trainer.errors import UserError
 from trainer.exports.files import MODELS, SETTINGS, TOKENIZER, is_program
+from trainer.progress import say
 
 if TYPE_CHECKING:
     from trainer.sampling import Sampler
@@ -69,7 +70,7 @@ def processes(cfg: DictConfig, device: str | None) -> int:
 
 
 def start(count: int, plan: bulk.Plan, folder: Path) -> None:
-    """This command again as `count` processes; UserError if one fails or files stay missing."""
+    """This command again as `count` processes; UserError if files stay missing."""
     before, began = len(bulk.missing(plan, folder)), time.monotonic()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that `finally` ends the others
     rank = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
@@ -87,9 +88,11 @@ def start(count: int, plan: bulk.Plan, folder: Path) -> None:
     failed = [f"process {i} ended with {code}" for i, code in enumerate(codes) if code]
     if 2 in codes and left == before:  # it has told why
         sys.exit(2)
-    if left or failed:
+    if left:
         told = ", ".join(failed) or "others may work on them"
         raise UserError(f"{left} of {plan.num_files} files are not there ({told}): the same command goes on")
+    if failed:
+        say(f"{', '.join(failed)}, the others drew its files")
     shares = [(int(images), float(seconds)) for images, seconds in re.findall(r"(\d+) images in ([\d.]+) s", words)]
     images, whole = sum(images for images, _ in shares), time.monotonic() - began
     drawing = max([seconds for _, seconds in shares] + [0.01])
