@@ -135,7 +135,8 @@ def test_mistakes_are_one_line(command, run, arguments, message):
 
 @pytest.mark.parametrize("run", ["gan", "vae"], indirect=True)
 def test_distillation_from_a_run(command, run, tmp_path):
-    student = ["objective.generator.patch=1", "objective.generator.base_channels=8", "objective.generator.max_channels=8"]
+    student = [f"objective.generator.{key}=8" for key in ("base_channels", "max_channels")]
+    student.append("objective.generator.patch=1")
     done = command("experiment=distill", f"teacher={run}", *student, *QUICK, f"run_dir={tmp_path / 'student'}")
     assert done.code == 0, done.err
     pipe = load(tmp_path / "student")

@@ -71,12 +71,12 @@ ARROWS = {
     "evaluation": {"sampling", "metrics", "data", "figures", "batch"},
     "evaluate": {"config", "pipeline", "evaluation", "figures", "matching", "ranks", "backbones", "text"},
     "workshop": {
-        *("batch", "checkpoint", "compression", "evaluation", "exports", "figures", "objectives", "proof", "run_folder"),
-        "sampling",
+        *("batch", "checkpoint", "compression", "earlier", "evaluation", "exports", "figures", "objectives", "proof"),
+        *("run_folder", "sampling"),
     },
     "compress": {
         *("config", "pipeline", "compression", "evaluation", "evaluate", "exports", "figures", "objectives", "proof"),
-        "workshop",
+        *("workshop", "teacher"),
     },
     "benchmark": {"config", "run_folder", "callbacks", "strategies", "batch", "ranks"},
     "proof": {"batch", "benchmark", "pipeline", "report"},

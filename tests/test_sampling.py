@@ -30,6 +30,7 @@ class Text:
 
 class Objective(nn.Module):
     latent_channels = LATENT
+    draws_with = ""
 
     def __init__(self, generator):
         super().__init__()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from trainer import hub
@@ -66,7 +67,7 @@ def read(path: str | Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {path} does not exist{_runs_near(Path(path))}") from error
     except UserError:
         raise
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
         raise UserError(f"checkpoint {path} is damaged, or holds code instead of tensors: take another one") from error
     missing = [key for key in KEYS if not isinstance(checkpoint, dict) or key not in checkpoint]
     if missing:

@@ -13,6 +13,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from trainer.config import entry
 from trainer.errors import UserError
+from trainer.progress import say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,23 +64,25 @@ def compress(cfg: DictConfig) -> None:
     from trainer.workshop.search import Goal
     from trainer.workshop.trials import MOVES, Trials
 
+    if cfg.split not in ("heldout", "train"):
+        raise UserError(f"split={cfg.split}: expected heldout or train")
     goal = Goal.parse(cfg.target) if cfg.target else None
     passes: dict[str, Any] = OmegaConf.to_container(cfg.passes, resolve=True)  # type: ignore[assignment]
     if goal and not passes.keys() & {*MOVES}:
         raise UserError(f"target={cfg.target}: a search needs {' or '.join(MOVES)} among its passes, as in {SEARCHED}")
-    pipe = load(cfg.checkpoint, cfg.device)
+    pipe = load(cfg.checkpoint, cfg.device, as_saved=True)
     if not pipe.objective.draws_with:
         raise UserError(f"checkpoint={cfg.checkpoint} draws no images: give a run that does, as of cgan or cvae")
-    teacher = cfg.reference or pipe.config.get("teacher")
-    reference = load(teacher, cfg.device) if teacher else None
+    reference = compared_with(cfg, pipe)
     run = pipe.path.parent.parent if pipe.path.parent.name == "checkpoints" else pipe.path.parent
-    out = Path(cfg.out or run / "compressed" / (cfg.target or "-".join(passes)).replace(":", "-")).expanduser()
+    out = made(cfg.out or run / "compressed" / (cfg.target or "-".join(passes)).replace(":", "-"))
     data = instantiate(pipe.config["data"], text=pipe.text, _convert_="all")
     data.prepare()
 
-    start = Candidate(drawn_by(pipe))
+    start = Candidate(drawn_by(pipe), runtime=tuple(pipe.config.get("runtime") or ()))
+    first = Candidate(drawn_by(reference), ("teacher",), tuple(reference.config.get("runtime") or ()))
     bench = Bench(pipe.path, calibration(pipe.sampler, data.train.captions, cfg.calibration), out / "finetune")
-    quality = judge(cfg, pipe, reference or pipe, data)
+    quality = judge(cfg, pipe, reference, first, data)
     points: list[Point] = []
     if goal:
         best, points = Trials(bench, quality, passes, cfg.finetune_kimg).search(goal, start, cfg.max_rounds)
@@ -88,27 +91,60 @@ def compress(cfg: DictConfig) -> None:
         steps = bench.steps(start, passes.items())
     save(out, pipe, start, steps[-1])
 
-    networks = [("teacher", deepcopy(drawn_by(reference)))] if reference else []
-    networks += [(each.name if goal else (each.passes or (each.name,))[-1], each.ready()) for each in steps]
-    stages, found = prove(networks, out, bench, quality, cfg.batch_sizes, data.fixed_captions(8)[0])
+    candidates = {"teacher": first} if reference is not pipe else {}
+    for step in steps:
+        name = step.name if goal else (step.passes or (step.name,))[-1]
+        candidates[f"{name} ({len(candidates)})" if name in candidates else name] = step
+    places, captions = (reference.path, out), data.fixed_captions(8)
+    stages, found, images = prove(candidates, places, bench, quality, cfg.batch_sizes, captions)
     figures.add(out, found)
     print(table.text(stages), *(f"{each.name}: {each.note}" for each in stages if each.note), sep="\n", flush=True)
-    captions = data.fixed_captions(8)
-    grids = {name: quality.sampler(network)(captions, range(len(captions))) for name, network in networks}
     kind = goal.cost if goal else "throughput"
     tried = [page.Point(point.candidate.name, 1 / point.gains[kind], point.fd) for point in points]
     words = {"cost": f"{COSTS[kind]}, as trained = 1"} if points else {}
-    file = page.write(
-        out, f"{run.name}: {out.name}", stages, tried, grids, captions, found[0].protocol if found else {}, **words
-    )
+    protocol = found[0].protocol if found else {}
+    file = page.write(out, f"{run.name}: {out.name}", stages, tried, images, captions, protocol, **words)
     print(f"{out}: a checkpoint for trainer.sample, trainer.evaluate and trainer.export; {file}")
+
+
+def compared_with(cfg: DictConfig, pipe: Pipeline) -> Pipeline:
+    """What `reference` names, a distilled run's teacher where that is still there, or the run itself."""
+    from trainer.pipeline import load
+    from trainer.teacher import require_alike
+
+    path = cfg.reference
+    if not path and (taught := pipe.config.get("teacher")):
+        path = taught if Path(taught).exists() else None
+        if not path:
+            say(f"the teacher {taught} is not there: compared with the run itself; reference=RUN names another")
+    if not path:
+        return pipe
+    reference = load(path, cfg.device, as_saved=True)
+    require_alike(pipe.config, reference.config, f"reference={path}")
+    if not reference.objective.draws_with or reference.objective.latent_channels != pipe.objective.latent_channels:
+        raise UserError(f"reference={path}: expected a run that draws, from {pipe.objective.latent_channels} latents")
+    return reference
+
+
+def made(folder: str | Path) -> Path:
+    """The folder, without what an earlier proof left in it; UserError if it cannot be written or is a run's."""
+    folder = Path(folder).expanduser()
+    if (folder / "checkpoints").is_dir():
+        raise UserError(f"out={folder} is the folder of a run: name another, or leave it out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("model.safetensors", "config.json", "metrics.json", "proof.json", "proof.html", "proof.md"):
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"out={folder}: {error.strerror}; name a folder that can be written") from error
+    return folder
 
 
 def drawn_by(pipe: Pipeline) -> nn.Module:
     return pipe.objective.get_submodule(pipe.objective.draws_with)
 
 
-def judge(cfg: DictConfig, pipe: Pipeline, reference: Pipeline, data: Any) -> Quality:
+def judge(cfg: DictConfig, pipe: Pipeline, reference: Pipeline, first: Candidate, data: Any) -> Quality:
     """What measures any network in the place of the run's own: at the same captions and seeds as the reference."""
     from trainer.evaluate import measures
     from trainer.evaluation.likeness import Likeness
@@ -126,14 +162,13 @@ def judge(cfg: DictConfig, pipe: Pipeline, reference: Pipeline, data: Any) -> Qu
         return quality
     alone = copy(pipe)
     alone.objective = Drawing(drawn_by(pipe))  # what an autoencoder reconstructs is no matter here
-    original = quality.sampler(deepcopy(drawn_by(reference)))
+    original = quality.sampler(first.ready())
     return replace(quality, measures=[*measures(cfg, alone, data), Likeness(original, reference.path.name)])
 
 
 def save(out: Path, pipe: Pipeline, start: Candidate, end: Candidate) -> None:
     """OUT/model.safetensors and config.json: the generator as it is to be built, and what is done after loading it."""
     from trainer.compression import structure
-    from trainer.compression.runtime import stored
     from trainer.exports import files
 
     config = deepcopy(pipe.config)
@@ -141,22 +176,21 @@ def save(out: Path, pipe: Pipeline, start: Candidate, end: Candidate) -> None:
     node: Any = OmegaConf.to_container(OmegaConf.select(OmegaConf.create(config), key))
     built = structure.node(node, start.network, end.network)
     config["objective"] = {"_target_": files.DRAWING, "generator": built}
-    config["runtime"] = [*config.get("runtime", []), *end.runtime]
+    config["runtime"] = [*end.runtime]
     settings = {"images_seen": pipe.objective.images_seen, "global_step": pipe.step, "config": config}
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        state = stored(end.network.state_dict(), list(end.runtime))
-        files.write_weights(out, {f"generator.{name}": each for name, each in state.items()})
+        files.write_weights(out, {f"generator.{name}": each for name, each in end.state().items()})
         files.write_settings(out, settings)
     except OSError as error:
         raise UserError(f"out={out}: {error.strerror}; name a folder that can be written") from error
 
 
 def main() -> None:
-    given = [argument.partition("=")[0] for argument in sys.argv]
-    if "target" in given:
-        more = (SEARCHED, "passes.prune.ratio=0.25")  # smaller steps, with fine-tuning behind each
-        sys.argv += [each for each in more if each.partition("=")[0] not in given and "compression" not in given]
+    given = dict(argument.partition("=")[::2] for argument in sys.argv)
+    if given.get("target", "null") not in ("", "null") and "compression" not in given:
+        sys.argv.append(SEARCHED)
+        if "passes.prune.ratio" not in given:
+            sys.argv.append("passes.prune.ratio=0.25")  # smaller steps, with fine-tuning behind each
     entry(compress, "compress", Compression)
 
 

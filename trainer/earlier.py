@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ def offer_saved_config(arguments: list[str]) -> None:
     if not given:
         return
     path = Path(given).expanduser()
+    own = Path(os.environ.get(VARIABLE, ""))
+    if not resume and VARIABLE in os.environ and (own / COMPOSED).is_file():
+        path = own  # requeued: the run that began so, whatever became of the other
     folder = next((f for f in (path, *path.parents) if (f / COMPOSED).is_file()), None) if path.exists() else None
     experiment = [a for a in arguments if a.lstrip("+").startswith("experiment=")]
     if folder is None and experiment and (path.exists() if init else path.is_file()):
@@ -51,16 +55,18 @@ def offer_saved_config(arguments: list[str]) -> None:
         ConfigStore.instance().store("resumed", node, group="experiment", package="_global_")
 
 
-def offer_teacher(arguments: Sequence[str]) -> None:
+def offer_teacher(arguments: list[str]) -> None:
     """For `teacher=RUN`: its data, text and discriminator become the options `of_teacher` of these groups."""
     given = value(arguments, "teacher")
     if not given:
         if any(a.lstrip("+") == "experiment=distill" for a in arguments):
             raise UserError("experiment=distill: name the run to learn from, as in teacher=outputs/cgan")
         return
-    path = Path(given).expanduser()
+    path = Path(given).expanduser().absolute()
     if not path.exists():
         raise UserError(f"teacher={path} does not exist: expected a run folder, a checkpoint in one, or an export")
+    at = max(number for number, argument in enumerate(arguments) if argument.startswith("teacher="))
+    arguments[at] = f"teacher={quoted(path)}"  # as it is kept in the run, wherever that is gone on with
     files = (each / name for each in (path, *path.parents) for name in ("config.yaml", "config.json"))
     file = next(filter(Path.is_file, files), None)
     saved: Any = OmegaConf.to_container(OmegaConf.load(file)) if file else {}
@@ -74,5 +80,11 @@ def offer_teacher(arguments: Sequence[str]) -> None:
 
 def value(arguments: Sequence[str], key: str) -> str:
     """What a command line gives to a key of the root, '' if nothing or null."""
-    given = [a.partition("=")[2].strip("'\"") for a in arguments if a.startswith(f"{key}=")]
-    return given[-1] if given and given[-1] != "null" else ""
+    given = [re.sub(r"^(['\"])(.*)\1$", r"\2", a.partition("=")[2]) for a in arguments if a.startswith(f"{key}=")]
+    return re.sub(r"\\(['\\])", r"\1", given[-1]) if given and given[-1] != "null" else ""
+
+
+def quoted(path: Path) -> str:
+    """As a value on Hydra's command line, whatever the name has in it."""
+    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"

@@ -62,9 +62,10 @@ class Pipeline:
         batch_size: int | None = None,
         fixed: bool = False,
         compiled: bool = False,
+        as_saved: bool = False,
     ):
         self.path = checkpoint.newest(path)
-        self.objective = checkpoint.load(self.path, device)
+        self.objective = checkpoint.load(self.path, device, as_saved)
         self.config: dict[str, Any] = self.objective.config
         self.step = int(checkpoint.read(self.path)["global_step"])
         self.text = instantiate(self.config["text"]["encoder"], _convert_="all")
@@ -119,6 +120,7 @@ def load(
     batch_size: int | None = None,
     fixed: bool = False,
     compiled: bool = False,
+    as_saved: bool = False,
 ) -> Pipeline:
     """A pipeline from a run folder (its newest whole checkpoint) or a .ckpt file; on the GPU if there is one.
 
@@ -128,11 +130,12 @@ def load(
     >>> pipe(["a red apple", "a blue car"], seeds=range(8)).grid()
 
     fixed: as of `Sampler`. compiled: the network by torch.compile: minutes at first, then it draws faster; eager, and a
-    line says so, where there is no compiler. UserError if there is no such run, its checkpoint cannot be read, it is a
+    line says so, where there is no compiler. as_saved: without what a compressed one has done to it after loading.
+    UserError if there is no such run, its checkpoint cannot be read, it is a
     program that cannot be compiled again, or the device is not there.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     elif torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device={device}: this machine has no usable GPU; leave device out or say cpu")
-    return Pipeline(path, device, batch_size, fixed, compiled)
+    return Pipeline(path, device, batch_size, fixed, compiled, as_saved)

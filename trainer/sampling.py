@@ -42,6 +42,7 @@ class Sampler:
         self.device = next(itertools.chain(objective.parameters(), objective.buffers())).device
         self.batch_size = batch_size or (FULL if self.device.type == "cpu" else 64)
         self.fixed = fixed or self.device.type != "cpu" or any(map(is_compiled, objective.modules()))
+        self._network = objective.get_submodule(objective.draws_with)
         self._same_bits = SameBits(objective, objective.sample)
         self._conditions: dict[str, Condition] = {}  # the newest last
 
@@ -79,9 +80,9 @@ class Sampler:
 
     @torch.no_grad()
     def _in_parts(self, count: int, inputs: Callable[[slice], tuple[Tensor, Condition]]) -> Tensor:
-        training = [module for module in self.objective.modules() if module.training]
-        if training:
-            self.objective.eval()
+        training = [module for module in self._network.modules() if module.training]
+        for module in training:
+            module.training = False
         try:
             with self.objective.ema_weights():
                 parts = [slice(i, min(i + WINDOW, count)) for i in range(0, count, WINDOW)]
@@ -92,15 +93,20 @@ class Sampler:
 
     def _ordered(self, latents: Tensor, condition: Condition, changing: bool) -> Tensor:
         size = self.batch_size
+        if len(latents) <= size:
+            return self._batch(latents, condition, changing)
+        order = condition.mask.sum(1).argsort(stable=True)
+        drawn = [self._batch(latents[index], condition.rows(index), changing) for index in order.split(size)]
+        return torch.cat(drawn)[order.argsort().to(self.device)]
+
+    @torch.inference_mode()
+    def _batch(self, latents: Tensor, condition: Condition, changing: bool) -> Tensor:
+        size = self.batch_size
         if changing and not self.fixed:  # what was measured with weights of a while ago may not hold
             size = rounded(max(size, FULL))
-        order = condition.mask.sum(1).argsort(stable=True)
-        drawn = []
-        for index in order.split(size):
-            rows = latents[index].to(self.device), condition.rows(index).to(self.device)
-            images = self.objective.sample(*filled(*rows, size)) if changing or self.fixed else self._same_bits(*rows)
-            drawn.append(images[: len(index)].float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8))
-        return torch.cat(drawn)[order.argsort().to(self.device)]
+        rows = latents.to(self.device), condition.to(self.device)
+        images = self.objective.sample(*filled(*rows, size)) if changing or self.fixed else self._same_bits(*rows)
+        return images[: len(latents)].float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def is_compiled(module: nn.Module) -> bool:

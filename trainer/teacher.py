@@ -36,10 +36,15 @@ class Teacher:
         self.objective.to(device)
         return self
 
+    def require(self, config: dict[str, Any]) -> None:
+        """UserError unless a run of this configuration has the images and text features that the teacher has."""
+        require_alike(config, self.config, f"teacher={self.path}")
+
     @torch.no_grad()
     def sample(self, latent: Tensor, condition: Condition) -> Tensor:
-        """Images (N, 3, H, W) in [-1, 1] of latents (N, latent_channels) and captions."""
-        return self.objective.sample(latent, condition)
+        """Images (N, 3, H, W) in [-1, 1] of latents (N, latent_channels) and captions, in float32 at any precision."""
+        with torch.autocast(latent.device.type, enabled=False):
+            return self.objective.sample(latent, condition)
 
     @property
     def critic(self) -> Any:
@@ -52,6 +57,16 @@ class Teacher:
         with recorded(self.critic.features.downs) as maps:
             self.critic.features(image)
         return maps
+
+
+def require_alike(config: dict[str, Any], other: dict[str, Any], name: str) -> None:
+    """UserError, with the key that differs, unless two runs read captions and draw images alike."""
+    for group, key in (("data", "resolution"), ("text", "encoder")):
+        one, two = (each.get(group, {}).get(key) for each in (config, other))
+        if isinstance(one, dict) and isinstance(two, dict):  # where it keeps its cache is no matter
+            one, two = ({k: v for k, v in each.items() if k != "cache_dir"} for each in (one, two))
+        if one != two:
+            raise UserError(f"{name} has {group}.{key}={two}, and this run {one}: they cannot be compared or taught")
 
 
 @contextmanager

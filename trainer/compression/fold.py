@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -29,21 +29,28 @@ def fold(network: nn.Module, inputs: Sequence[tuple[Tensor, Condition]] = ()) ->
     with torch.no_grad():
         if isinstance(network, dcgan.Generator):
             for index, (maker, norm) in enumerate(zip([network.start, *network.ups], network.norms, strict=True)):
-                if type(norm) is ModulatedNorm and centred(maker, START * START if maker is network.start else 1):
+                if is_plain(norm) and centred(maker, START * START if maker is network.start else 1):
                     network.norms[index] = FoldedNorm.of(norm, centred=True)
         for path, module in list(network.named_modules()):
-            if type(module) is residual.UpBlock and all(
-                type(part) is nn.Conv2d for part in (module.conv1, module.conv2, module.skip)
+            if (
+                type(module) is residual.UpBlock
+                and all(type(part) is nn.Conv2d for part in (module.conv1, module.conv2, module.skip))
+                and (type(module.norm2) is FoldedNorm or is_plain(module.norm2))
             ):
                 network.set_submodule(path, FoldedUpBlock.of(module))
         for path, module in list(network.named_modules()):
-            if type(module) is ModulatedNorm:
+            if is_plain(module):
                 network.set_submodule(path, FoldedNorm.of(module, centred=False))
-            elif type(module) is TextVector and type(module.key) is type(module.value) is nn.Linear:
+            elif type(module) is TextVector and type(module.key) is type(module.value) is type(module.out) is nn.Linear:
                 network.set_submodule(path, FoldedText.of(module))
             elif is_subpixel(module) and module.out_channels <= NARROW:
                 network.set_submodule(path, of_transposed(module))
     return network
+
+
+def is_plain(module: nn.Module) -> TypeGuard[ModulatedNorm]:
+    """A `ModulatedNorm` whose linear layer is one, and not factors or 8 bits of it."""
+    return type(module) is ModulatedNorm and type(module.style) is nn.Linear
 
 
 def centred(layer: nn.Module, places: int = 1) -> bool:

@@ -43,8 +43,9 @@ def quantize(
             f"weights={weights} with activations={activations}: expected int8 with {', '.join(ACTIVATIONS)}, "
             "or fp8 with float"
         )
-    if activations != "float" and not has_int8_kernels():
-        say("int8: this machine has no int8 kernels (VNNI); it computes the same in float, no faster")
+    on_cpu = next(network.parameters()).device.type == "cpu"
+    if activations != "float" and not (on_cpu and has_int8_kernels()):
+        say("int8: there are no int8 kernels here (a CPU's VNNI); it computes the same in float, no faster")
     if weights == "fp8":
         say("fp8: no library has convolutions of fp8; weights are stored in 8 bits and computed in float")
     network = deepcopy(network)
@@ -54,7 +55,7 @@ def quantize(
                 network.set_submodule(path, of_transposed(module))  # type: ignore[arg-type]
         layers = {path: layer for path, layer in taken(network, skip) if is_quantizable(layer)}
         if not layers:
-            raise UserError(f"quantize: {type(network).__name__} has no float layer left: leave the pass out")
+            raise UserError(f"quantize: {type(network).__name__} has no float layer left to take 8 bits: one such pass is enough")
         convolutions = {path: layer for path, layer in layers.items() if isinstance(layer, nn.Conv2d)}
         ranges = {} if activations == "float" else calibrated(network, convolutions, inputs)
         for path, layer in layers.items():
@@ -80,9 +81,9 @@ def taken(network: nn.Module, skip: Sequence[str]) -> list[tuple[str, nn.Module]
 
 
 def is_quantizable(layer: nn.Module) -> bool:
-    if type(layer) is nn.Conv2d:
+    if isinstance(layer, nn.Conv2d):
         return layer.padding_mode == "zeros" and isinstance(layer.padding, tuple)
-    return type(layer) is nn.Linear
+    return isinstance(layer, nn.Linear)
 
 
 def calibrated(

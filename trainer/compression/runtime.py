@@ -13,6 +13,7 @@ from trainer.errors import UserError
 from trainer.progress import say
 
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+LONG = 4096
 MAX_GRAPHS = 64  # of a network, one for each (batch size, number of tokens); further ones run eagerly
 
 
@@ -44,7 +45,8 @@ def stored(state: dict[str, Tensor], runtime: list[dict[str, Any]]) -> dict[str,
 
 
 def is_halved(tensor: Tensor) -> bool:
-    return tensor.dtype == torch.float32 and tensor.dim() > 1  # vectors are few, and scales of int8 among them
+    """Vectors are few, and scales of int8 among them; the long ones are the values of sparse weights."""
+    return tensor.dtype == torch.float32 and (tensor.dim() > 1 or len(tensor.shape) == 1 and tensor.numel() > LONG)
 
 
 def channels_last(network: nn.Module) -> nn.Module:

@@ -85,6 +85,8 @@ def sparsify(
         raise UserError(f"passes.sparsify.pattern={pattern}: expected null or 2:4")
     network = deepcopy(network)
     layers = {path: module for path, module in network.named_modules() if type(module) in {*SPARSE, *SPARSE.values()}}
+    if not layers:
+        raise UserError(f"sparsify: {type(network).__name__} has no float layer left: put it before what takes 8 bits")
     weights = {path: module.weight.detach() for path, module in layers.items()}
     if pattern:
         masks = {path: largest_of_four(weight, inputs_of(layers[path])) for path, weight in weights.items()}

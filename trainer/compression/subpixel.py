@@ -36,7 +36,7 @@ class SubPixel(nn.Module):
 
 def is_subpixel(layer: nn.Module) -> bool:
     """Whether `of_transposed` takes it."""
-    return type(layer) is nn.ConvTranspose2d and (
+    return isinstance(layer, nn.ConvTranspose2d) and (
         layer.kernel_size, layer.stride, layer.padding, layer.output_padding, layer.dilation, layer.groups
     ) == ((4, 4), (2, 2), (1, 1), (0, 0), (1, 1), 1)  # fmt: skip
 

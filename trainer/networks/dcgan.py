@@ -17,7 +17,7 @@ class Generator(nn.Module):
 
     text: the part of the text encoder that trains with this network (`torch.nn.Identity` for a frozen encoder).
     patch: 2 or 4 ends at 1/2 or 1/4 of the resolution and makes squares of so many pixels of each place (sub-pixel
-    convolution, Shi et al. 2016): most of a narrow generator's time goes into its largest maps.
+    convolution, Shi et al. 2016): most of a narrow generator's time goes into its largest maps. None: the most.
     """
 
     def __init__(
@@ -29,9 +29,10 @@ class Generator(nn.Module):
         base_channels: int = 32,
         max_channels: int = 256,
         style_channels: int = 256,
-        patch: int = 1,
+        patch: int | None = 1,
     ):
         super().__init__()
+        patch = patch or min(4, resolution // 16)
         if patch not in (1, 2, 4) or resolution < 16 * patch:
             raise UserError(f"patch={patch} at {resolution} pixels: expected 1, 2 or 4, at most a 16th of the resolution")
         end = resolution // patch

@@ -189,6 +189,8 @@ class Objective(pl.LightningModule):
 
     @torch.no_grad()
     def _swap(self, averages: dict[str, Tensor]) -> None:
+        if not averages:
+            return
         parameters = dict(self.named_parameters())
         for key, average in averages.items():
             weight = self.held(parameters[key])

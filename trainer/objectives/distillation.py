@@ -22,7 +22,7 @@ class Distillation(GAN):
     where f is the trunk of the teacher's own discriminator or encoder (Hinton et al. 2015; for GANs Aguinaldo et al.
     2019). D starts as the teacher's, if that has one of the same shape.
     teacher: run, checkpoint or export of anything that draws: a GAN, a VAE, a model of many steps. Images stay unread.
-    augment, matching, r1, matcher and so on as in GAN.
+    augment, matching, r1, matcher and so on as in GAN, all of it within the adversarial term.
     """
 
     def __init__(
@@ -45,14 +45,12 @@ class Distillation(GAN):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         self.teacher = Teacher(self.path)
+        self.teacher.require(self.config)
         if self.teacher.latent_channels != self.latent_channels:
             raise UserError(
                 f"objective.generator.latent_channels={self.latent_channels}: the teacher draws from "
                 f"{self.teacher.latent_channels}, and both from the same; set it to that"
             )
-        resolution = self.teacher.config["data"]["resolution"]
-        if self.config["data"]["resolution"] != resolution:
-            raise UserError(f"data.resolution={self.config['data']['resolution']}: the teacher draws {resolution}")
         if self.feature and not hasattr(self.teacher.critic, "features"):
             raise UserError(
                 f"objective.feature={self.feature}: the teacher {self.path} has no discriminator or encoder; "
@@ -60,8 +58,9 @@ class Distillation(GAN):
             )
         weights = self.teacher.critic.state_dict() if self.teacher.critic is not None else {}
         own = self.discriminator.state_dict()
-        if {k: v.shape for k, v in weights.items()} == {k: v.shape for k, v in own.items()}:
-            self.discriminator.load_state_dict(weights)  # a resumed run's own come after this
+        same = {k: v.shape for k, v in weights.items()} == {k: v.shape for k, v in own.items()}
+        if same and not self.config.get("init"):  # which brings its own; a resumed run's come after this
+            self.discriminator.load_state_dict(weights)
 
     def on_fit_start(self) -> None:
         super().on_fit_start()

@@ -26,15 +26,20 @@ class Size:
 
 
 def measure(
-    network: nn.Module, inputs: tuple[Tensor, Condition], path: Path | None = None, counted: nn.Module | None = None
+    network: nn.Module,
+    inputs: tuple[Tensor, Condition],
+    state: dict[str, Tensor] | None = None,
+    path: Path | None = None,
+    counted: nn.Module | None = None,
 ) -> Size:
     """The size of `network`.
 
-    inputs: a batch; its multiply-adds are divided by its images. path: a safetensors file or the folder of an export,
-    whose size on disk counts; the bytes of the state dict if None. counted: a network that computes the same in its
-    place for the multiply-adds, where its own kernels are out of sight (those of a replayed CUDA graph).
+    inputs: a batch; its multiply-adds are divided by its images. state: what is stored of it, its state dict if None.
+    path: a safetensors file or the folder of an export, whose size on disk counts instead. counted: a network that
+    computes the same in its place for the multiply-adds, where its own kernels are out of sight (those of a replayed
+    CUDA graph).
     """
-    state = network.state_dict()
+    state = network.state_dict() if state is None else state
     stored = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     return Size(parameters(state), on_disk(path) if path else stored, multiply_adds(counted or network, inputs))
 

@@ -14,12 +14,15 @@ from torch import Tensor, nn
 
 from trainer import noise
 from trainer.batch import Condition
+from trainer.compression.runtime import stored
+from trainer.errors import UserError
 from trainer.evaluation.study import spread
 from trainer.sampling import Sampler
 from trainer.workshop.finetune import finetune
 
 RUNTIME = "trainer.compression.runtime."  # passes that change how a network runs, and are applied again at every load
 FINETUNE = "finetune"
+UNTRAINABLE = ("int8", "int8_dynamic", "int8_weights", "fp8", "sparsify")  # a training would leave or undo these
 ROWS = 16  # images of a batch that passes look at
 
 Inputs = tuple[Tensor, Condition]
@@ -36,6 +39,10 @@ class Candidate:
     @property
     def name(self) -> str:
         return "+".join(self.passes) or "as trained"
+
+    def state(self) -> dict[str, Tensor]:
+        """The state dict as it goes into a file."""
+        return stored(self.network.state_dict(), list(self.runtime))
 
     def ready(self) -> nn.Module:
         """A copy of the network that runs as it will after loading."""
@@ -59,7 +66,7 @@ class Bench:
         if str(node.get("_target_", "")).startswith(RUNTIME):
             return replace(candidate, passes=passes, runtime=(*candidate.runtime, dict(node)))
         if name == FINETUNE:
-            folder = self.folder / "-".join(passes)
+            folder = self.folder / f"{len([*self.folder.glob('*')]):02}-after-{(candidate.passes or ('nothing',))[-1]}"
             return replace(
                 candidate, passes=passes, network=finetune(self.run, candidate.network, node["kimg"], folder)
             )
@@ -68,6 +75,11 @@ class Bench:
 
     def steps(self, candidate: Candidate, nodes: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Candidate]:
         """The candidate, and what it is after each of the passes, one upon the other."""
+        nodes = list(nodes)
+        names = [name for name, _ in nodes]
+        for name in {*names} & {*UNTRAINABLE} if FINETUNE in names else ():
+            if names.index(name) < names.index(FINETUNE):
+                raise UserError(f"compression={names}: training would leave or undo {name}; put {FINETUNE} before it")
         found = [candidate]
         for name, node in nodes:
             found.append(self.apply(found[-1], name, node))

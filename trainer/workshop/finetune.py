@@ -16,11 +16,15 @@ from torch import nn
 
 from trainer import checkpoint, run_folder
 from trainer.compression import structure
+from trainer.earlier import quoted
 from trainer.errors import UserError
 from trainer.exports import files
+from trainer.objectives.drawing import Drawing
 from trainer.progress import say
 
-QUIET = ("logger.wandb=null", "callbacks.evaluation=null", "callbacks.samples=null", "callbacks.artifacts=null")
+QUIET = [
+    f"++{key}=null" for key in ("logger.wandb", *map("callbacks.{}".format, ("evaluation", "samples", "artifacts")))
+]
 
 
 def finetune(run: str | Path, network: nn.Module, kimg: float, folder: Path) -> nn.Module:
@@ -30,34 +34,43 @@ def finetune(run: str | Path, network: nn.Module, kimg: float, folder: Path) -> 
     objective has, begins as the run left it. UserError where the run's configuration is not beside its checkpoint.
     """
     path = checkpoint.newest(run)
-    config = next((each / run_folder.COMPOSED for each in path.parents if (each / run_folder.COMPOSED).is_file()), None)
-    if config is None:
+    trained = next((each for each in path.parents if (each / run_folder.COMPOSED).is_file()), None)
+    if trained is None:
         raise UserError(
             f"{path} can only be compressed without fine-tuning: {run_folder.COMPOSED} of its run is missing"
         )
     objective = checkpoint.load(path)
+    if isinstance(objective, Drawing):  # compressed before: what trains with it is in its run
+        objective = checkpoint.load(trained)
     original = deepcopy(objective.get_submodule(objective.draws_with))
-    objective.set_submodule(objective.draws_with, deepcopy(network))
+    objective.set_submodule(objective.draws_with, deepcopy(network).cpu())
 
     start = folder / "start"
     shutil.rmtree(folder, ignore_errors=True)
-    start.mkdir(parents=True)
-    composed = OmegaConf.load(config)
+    composed = OmegaConf.load(trained / run_folder.COMPOSED)
+    config: Any = OmegaConf.create(objective.config)
     key = f"objective.{objective.draws_with}"
     written: Any = OmegaConf.to_container(OmegaConf.select(composed, key))  # with ${} in it, as the user wrote it
-    built: Any = OmegaConf.to_container(OmegaConf.select(OmegaConf.create(objective.config), key))
+    built: Any = OmegaConf.to_container(OmegaConf.select(config, key))
     node = structure.node(built, original, network)
+    OmegaConf.update(config, key, node, merge=False)
     if node["_target_"] == structure.REBUILT:
         first = written["network"] if written["_target_"] == structure.REBUILT else written
         OmegaConf.update(composed, key, node | {"network": first}, merge=False)
-    (start / run_folder.COMPOSED).write_text(OmegaConf.to_yaml(composed), encoding="utf-8")
-    files.write_weights(start, objective.state_dict())
-    files.write_settings(start, {"images_seen": 0, "global_step": 0, "config": objective.config})
+    try:
+        start.mkdir(parents=True)
+        (start / run_folder.COMPOSED).write_text(OmegaConf.to_yaml(composed), encoding="utf-8")
+        files.write_weights(start, objective.state_dict())
+        files.write_settings(
+            start, {"images_seen": 0, "global_step": 0, "config": OmegaConf.to_container(config, resolve=True)}
+        )
+    except OSError as error:
+        raise UserError(f"{start}: {error.strerror}; free space or choose another out=FOLDER") from error
 
     say(f"fine-tuning for {kimg:g} kimg in {folder / 'run'}")
-    train([f"init={start}", f"run_dir={folder / 'run'}", f"kimg={kimg}", *QUIET])
-    trained = checkpoint.load(folder / "run")
-    return trained.get_submodule(trained.draws_with)
+    train([f"init={quoted(start)}", f"run_dir={quoted(folder / 'run')}", f"kimg={kimg}", *QUIET])
+    tuned = checkpoint.load(folder / "run", next(network.parameters()).device)
+    return tuned.get_submodule(tuned.draws_with)
 
 
 def train(arguments: list[str]) -> None:

@@ -18,7 +18,7 @@ from trainer.sampling import Sampler
 class Quality:
     """study: samplers -> Study, the same captions and seeds for all. device: where networks are measured."""
 
-    study: Callable[[Sampler], Study]
+    study: Callable[..., Study]
     measures: Sequence[Measure]
     text: Any
     device: Any

@@ -82,13 +82,18 @@ def search(
             break
         tried = []
         for name, move in moves.items():
-            moved = move(way)
-            found = [measure(finish(moved)) for finish in finishes]
+            try:
+                moved = move(way)
+                found = [measure(finish(moved)) for finish in finishes]
+            except UserError as error:  # what was found so far is worth more
+                say(f"round {number}, {name}: {error}")
+                continue
             points += found
-            tried.append((max(found, key=lambda point: worth(point, cost)), moved))
+            within = [point for point in found if goal.kind != "fd" or point.meets(goal)]
+            if within:
+                tried.append((max(within, key=lambda point: worth(point, cost)), moved))
             say(f"round {number}, {name}: " + "; ".join(told(point, cost) for point in found))
-        allowed = [each for each in tried if goal.kind != "fd" or each[0].meets(goal)]
-        allowed = [each for each in allowed if each[0].gains[cost] > best_gain * PAYS]
+        allowed = [each for each in tried if each[0].gains[cost] > best_gain * PAYS]
         if not allowed:
             break
         point, way = max(allowed, key=lambda each: worth(each[0], cost))
