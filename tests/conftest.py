@@ -152,7 +152,7 @@ def trained(tmp_path: Path) -> Path:
     gan.config = {"name": "small", "objective": objective, "text": {"encoder": encoder}}
     for images in (500, 1500):
         gan.images_seen = images
-        gan.ema = {f"generator.{k}": p + images / 5000 for k, p in gan.generator.state_dict().items()}
+        gan.ema = {f"generator.{k}": p * (1 + images / 5000) for k, p in gan.generator.state_dict().items()}
         content = {"state_dict": gan.state_dict(), "global_step": images // 50}
         gan.on_save_checkpoint(content)
         torch.save(content, run / "checkpoints" / f"kimg{images / 1000:010.3f}.ckpt")
