@@ -4,13 +4,16 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
 
 from trainer import compress, evaluate, figures, load
 from trainer.evaluation import attributes
+from trainer.proof import speed
 from trainer.sample import main as sample
+from trainer.workshop import prove
 
 TINY = ["data.source.num_images=60", "data.resolution=16", "data.batch_size=8"]
 NARROW = [f"objective.{n}.{k}=16" for n in ("generator", "discriminator") for k in ("base_channels", "max_channels")]
@@ -22,9 +25,12 @@ FEW = ["num_images=24", "num_references=24", "batch_sizes=[1,4]", "calibration=1
 
 
 @pytest.fixture(autouse=True)
-def small_probe(monkeypatch):
+def quick(monkeypatch):
     monkeypatch.setattr(attributes, "NUM_SCENES", 256)
     monkeypatch.setattr(attributes, "NUM_TESTS", 64)
+    # whether figures are steady is no matter here; search and proof call it by its module
+    monkeypatch.setattr(speed, "measure", partial(speed.measure, rounds=2, seconds=0.01))
+    monkeypatch.setattr(prove, "fresh", partial(prove.fresh, repeats=1))
 
 
 def trained_by(folder, *arguments):
@@ -91,7 +97,7 @@ def test_fine_tuning_goes_on_with_the_pruned_generator(command, run):
     out = run / "compressed" / "prune-finetune"
     _, pruned, tuned = json.loads((out / "proof.json").read_text())["stages"]
     assert pruned["size"]["multiply_adds"] == tuned["size"]["multiply_adds"]
-    folder = out / "finetune" / "prune-finetune"
+    folder = out / "finetune" / "00-after-prune"
     start, end = load(folder / "start"), load(folder / "run")
     assert end.step == 4
     shapes = [{k: v.shape for k, v in pipe.objective.state_dict().items()} for pipe in (start, end)]

@@ -62,11 +62,11 @@ def offer_teacher(arguments: list[str]) -> None:
         if any(a.lstrip("+") == "experiment=distill" for a in arguments):
             raise UserError("experiment=distill: name the run to learn from, as in teacher=outputs/cgan")
         return
-    path = Path(given).expanduser().absolute()
+    path = Path(given).expanduser()
     if not path.exists():
         raise UserError(f"teacher={path} does not exist: expected a run folder, a checkpoint in one, or an export")
     at = max(number for number, argument in enumerate(arguments) if argument.startswith("teacher="))
-    arguments[at] = f"teacher={quoted(path)}"  # as it is kept in the run, wherever that is gone on with
+    arguments[at] = f"teacher={quoted(path.absolute())}"  # as it is kept in the run, wherever that is gone on with
     files = (each / name for each in (path, *path.parents) for name in ("config.yaml", "config.json"))
     file = next(filter(Path.is_file, files), None)
     saved: Any = OmegaConf.to_container(OmegaConf.load(file)) if file else {}

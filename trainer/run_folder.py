@@ -24,7 +24,7 @@ VARIABLE = "TRAINER_RUN_DIR"  # children, other ranks and requeued jobs find the
 COMPOSED = "composed.yaml"
 STAMP = time.strftime("%Y-%m-%d_%H-%M-%S")
 PLACE = ("run_dir", "resume", "launch", "nodes", "gpus_per_node")  # of a start, not of the run
-FREE = (*PLACE, "init", "teacher", "kimg", "trainer", "callbacks", "logger", "strategy")  # may change when a run goes on
+FREE = (*PLACE, "init", "teacher", "kimg", "trainer", "callbacks", "logger", "strategy")  # may change as it goes on
 FREE_ANYWHERE = ("num_workers", "cache_dir")
 
 

@@ -56,8 +56,10 @@ def check(family, names, inputs, saved):
         assert torch.equal(back(*inputs[0]), images), "saved and loaded it draws the same bits"
         ran = running(back, nodes)(*inputs[0])
     assert ran.dtype == torch.float32
-    bound = 0.02 if "half" in names else ROUNDING
-    assert (ran - images).abs().max() <= bound
+    if "half" in names:  # with int8 an activation may fall on the next level
+        assert (ran - images).square().mean().sqrt() <= 0.01
+    else:
+        assert (ran - images).abs().max() <= ROUNDING
     return plain, images
 
 
@@ -76,8 +78,9 @@ def test_compiled_alone(family, name, inputs, saved):
     check(family, [name], inputs, saved)
 
 
-# A pass that looks for layers in float finds none behind one that left none; then it says so in one line.
-REFUSED: set[tuple[str, str]] = set()
+# A pass that looks for layers in float finds none behind one that left none, and says so in one line.
+IN_8_BITS = ("fp8", "int8", "int8_dynamic", "int8_weights")
+REFUSED = {(first, second) for first in IN_8_BITS for second in (*IN_8_BITS, "prune", "sparsify")}
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ def test_bytes_of_a_file_and_of_the_folder_it_is_in(generator, drawn_from, tmp_p
     path = tmp_path / "model.safetensors"
     save_file({key: value.half() for key, value in generator.state_dict().items()}, path)
     for given in (path, tmp_path):
-        assert measure(generator, drawn_from(1), given).bytes == path.stat().st_size
+        assert measure(generator, drawn_from(1), path=given).bytes == path.stat().st_size
 
 
 def test_stored_values_alone_are_parameters():

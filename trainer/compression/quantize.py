@@ -55,7 +55,7 @@ def quantize(
                 network.set_submodule(path, of_transposed(module))  # type: ignore[arg-type]
         layers = {path: layer for path, layer in taken(network, skip) if is_quantizable(layer)}
         if not layers:
-            raise UserError(f"quantize: {type(network).__name__} has no float layer left to take 8 bits: one such pass is enough")
+            raise UserError(f"quantize: {type(network).__name__} has no float layer left: one pass of 8 bits is enough")
         convolutions = {path: layer for path, layer in layers.items() if isinstance(layer, nn.Conv2d)}
         ranges = {} if activations == "float" else calibrated(network, convolutions, inputs)
         for path, layer in layers.items():

@@ -46,7 +46,7 @@ def stored(state: dict[str, Tensor], runtime: list[dict[str, Any]]) -> dict[str,
 
 def is_halved(tensor: Tensor) -> bool:
     """Vectors are few, and scales of int8 among them; the long ones are the values of sparse weights."""
-    return tensor.dtype == torch.float32 and (tensor.dim() > 1 or len(tensor.shape) == 1 and tensor.numel() > LONG)
+    return tensor.dtype == torch.float32 and (tensor.dim() > 1 or tensor.numel() > LONG)
 
 
 def channels_last(network: nn.Module) -> nn.Module:

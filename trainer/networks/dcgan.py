@@ -34,7 +34,7 @@ class Generator(nn.Module):
         super().__init__()
         patch = patch or min(4, resolution // 16)
         if patch not in (1, 2, 4) or resolution < 16 * patch:
-            raise UserError(f"patch={patch} at {resolution} pixels: expected 1, 2 or 4, at most a 16th of the resolution")
+            raise UserError(f"patch={patch} at {resolution} pixels: expected 1, 2 or 4, at most 1/16 of the resolution")
         end = resolution // patch
         sizes = [START << i for i in range(num_stages(end) + 1)]
         widths = [channels_at(size, end, base_channels, max_channels) for size in sizes]

@@ -57,6 +57,8 @@ def finetune(run: str | Path, network: nn.Module, kimg: float, folder: Path) -> 
     if node["_target_"] == structure.REBUILT:
         first = written["network"] if written["_target_"] == structure.REBUILT else written
         OmegaConf.update(composed, key, node | {"network": first}, merge=False)
+        if first is written:  # what others read of the node is within it now
+            composed = OmegaConf.create(OmegaConf.to_yaml(composed).replace(f"${{{key}.", f"${{{key}.network."))
     try:
         start.mkdir(parents=True)
         (start / run_folder.COMPOSED).write_text(OmegaConf.to_yaml(composed), encoding="utf-8")
