@@ -13,7 +13,8 @@ from trainer.errors import UserError
 
 CONF = Path(__file__).parent.parent / "conf"
 OPTIONS = mistakes.options([CONF])
-EVERYWHERE = ("experiment", "scale", "hydra/sweeper")  # no part of a run has their name
+EVERYWHERE = ("experiment", "scale", "hydra/sweeper", "compression")  # no part of a run has their name
+EXPERIMENTS = sorted({*OPTIONS["experiment"]} - {"distill"})  # that one needs a teacher: tests/test_compress.py
 # where a part stands that has no place of its own at the root
 INSIDE = {
     "augment": ("gan", "objective.augment"),
@@ -39,7 +40,7 @@ def compose(command, tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("experiment", OPTIONS.get("experiment", {}))
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes_and_says_what_it_is(compose, experiment):
     cfg = compose(f"experiment={experiment}")
     assert cfg.name == experiment
@@ -56,7 +57,7 @@ def test_scale_changes_an_experiment_wherever_it_stands(compose, scale):
     assert OmegaConf.to_container(compose(f"scale={scale}", f"+experiment={experiment}")) == scaled
 
 
-@pytest.mark.parametrize("experiment", sorted(OPTIONS["experiment"]))
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_callbacks_stand_in_order(compose, experiment):
     """What measures sees the averages of this step, and stands before what uses its values; pauses come late."""
     wanted = ["heartbeat", "ema", "log", "throughput", "samples", "evaluation", "retrieval", "stop", "alerts"]
@@ -192,3 +193,10 @@ def test_a_folder_without_files_is_not_left_behind(tmp_path):
     run_folder.remove_if_empty(tmp_path / "empty")
     run_folder.remove_if_empty(tmp_path / "full")
     assert [folder.name for folder in tmp_path.iterdir()] == ["full"]
+
+
+@pytest.mark.parametrize("option", sorted(OPTIONS["compression"]))
+def test_every_pass_has_its_place(option):
+    file = CONF / "compression" / f"{option}.yaml"
+    assert file.read_text().startswith(f"# @package passes.{option}\n# ")
+    assert "_target_" in OmegaConf.load(file) or option == "finetune"

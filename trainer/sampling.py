@@ -93,17 +93,16 @@ class Sampler:
 
     def _ordered(self, latents: Tensor, condition: Condition, changing: bool) -> Tensor:
         size = self.batch_size
+        if changing and not self.fixed:  # what was measured with weights of a while ago may not hold
+            size = rounded(max(size, FULL))
         if len(latents) <= size:
-            return self._batch(latents, condition, changing)
+            return self._batch(latents, condition, size, changing)
         order = condition.mask.sum(1).argsort(stable=True)
-        drawn = [self._batch(latents[index], condition.rows(index), changing) for index in order.split(size)]
+        drawn = [self._batch(latents[index], condition.rows(index), size, changing) for index in order.split(size)]
         return torch.cat(drawn)[order.argsort().to(self.device)]
 
     @torch.inference_mode()
-    def _batch(self, latents: Tensor, condition: Condition, changing: bool) -> Tensor:
-        size = self.batch_size
-        if changing and not self.fixed:  # what was measured with weights of a while ago may not hold
-            size = rounded(max(size, FULL))
+    def _batch(self, latents: Tensor, condition: Condition, size: int, changing: bool) -> Tensor:
         rows = latents.to(self.device), condition.to(self.device)
         images = self.objective.sample(*filled(*rows, size)) if changing or self.fixed else self._same_bits(*rows)
         return images[: len(latents)].float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)

@@ -60,6 +60,7 @@ class Objective(LightningModule):
 
     averaged = ("generator",)
     latent_channels = 2
+    draws_with = ""
     seed = 0
 
     def __init__(self) -> None:

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "objectives"))
 from conftest_objectives import RESOLUTION, make_gan, random_batch
 
 from trainer.backbones import effnet_lite0
+from trainer.batch import Condition
 from trainer.callbacks.evaluation import Evaluation
 from trainer.strategies.ddp import DDP
 from trainer.strategies.fsdp import FSDP
@@ -33,8 +34,8 @@ class Data(pl.LightningDataModule):
         self.heldout = SimpleNamespace(images=images, captions=[str(number) for number in range(7)])
 
     def text(self, captions):
-        (caption,) = captions
-        return random_batch(1, int(caption)).condition
+        rows = [random_batch(1, int(caption)).condition for caption in captions]
+        return Condition(*map(torch.cat, zip(*rows, strict=True)))
 
     def train_dataloader(self):
         return DataLoader([random_batch(4, start) for start in (0, 4)], batch_size=None)

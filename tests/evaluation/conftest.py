@@ -24,9 +24,9 @@ class Sampler:
         images = [np.random.default_rng([int(caption), seed]).integers(0, 256, (3, 16, 16)) for caption, seed in pairs]
         return torch.from_numpy(np.stack(images)).to(torch.uint8)
 
-    def condition(self, caption):
-        number = torch.full((1, 1), float(caption))
-        return Condition(number[:, None], torch.ones(1, 1, dtype=torch.bool), number)
+    def conditions(self, captions):
+        numbers = torch.tensor([[float(caption)] for caption in captions])
+        return Condition(numbers[:, None], torch.ones(len(captions), 1, dtype=torch.bool), numbers)
 
 
 @pytest.fixture
