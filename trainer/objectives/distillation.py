@@ -26,7 +26,7 @@ class Distillation(GAN):
     """
 
     def __init__(
-        self, teacher: str | None, pixel: float = 1.0, feature: float = 1.0, adversarial: float = 0.1, **gan: Any
+        self, teacher: str | None, pixel: float = 1.0, feature: float = 2.0, adversarial: float = 0.3, **gan: Any
     ):
         super().__init__(**gan)
         if not teacher:
