@@ -18,7 +18,7 @@ MOVING = {  # __get__: properties, as x.T
     "view", "reshape", "permute", "transpose", "t", "swapaxes", "movedim", "flatten", "unflatten", "squeeze",
     "unsqueeze", "expand", "expand_as", "repeat", "repeat_interleave", "chunk", "split", "tensor_split", "unbind",
     "select", "narrow", "index_select", "__getitem__", "cat", "concat", "stack", "roll", "flip", "pixel_shuffle",
-    "pixel_unshuffle", "__get__",
+    "pixel_unshuffle", "unfold", "diagonal", "__get__",
 }
 SPATIAL = {"interpolate", "avg_pool2d", "max_pool2d", "adaptive_avg_pool2d", "pad"}
 PRODUCTS = {"matmul", "__matmul__", "bmm", "mm"}

@@ -47,11 +47,18 @@ def merged(folder: Path, new: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_settings(folder: Path, new: dict[str, Any]) -> None:
-    (folder / SETTINGS).write_text(json.dumps(new, indent=1) + "\n", encoding="utf-8")
+    _replace(folder / SETTINGS, (json.dumps(new, indent=1) + "\n").encode())
 
 
 def write_weights(folder: Path, weights: dict[str, Any]) -> None:
     from safetensors.torch import save
 
     whole = {name: tensor.contiguous() for name, tensor in weights.items()}
-    (folder / WEIGHTS).write_bytes(save(whole))  # save_file would let nobody else read it
+    _replace(folder / WEIGHTS, save(whole))  # save_file would let nobody else read it
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """The whole new file or the whole old one, whenever this is stopped."""
+    writing = path.with_name(f".{path.name}.tmp")
+    writing.write_bytes(content)
+    writing.replace(path)
