@@ -129,6 +129,33 @@ def test_images_of_the_data_are_not_looked_at(monkeypatch, batches):
     assert torch.equal(*weights)
 
 
+def test_or_the_discriminator_learns_the_images_of_the_data(monkeypatch, batches):
+    """As a plain GAN does from there on, with the distance to the teacher's images where that has a weight."""
+    plain, weights = make_gan(), []
+    torch.manual_seed(5)
+    probe = random_batch().as_float()
+    for teacher_weight in (0.0, 1.0):
+        weights_of = {"pixel": teacher_weight, "feature": 0.0, "adversarial": 1.0}
+        objective = ready(taught(monkeypatch, make_gan(), real="data", **weights_of))
+        monkeypatch.setattr(plain, "generated", objective.generated)
+        plain.discriminator = objective.discriminator
+        plain._trainer = objective._trainer
+        torch.testing.assert_close(objective.discriminator_loss(probe)[0], plain.discriminator_loss(probe)[0])
+        loss, logs = objective.generator_loss(probe)
+        drawn = objective.teacher.sample(objective.normal("distillation", probe, LATENT), probe.condition)
+        distance = pixel_distance(objective.generated(probe, "generator"), drawn).mean()
+        torch.testing.assert_close(loss, plain.generator_loss(probe)[0] + teacher_weight * distance)
+        assert ("generator/pixel" in logs) is bool(teacher_weight)
+    for paint in (0, 255):
+        for batch in batches:
+            batch.image = torch.full_like(batch.image, paint)
+        torch.manual_seed(5)
+        objective = taught(monkeypatch, make_gan(), pixel=0.0, feature=0.0, adversarial=1.0, real="data")
+        run(objective, batches)
+        weights.append(objective.generator.image.weight)
+    assert not torch.equal(*weights)
+
+
 def test_the_discriminator_begins_as_the_teachers(monkeypatch):
     teacher = make_gan()
     nn.init.normal_(teacher.discriminator.head.unconditional.weight)
@@ -159,7 +186,9 @@ def test_mistakes(monkeypatch):
         Distillation(None, **parts, optimizer=gan.make_optimizer, schedule=gan.schedule, seed=0)
     with pytest.raises(UserError, match="expected all from 0"):
         taught(monkeypatch, make_gan(), pixel=-1.0)
-    with pytest.raises(UserError, match=r"set objective\.feature=0"):
+    with pytest.raises(UserError, match=r"objective\.real=images: expected teacher or data"):
+        taught(monkeypatch, make_gan(), real="images")
+    with pytest.raises(UserError, match=r"objective\.feature=0"):
         ready(taught(monkeypatch, Slow()))
     objective = taught(monkeypatch, make_gan())
     objective.latent_channels = LATENT + 1

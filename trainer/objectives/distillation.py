@@ -1,4 +1,4 @@
-"""A small generator that learns from a trained one: same latents, same captions, and not one image of the data."""
+"""A small generator that learns from a trained one: same latents, same captions, and no image of the data needed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,20 @@ class Distillation(GAN):
         pixel |S(z, c) - T(z, c)| + feature d(f(S), f(T)) + adversarial L_G(D(S(z, c), c))
     where f is the trunk of the teacher's own discriminator or encoder (Hinton et al. 2015; for GANs Aguinaldo et al.
     2019). D starts as the teacher's, if that has one of the same shape.
-    teacher: run, checkpoint or export of anything that draws: a GAN, a VAE, a model of many steps. Images stay unread.
+    teacher: run, checkpoint or export of anything that draws: a GAN, a VAE, a model of many steps.
+    real: "teacher", the images that D learns as real, or "data": those of the data set, where the last of the Fréchet
+    distance to them is to be had, and a student may become better than its teacher.
     augment, matching, r1, matcher and so on as in GAN, all of it within the adversarial term.
     """
 
     def __init__(
-        self, teacher: str | None, pixel: float = 1.0, feature: float = 2.0, adversarial: float = 0.3, **gan: Any
+        self,
+        teacher: str | None,
+        pixel: float = 1.0,
+        feature: float = 2.0,
+        adversarial: float = 0.3,
+        real: str = "teacher",
+        **gan: Any,
     ):
         super().__init__(**gan)
         if not teacher:
@@ -35,7 +43,9 @@ class Distillation(GAN):
             raise UserError(
                 f"objective.pixel={pixel}, feature={feature}, adversarial={adversarial}: expected all from 0, one above"
             )
-        self.pixel, self.feature, self.adversarial = pixel, feature, adversarial
+        if real not in ("teacher", "data") or (real == "data" and not adversarial):
+            raise UserError(f"objective.real={real}: expected teacher or data, and adversarial above 0 with data")
+        self.pixel, self.feature, self.adversarial, self.real = pixel, feature, adversarial, real
         self.path = teacher
         self.teacher: Teacher | None = None
         if not adversarial:
@@ -68,26 +78,37 @@ class Distillation(GAN):
         self.teacher.to(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
+        if self.real == "teacher":
+            batch = replace(batch, image=self.taught(batch))
+        super().training_step(batch, batch_idx)
+
+    def taught(self, batch: Batch) -> Tensor:
+        """(N, 3, H, W) of the teacher, by the latents and captions that the student draws from."""
         assert self.teacher is not None
-        latent = self.normal("distillation", batch, self.latent_channels)
-        super().training_step(replace(batch, image=self.teacher.sample(latent, batch.condition)), batch_idx)
+        return self.teacher.sample(self.normal("distillation", batch, self.latent_channels), batch.condition)
 
     def generated(self, batch: Batch, stream: str) -> Tensor:
         return self.generator(self.normal("distillation", batch, self.latent_channels), batch.condition)
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        assert self.teacher is not None
         generated = self.generated(batch, "generator")
-        pixel = pixel_distance(generated, batch.image).mean()
-        loss, logs = self.pixel * pixel, {"generator/pixel": pixel}
-        if self.feature:
-            with no_grad():
-                seen = self.teacher.features(batch.image)
-            feature = feature_distance(self.teacher.features(generated), seen).mean()
-            loss = loss + self.feature * feature
-            logs["generator/feature"] = feature
+        loss, logs = self.distance(generated, batch) if self.pixel or self.feature else (generated.new_zeros(()), {})
         if self.adversarial:
             judged, more = self.judged(generated, batch)
             loss = loss + self.adversarial * judged
             logs |= more
         return loss, logs | {"generator/loss": loss}
+
+    def distance(self, generated: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and logs of how far images (N, 3, H, W) are from the teacher's."""
+        assert self.teacher is not None
+        target = batch.image if self.real == "teacher" else self.taught(batch)
+        pixel = pixel_distance(generated, target).mean()
+        loss, logs = self.pixel * pixel, {"generator/pixel": pixel}
+        if self.feature:
+            with no_grad():
+                seen = self.teacher.features(target)
+            feature = feature_distance(self.teacher.features(generated), seen).mean()
+            loss = loss + self.feature * feature
+            logs["generator/feature"] = feature
+        return loss, logs
