@@ -11,6 +11,7 @@ import torch
 
 from trainer import compress, evaluate, figures, load
 from trainer.evaluation import attributes
+from trainer.evaluation.fidelity import Fidelity
 from trainer.proof import speed
 from trainer.sample import main as sample
 from trainer.workshop import prove
@@ -87,6 +88,22 @@ def test_passes_measured_saved_and_drawn_from(command, run, tmp_path):
     assert more.code == 0, more.err
     node = json.loads((out / "compressed" / "low_rank" / "config.json").read_text())["config"]["objective"]["generator"]
     assert node["network"]["_target_"].endswith("dcgan.Generator"), "one level over the first network"
+
+
+@pytest.mark.parametrize("run", ["gan"], indirect=True)
+def test_quality_is_measured_once_for_stages_that_draw_the_same(command, run, monkeypatch):
+    measured, figures_of = [], Fidelity.figures
+    monkeypatch.setattr(Fidelity, "figures", lambda self: measured.append(self) or figures_of(self))
+    passes = "compression=[prune,channels_last,half]"  # half rounds: its images are others
+    done = command(f"checkpoint={run}", passes, "metrics=[fd]", *FEW, main=compress.main)
+    assert done.code == 0, done.err
+    out = run / "compressed" / "prune-channels_last-half"
+    _, pruned, same, rounded = json.loads((out / "proof.json").read_text())["stages"]
+    assert len(measured) == 3
+    assert same["figures"]["fd_effnet"] == pruned["figures"]["fd_effnet"] != rounded["figures"]["fd_effnet"]
+    assert same["figures"]["psnr_teacher"] == pytest.approx(pruned["figures"]["psnr_teacher"], abs=0.05)
+    assert ["draws as prune does" in stage["note"] for stage in (pruned, same, rounded)] == [False, True, False]
+    assert "draws as prune does" in done.out
 
 
 @pytest.mark.parametrize("run", ["gan", "vae"], indirect=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from trainer import noise
 from trainer.batch import Condition
-from trainer.compression.runtime import stored
+from trainer.compression.runtime import EXACT, stored
 from trainer.errors import UserError
 from trainer.evaluation.study import spread
 from trainer.sampling import Sampler
@@ -50,6 +50,14 @@ class Candidate:
         for node in self.runtime:
             network = instantiate(node, _convert_="all")(network)
         return network
+
+    def draws_as(self, other: Candidate) -> bool:
+        """Whether both draw the same images, within a grey level: they differ in nothing but how one network is run."""
+        return self.network is other.network and self.rounding == other.rounding
+
+    @property
+    def rounding(self) -> list[dict[str, Any]]:
+        return [node for node in self.runtime if node["_target_"].removeprefix(RUNTIME) not in EXACT]
 
 
 @dataclass(frozen=True)

@@ -28,19 +28,28 @@ def prove(
     """The stages of candidates by name, the first what all others are compared with; the figures of the last; images.
 
     places: where the first and the last are saved; new processes load them there. captions: of the images (N, 3, H, W)
-    uint8 by name, with seeds from 0.
+    uint8 by name, with seeds from 0. A stage that draws what the one before draws is compared with the first's images,
+    and has its other figures from there: its note says so.
     """
     networks = {name: candidate.ready() for name, candidate in candidates.items()}
     speeds = speed.measure(networks, bench.batch, list(batch_sizes))
     stages, found, images = list[Stage](), list[Figure](), {}
+    last: Candidate | None = None
     for name, network in networks.items():
-        found = quality(network)
-        before = stages[-1].speed if stages else None
-        slow = before and speeds[name].versus(before) < PAYS
+        notes = []
+        if stages and stages[-1].speed and speeds[name].versus(stages[-1].speed) < PAYS:
+            notes.append("no faster on this device than the stage before")
+        if found and last and candidates[name].draws_as(last):
+            notes.append(f"it draws as {stages[-1].name} does: PSNR and SSIM are its own, other figures of that stage")
+            own = {figure.metric: figure for figure in quality.likeness(network)}
+            found = [own.get(figure.metric, figure) for figure in found]
+        else:
+            found = quality(network)
+        last = candidates[name]
         stages.append(
             Stage(
                 name,
-                note="no faster on this device than the stage before" if slow else "",
+                note="; ".join(notes),
                 speed=speeds[name],
                 size=size.measure(network, bench.inputs[0], candidates[name].state()),
                 figures={figure.metric: figure.value for figure in found},

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
+from trainer.evaluation.likeness import Likeness
 from trainer.evaluation.study import Measure, Study, run
 from trainer.figures import Figure
 from trainer.objectives.drawing import Drawing
@@ -28,6 +29,10 @@ class Quality:
         if not self.measures:
             return []
         return run(self.study(self.sampler(network)), self.measures)
+
+    def likeness(self, network: nn.Module) -> list[Figure]:
+        """How like its images are to the first stage's, alone: quick."""
+        return replace(self, measures=[each for each in self.measures if isinstance(each, Likeness)])(network)
 
     def sampler(self, network: nn.Module) -> Sampler:
         return Sampler(Drawing(network).to(self.device), self.text)
