@@ -114,6 +114,12 @@ def test_autoencoder_reparameterises():
     torch.testing.assert_close(reconstruction, autoencoder.decoder(latent, condition))
 
 
+@pytest.mark.parametrize("patch", [2, 4])
+def test_patches_are_laid_out_as_sub_pixel_convolution_has_them(patch):
+    maps = torch.randn(2, 3 * patch**2, 5, 7).to(memory_format=torch.channels_last)
+    assert torch.equal(dcgan.shuffled(maps, patch), nn.functional.pixel_shuffle(maps, patch))
+
+
 def test_resolution_is_checked():
     with pytest.raises(UserError, match="resolution 48"):
         make(dcgan, "Generator", 48)

