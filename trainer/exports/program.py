@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
@@ -59,7 +61,7 @@ def exported(program: nn.Module, example: dict[str, Tensor], open_tokens: bool) 
         return torch.export.export(program, tuple(example.values()), dynamic_shapes=shapes, strict=False)
 
 
-class Runtime(nn.Module):
+class Runtime(nn.Module, ABC):
     """A generator that draws with a file's program in the place of a network: (latent, Condition) -> images.
 
     It takes and gives tensors on any device, whichever one the program runs on.
@@ -70,8 +72,9 @@ class Runtime(nn.Module):
         self.latent_channels = latent_channels
         self.register_buffer("place", torch.empty(0), persistent=False)  # tells the sampler which device it is on
 
+    @abstractmethod
     def run(self, given: dict[str, Tensor]) -> Tensor:
-        raise NotImplementedError
+        """Images of `inputs`, on any device."""
 
     def forward(self, latent: Tensor, condition: Condition) -> Tensor:
         return self.run(inputs(latent, condition)).to(latent.device)
