@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from copy import copy, deepcopy
+from copy import copy
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from trainer.config import entry
 from trainer.errors import UserError
+from trainer.evaluate import Measuring, check_split
 from trainer.progress import say
 
 if TYPE_CHECKING:
@@ -28,10 +28,9 @@ SEARCHED = "compression=[prune,low_rank,fold,int8]"  # of a search that names no
 
 
 @dataclass
-class Compression:
+class Compression(Measuring):
     """Keys of conf/compress.yaml, which explains them."""
 
-    checkpoint: str = MISSING
     passes: Any = field(default_factory=dict)
     reference: str | None = None
     target: str | None = None
@@ -39,24 +38,14 @@ class Compression:
     max_rounds: int = MISSING
     out: str | None = None
     calibration: int = MISSING
-    backbone: Any = MISSING
-    metrics: Any = None
-    num_images: int = MISSING
-    num_references: int = MISSING
-    split: str = MISSING
-    seed: int = 0
-    matching: str | None = None
-    clip: str | None = None
-    lpips: Any = None
     batch_sizes: list[int] = field(default_factory=list)
-    device: str | None = None
 
 
 def compress(cfg: DictConfig) -> None:
     """Applies the passes, or searches with them, measures what each gains and costs, and leaves a checkpoint."""
     from hydra.utils import instantiate
 
-    from trainer import figures
+    from trainer import figures, run_folder
     from trainer.pipeline import load
     from trainer.proof import page, table
     from trainer.workshop.candidate import Bench, Candidate, calibration
@@ -64,8 +53,7 @@ def compress(cfg: DictConfig) -> None:
     from trainer.workshop.search import Goal
     from trainer.workshop.trials import MOVES, Trials
 
-    if cfg.split not in ("heldout", "train"):
-        raise UserError(f"split={cfg.split}: expected heldout or train")
+    check_split(cfg.split)
     goal = Goal.parse(cfg.target) if cfg.target else None
     passes: dict[str, Any] = OmegaConf.to_container(cfg.passes, resolve=True)  # type: ignore[assignment]
     if goal and not passes.keys() & {*MOVES}:
@@ -74,13 +62,13 @@ def compress(cfg: DictConfig) -> None:
     if not pipe.objective.draws_with:
         raise UserError(f"checkpoint={cfg.checkpoint} draws no images: give a run that does, as of cgan or cvae")
     reference = compared_with(cfg, pipe)
-    run = pipe.path.parent.parent if pipe.path.parent.name == "checkpoints" else pipe.path.parent
+    run = run_folder.of(pipe.path)
     out = made(cfg.out or run / "compressed" / (cfg.target or "-".join(passes)).replace(":", "-"))
     data = instantiate(pipe.config["data"], text=pipe.text, _convert_="all")
     data.prepare()
 
     start = Candidate(drawn_by(pipe), runtime=tuple(pipe.config.get("runtime") or ()))
-    first = Candidate(drawn_by(reference), ("teacher",), tuple(reference.config.get("runtime") or ()))
+    first = Candidate(drawn_by(reference), runtime=tuple(reference.config.get("runtime") or ()))
     bench = Bench(pipe.path, calibration(pipe.sampler, data.train.captions, cfg.calibration), out / "finetune")
     quality = judge(cfg, pipe, reference, first, data)
     points: list[Point] = []
@@ -92,8 +80,9 @@ def compress(cfg: DictConfig) -> None:
     save(out, pipe, start, steps[-1])
 
     candidates = {"teacher": first} if reference is not pipe else {}
+    untouched = "student" if candidates and pipe.config.get("teacher") else start.name
     for step in steps:
-        name = step.name if goal else (step.passes or (step.name,))[-1]
+        name = (step.name if goal else step.passes[-1]) if step.passes else untouched
         candidates[f"{name} ({len(candidates)})" if name in candidates else name] = step
     places, captions = (reference.path, out), data.fixed_captions(8)
     stages, found, images = prove(candidates, places, bench, quality, cfg.batch_sizes, captions)
@@ -128,12 +117,16 @@ def compared_with(cfg: DictConfig, pipe: Pipeline) -> Pipeline:
 
 def made(folder: str | Path) -> Path:
     """The folder, without what an earlier proof left in it; UserError if it cannot be written or is a run's."""
+    from trainer import figures
+    from trainer.exports import files
+    from trainer.proof import page
+
     folder = Path(folder).expanduser()
     if (folder / "checkpoints").is_dir():
         raise UserError(f"out={folder} is the folder of a run: name another, or leave it out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("model.safetensors", "config.json", "metrics.json", "proof.json", "proof.html", "proof.md"):
+        for name in (files.WEIGHTS, files.SETTINGS, figures.FILE, *page.FILES):
             (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"out={folder}: {error.strerror}; name a folder that can be written") from error
@@ -146,18 +139,12 @@ def drawn_by(pipe: Pipeline) -> nn.Module:
 
 def judge(cfg: DictConfig, pipe: Pipeline, reference: Pipeline, first: Candidate, data: Any) -> Quality:
     """What measures any network in the place of the run's own: at the same captions and seeds as the reference."""
-    from trainer.evaluate import measures
+    from trainer.evaluate import measures, protocol
     from trainer.evaluation.likeness import Likeness
-    from trainer.evaluation.study import Study
     from trainer.objectives.drawing import Drawing
     from trainer.workshop.quality import Quality
 
-    study = partial(
-        Study, references=getattr(data, cfg.split), split=cfg.split, num_images=cfg.num_images,
-        num_references=cfg.num_references, data=data.fingerprint, checkpoint=pipe.path.name,
-        kimg=pipe.objective.images_seen / 1000, seed=cfg.seed,
-    )  # fmt: skip
-    quality = Quality(study, [], pipe.text, pipe.sampler.device)
+    quality = Quality(protocol(cfg, pipe, data), [], pipe.text, pipe.sampler.device)
     if cfg.metrics is not None and not len(cfg.metrics):
         return quality
     alone = copy(pipe)
@@ -170,13 +157,10 @@ def save(out: Path, pipe: Pipeline, start: Candidate, end: Candidate) -> None:
     """OUT/model.safetensors and config.json: the generator as it is to be built, and what is done after loading it."""
     from trainer.compression import structure
     from trainer.exports import files
+    from trainer.objectives import drawing
 
-    config = deepcopy(pipe.config)
-    key = f"objective.{pipe.objective.draws_with}"
-    node: Any = OmegaConf.to_container(OmegaConf.select(OmegaConf.create(config), key))
-    built = structure.node(node, start.network, end.network)
-    config["objective"] = {"_target_": files.DRAWING, "generator": built}
-    config["runtime"] = [*end.runtime]
+    node = structure.node(drawing.node(pipe.objective), start.network, end.network)
+    config = drawing.configuration(pipe.config, node) | {"runtime": [*end.runtime]}
     settings = {"images_seen": pipe.objective.images_seen, "global_step": pipe.step, "config": config}
     try:
         files.write_weights(out, {f"generator.{name}": each for name, each in end.state().items()})

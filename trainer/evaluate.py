@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from trainer.config import entry
 from trainer.errors import UserError
 
 if TYPE_CHECKING:
-    from trainer.evaluation.study import Measure
+    from trainer.evaluation.study import Measure, Study
     from trainer.figures import Figure
     from trainer.pipeline import Pipeline
 
@@ -25,8 +26,8 @@ OTHERS = ("attributes", "diversity", "reconstruction", "r_precision", "clip_scor
 
 
 @dataclass
-class Evaluation:
-    """Keys of conf/evaluate.yaml, which explains them."""
+class Measuring:
+    """Keys of all that measures: conf/evaluate.yaml explains them."""
 
     checkpoint: str = MISSING
     backbone: Any = MISSING
@@ -38,44 +39,55 @@ class Evaluation:
     matching: str | None = None
     clip: str | None = None
     lpips: Any = None
-    batch_size: int | None = None
     device: str | None = None
+
+
+@dataclass
+class Evaluation(Measuring):
+    """Keys of conf/evaluate.yaml."""
+
+    batch_size: int | None = None
 
 
 def evaluate(cfg: DictConfig) -> None:
     """Prints the figures that fit the run and adds them, with their protocol, to RUN/metrics.json."""
-    if cfg.split not in ("heldout", "train"):
-        raise UserError(f"split={cfg.split}: expected heldout or train")
+    check_split(cfg.split)
     with together(cfg.device) as device:
         from hydra.utils import instantiate
 
-        from trainer import figures
-        from trainer.evaluation.study import Study, run
+        from trainer import figures, run_folder
+        from trainer.evaluation.study import run
         from trainer.pipeline import load
 
         pipe = load(cfg.checkpoint, device, cfg.batch_size)
-        folder = pipe.path.parent.parent if pipe.path.parent.name == "checkpoints" else pipe.path.parent
+        folder = run_folder.of(pipe.path)
         figures.read(folder)  # a file that cannot be added to is told before the work
         if not os.access(folder, os.W_OK):
             raise UserError(f"{folder} cannot be written, and figures are kept there: measure a copy of the run")
         data = instantiate(pipe.config["data"], text=pipe.text, _convert_="all")
         data.prepare()
-        study = Study(
-            sampler=pipe.sampler,
-            references=getattr(data, cfg.split),
-            split=cfg.split,
-            num_images=cfg.num_images,
-            num_references=cfg.num_references,
-            data=data.fingerprint,
-            checkpoint=pipe.path.name,
-            kimg=pipe.objective.images_seen / 1000,
-            seed=cfg.seed,
-        )
+        study = protocol(cfg, pipe, data)(pipe.sampler)
         found = run(study, measures(cfg, pipe, data))
         if ranks.rank() == 0:
             print(table(found), flush=True)  # before anything can go wrong with the disk
             path = figures.add(folder, found)
             print(f"{pipe.path}, {study.kimg:.1f} kimg; captions {found[0].protocol['captions']}; {path}")
+
+
+def check_split(split: str) -> None:
+    if split not in ("heldout", "train"):
+        raise UserError(f"split={split}: expected heldout or train")
+
+
+def protocol(cfg: DictConfig, pipe: Pipeline, data: Any) -> Callable[..., Study]:
+    """Samplers to the study of each: the same captions and seeds, and the same references."""
+    from trainer.evaluation.study import Study
+
+    return partial(
+        Study, references=getattr(data, cfg.split), split=cfg.split, num_images=cfg.num_images,
+        num_references=cfg.num_references, data=data.fingerprint, checkpoint=pipe.path.name,
+        kimg=pipe.objective.images_seen / 1000, seed=cfg.seed,
+    )  # fmt: skip
 
 
 def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:

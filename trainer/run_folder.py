@@ -89,6 +89,11 @@ def agreed(folder: Path) -> Path:
     return Path(store.get(VARIABLE).decode())
 
 
+def of(checkpoint: Path) -> Path:
+    """The folder of the run that a checkpoint file is of; an export is in its own."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+
+
 def describe(folder: Path, cfg: DictConfig) -> None:
     """Writes config.yaml (resolved) and composed.yaml (what a resume reads), adds this start to environment.txt."""
     command = shlex.join(["python", "-m", "trainer", *sys.argv[1:]])

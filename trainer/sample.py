@@ -67,13 +67,13 @@ def sample(cfg: DictConfig) -> None:
 
     import torch  # here, because these take seconds: a mistyped seed is told at once
 
+    from trainer import run_folder
     from trainer.images import grid
     from trainer.pipeline import load, picture
 
     alone = cfg.mode == "latency" or (streamed and cfg.mode is None and cfg.batch_size is None)
     pipe = load(cfg.checkpoint, cfg.device, 1 if alone else cfg.batch_size, fixed=alone, compiled=cfg.compile)
-    run = pipe.path.parent.parent if pipe.path.parent.name == "checkpoints" else pipe.path.parent
-    folder = Path(cfg.out or run / "samples" / pipe.path.stem).expanduser()
+    folder = Path(cfg.out or run_folder.of(pipe.path) / "samples" / pipe.path.stem).expanduser()
     origin = {
         "Software": "trainer",
         "experiment": str(pipe.config.get("name")),

@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from hydra.utils import get_class
 
-from trainer import figures
+from trainer import figures, run_folder
 from trainer.exports.files import PICTURES, TOKENIZER
 
 LICENSE = "unknown"  # the hub's word for it
@@ -81,7 +81,7 @@ def program(name: str, entry: dict[str, Any]) -> str:
 
 def measured(source: Path) -> str:
     """The figures that trainer.evaluate left of this checkpoint, as a table; '' if there are none."""
-    run = source.parent.parent if source.parent.name == "checkpoints" else source.parent
+    run = run_folder.of(source)
     found = {each.metric: each for each in figures.read(run) if each.checkpoint == source.name}  # the newest of each
     rows = [
         f"| {each.metric} | {each.value:.5g} | {each.better} | {each.protocol.get('num_images', '')} |"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from contextlib import AbstractContextManager, nullcontext
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,18 @@ from trainer.errors import UserError
 from trainer.exports import card
 from trainer.exports.files import CARD, DRAWING, PICTURES, WEIGHTS, is_program, write_settings, write_weights
 
-KEPT = ("name", "text", "data", "runtime")  # of a run's configuration, beside the generator's
+KEPT = ("name", "text", "data", "runtime", "teacher")  # of a run's configuration, beside the generator's
+
+
+def node(objective: Any) -> dict[str, Any]:
+    """The configuration of the network that draws, in that of its run."""
+    return reduce(getitem, objective.draws_with.split("."), objective.config["objective"])
+
+
+def configuration(config: dict[str, Any], generator: dict[str, Any]) -> dict[str, Any]:
+    """That of a run, with a `Drawing` of this generator as its objective, and without what only training reads."""
+    kept = {key: config[key] for key in KEPT if key in config}
+    return {**kept, "objective": {"_target_": DRAWING, "generator": generator}}
 
 
 class Drawing(nn.Module, PyTorchModelHubMixin):
@@ -48,11 +61,7 @@ class Drawing(nn.Module, PyTorchModelHubMixin):
         if not objective.draws_with:
             raise UserError(f"{path} draws no images: give a run that does, as of cgan or cvae")
         drawing = cls(objective.get_submodule(objective.draws_with)).eval()
-        node = objective.config["objective"]
-        for name in objective.draws_with.split("."):
-            node = node[name]
-        kept = {key: objective.config[key] for key in KEPT if key in objective.config}
-        drawing.config = {**kept, "objective": {"_target_": DRAWING, "generator": node}}
+        drawing.config = configuration(objective.config, node(objective))
         drawing.images_seen, drawing.source = objective.images_seen, path
         drawing.global_step = int(checkpoint.read(path)["global_step"])
         return drawing

@@ -27,6 +27,7 @@ from trainer.proof.table import MIB, markdown, number, rows, times
 from trainer.report import page
 
 HTML, README, GRID = "proof.html", "proof.md", "grid.png"
+FILES = (HTML, README, GRID, FRONT, stage.FILE)
 MEASURED = (
     "All stages are timed in turns within each round, after a warm-up; figures are medians over rounds, gains medians "
     "of the rounds' ratios. ms: the median call with one image. sooner: how many times than the first stage. images/s: "
