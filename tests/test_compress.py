@@ -166,6 +166,10 @@ def test_distillation_from_a_run(command, run, tmp_path):
     assert pipe.config["teacher"] == str(run)
     assert pipe.config["data"] == load(run).config["data"]
     assert pipe("a red circle", 3).pixels.shape == (1, 3, 16, 16)
+    start, end = f"init={tmp_path / 'student'}", f"run_dir={tmp_path / 'ended'}"
+    done = command("experiment=distill_data", f"teacher={run}", start, end, *student, *QUICK)
+    assert done.code == 0, done.err
+    assert load(tmp_path / "ended").config["objective"]["real"] == "data"
     shutil.rmtree(run)  # to draw, a student needs its teacher no more
     assert len(load(tmp_path / "student")("a red circle", seeds=range(2)).images) == 2
 

@@ -14,7 +14,8 @@ from trainer.errors import UserError
 CONF = Path(__file__).parent.parent / "conf"
 OPTIONS = mistakes.options([CONF])
 EVERYWHERE = ("experiment", "scale", "hydra/sweeper", "compression")  # no part of a run has their name
-EXPERIMENTS = sorted({*OPTIONS["experiment"]} - {"distill"})  # that one needs a teacher: tests/test_compress.py
+TAUGHT = {"distill", "distill_data"}  # these need a teacher: tests/test_compress.py
+EXPERIMENTS = sorted({*OPTIONS["experiment"]} - TAUGHT)
 # where a part stands that has no place of its own at the root
 INSIDE = {
     "augment": ("gan", "objective.augment"),

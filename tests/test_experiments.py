@@ -60,7 +60,7 @@ def data_of(experiment):
     return "emoji" if "override /data: emoji" in text else "shapes"
 
 
-@pytest.mark.parametrize("experiment", sorted({*EXPERIMENTS} - {*MATCHING, "distill"}))
+@pytest.mark.parametrize("experiment", sorted({*EXPERIMENTS} - {*MATCHING, "distill", "distill_data"}))
 def test_experiment(experiment, command, tmp_path):
     run = train(command, tmp_path, [f"experiment={experiment}"], data_of(experiment))
     assert (run / "samples" / "latest.png").exists()

@@ -59,7 +59,7 @@ def offer_teacher(arguments: list[str]) -> None:
     """For `teacher=RUN`: its data, text and discriminator become the options `of_teacher` of these groups."""
     given = value(arguments, "teacher")
     if not given:
-        if any(a.lstrip("+") == "experiment=distill" for a in arguments):
+        if any(a.lstrip("+").startswith("experiment=distill") for a in arguments):
             raise UserError("experiment=distill: name the run to learn from, as in teacher=outputs/cgan")
         return
     path = Path(given).expanduser()

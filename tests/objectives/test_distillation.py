@@ -11,6 +11,7 @@ from trainer import teacher as teachers
 from trainer.errors import UserError
 from trainer.losses.distillation import feature_distance, pixel_distance
 from trainer.networks import dcgan
+from trainer.networks.diffaugment import DiffAugment
 from trainer.objectives.distillation import Distillation
 
 CONFIG = {"data": {"resolution": RESOLUTION}, "text": {"encoder": {"name": "none", "cache_dir": "a"}}}
@@ -154,6 +155,13 @@ def test_or_the_discriminator_learns_the_images_of_the_data(monkeypatch, batches
         run(objective, batches)
         weights.append(objective.generator.image.weight)
     assert not torch.equal(*weights)
+
+
+def test_images_of_the_data_are_augmented_as_for_the_teacher(monkeypatch):
+    teacher = make_gan()
+    teacher.augment = DiffAugment()
+    assert ready(taught(monkeypatch, teacher, real="data")).augment is teacher.augment
+    assert ready(taught(monkeypatch, teacher)).augment is None  # the teacher's own images have no end
 
 
 def test_the_discriminator_begins_as_the_teachers(monkeypatch):

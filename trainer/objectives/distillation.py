@@ -23,7 +23,7 @@ class Distillation(GAN):
     2019). D starts as the teacher's, if that has one of the same shape.
     teacher: run, checkpoint or export of anything that draws: a GAN, a VAE, a model of many steps.
     real: "teacher", the images that D learns as real, or "data": those of the data set, where the last of the Fréchet
-    distance to them is to be had, and a student may become better than its teacher.
+    distance to them is to be had, and a student may become better than its teacher; augmented as for the teacher then.
     augment, matching, r1, matcher and so on as in GAN, all of it within the adversarial term.
     """
 
@@ -66,6 +66,8 @@ class Distillation(GAN):
                 f"objective.feature={self.feature}: the teacher {self.path} has no discriminator or encoder; "
                 "set objective.feature=0"
             )
+        if self.real == "data" and self.augment is None:
+            self.augment = getattr(self.teacher.objective, "augment", None)
         weights = self.teacher.critic.state_dict() if self.teacher.critic is not None else {}
         own = self.discriminator.state_dict()
         same = {k: v.shape for k, v in weights.items()} == {k: v.shape for k, v in own.items()}
