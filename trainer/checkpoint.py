@@ -22,6 +22,8 @@ from trainer.strategies.parts import joined
 STATES = ("state_dict", "ema", "optimizer_states")  # what ranks may hold in parts
 KEYS = ("config", "state_dict", "ema", "images_seen")  # what a checkpoint of ours has
 
+REMEDY = "give a run folder, an export, or the id of a model within reach"
+
 
 def newest(path: str | Path) -> Path:
     """The newest whole checkpoint of a run folder or of its checkpoints folder; a .ckpt or an export is itself.
@@ -29,7 +31,7 @@ def newest(path: str | Path) -> Path:
     A file cut short (a full disk, a broken copy) is passed over with a line that says so. What is no path here but may
     be a model of the Hugging Face hub, as me/model, is fetched from there once. UserError if none is left.
     """
-    path = hub.snapshot(str(path)) if hub.may_have(path) else Path(path).expanduser()
+    path = hub.snapshot(str(path), REMEDY) if hub.may_have(path) else Path(path).expanduser()
     path = next((path / name for name in MODELS if (path / name).is_file()), path)
     if path.is_file() or (path.is_dir() and path.suffix == ".ckpt"):
         if not _is_whole(path):

@@ -87,7 +87,7 @@ def test_an_id_is_a_checkpoint(run, export, monkeypatch, tmp_path):
 
 def test_the_hub_is_asked_only_for_what_may_be_there(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"^me/model does not exist on this machine and the Hugging Face hub gave none"):
+    with pytest.raises(UserError, match=r"^me/model is not on this machine and the Hugging Face hub gave none"):
         load("me/model")
     (tmp_path / "outputs").mkdir()
     for path in ("outputs/typo", "./me/model", "/me/model", "~/model", "model", "me/model/deep", "me /model"):

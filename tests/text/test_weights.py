@@ -108,7 +108,7 @@ def test_download_takes_one_kind_of_weights(tmp_path: Path, monkeypatch: pytest.
     assert "*.safetensors" in asked["allow_patterns"]
     assert not any(pattern.endswith(".bin") for pattern in asked["allow_patterns"])
     assert asked["ignore_patterns"] == ["*/*"]
-    assert capfd.readouterr().err == "text: downloading someone/tiny from the Hugging Face hub, once\n"
+    assert capfd.readouterr().err == "fetching someone/tiny from the Hugging Face hub, once\n"
 
 
 def test_unknown_names_and_tiny_lengths_are_user_errors():

@@ -6,11 +6,10 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from trainer import hub
 from trainer.backbones.weights import sha256
 from trainer.errors import UserError
-from trainer.progress import say
 from trainer.text.models import quiet_transformers
-from trainer.text.weights import HUB_TIMEOUT_SECONDS
 
 IMAGES_AT_ONCE = 32
 
@@ -49,7 +48,8 @@ def _find(path: str) -> Path:
         return folder
     if path.startswith(("/", ".", "~")) or path.count("/") != 1:
         raise UserError(f"{path}: no such folder; give one or a hub id like facebook/dinov2-base")
-    return _snapshot(path)
+    remedy = "check id and network, or give a local folder in its place"
+    return hub.snapshot(path, remedy, lambda folder: bool(_weights(folder)), _wanted)
 
 
 def _weights(folder: Path) -> list[Path]:
@@ -64,26 +64,6 @@ def _digest(folder: Path) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
-def _snapshot(hub_id: str) -> Path:
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(hub_id, local_files_only=True))
-        if _weights(folder):
-            return folder
-    except (LocalEntryNotFoundError, HFValidationError):
-        pass  # not here; the hub has the last word on what is a valid id
-    try:
-        # one request without the client's 23 s of retries tells whether there is anything to wait for
-        names = [file.rfilename for file in HfApi().model_info(hub_id, timeout=HUB_TIMEOUT_SECONDS).siblings or []]
-        say(f"fetching {hub_id} from the Hugging Face hub, once")
-        is_safe = any(name.startswith("model") and name.endswith(".safetensors") for name in names)
-        weights = "model*.safetensors" if is_safe else "pytorch_model*.bin"
-        return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.txt", weights], ignore_patterns=["*/*"]))
-    except Exception as error:  # the hub client lets its HTTP library's own errors through, and changes that library
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise UserError(
-            f"{hub_id} is not on this machine and the Hugging Face hub gave none ({reason}): check id and network, "
-            "or give a local folder in its place"
-        ) from error
+def _wanted(names: list[str]) -> list[str]:
+    is_safe = any(name.startswith("model") and name.endswith(".safetensors") for name in names)
+    return ["*.json", "*.txt", "model*.safetensors" if is_safe else "pytorch_model*.bin"]

