@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -82,6 +83,7 @@ def cuda_graphs(network: nn.Module) -> nn.Module:
 def in_graphs(network: nn.Module, dynamic: bool = False, **options: Any) -> nn.Module:
     import torch._dynamo
 
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\._inductor")  # of PyTorch to itself
     torch._dynamo.config.recompile_limit = max(MAX_GRAPHS, torch._dynamo.config.recompile_limit)
     network.compile(dynamic=dynamic, **options)
     return network
