@@ -55,25 +55,11 @@ class Pipeline:
     path: the checkpoint file. step: batches it had trained. config: the resolved configuration of its run.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        device: str | torch.device,
-        batch_size: int | None = None,
-        fixed: bool = False,
-        compiled: bool = False,
-        as_saved: bool = False,
-    ):
-        self.path = checkpoint.newest(path)
-        self.objective = checkpoint.load(self.path, device, as_saved)
+    def __init__(self, path: Path, sampler: Sampler):
+        self.path, self.sampler = path, sampler
+        self.objective, self.text = sampler.objective, sampler.text
         self.config: dict[str, Any] = self.objective.config
-        self.step = int(checkpoint.read(self.path)["global_step"])
-        self.text = instantiate(self.config["text"]["encoder"], _convert_="all")
-        if compiled and is_program(self.path):
-            raise UserError(f"compile=true: {self.path} is a program already; leave it out, or give the run")
-        if compiled:
-            runtime.compiled(self.objective.get_submodule(self.objective.draws_with))
-        self.sampler = Sampler(self.objective, self.text, batch_size, fixed)
+        self.step = int(checkpoint.read(path)["global_step"])
 
     def __call__(self, prompts: str | Sequence[str], seeds: int | Sequence[int] = 0) -> Samples:
         """Every prompt with every seed. A seed is the same image each time, whatever else is drawn with it."""
@@ -131,11 +117,18 @@ def load(
 
     fixed: as of `Sampler`. compiled: the network by torch.compile: minutes at first, then it draws faster; eager, and a
     line says so, where there is no compiler. as_saved: without what a compressed one has done to it after loading.
-    UserError if there is no such run, its checkpoint cannot be read, it is a
-    program that cannot be compiled again, or the device is not there.
+    UserError if there is no such run, its checkpoint cannot be read, it is a program that cannot be compiled again, or
+    the device is not there.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     elif torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device={device}: this machine has no usable GPU; leave device out or say cpu")
-    return Pipeline(path, device, batch_size, fixed, compiled, as_saved)
+    path = checkpoint.newest(path)
+    if compiled and is_program(path):
+        raise UserError(f"compile=true: {path} is a program already; leave it out, or give the run")
+    objective = checkpoint.load(path, device, as_saved)
+    text = instantiate(objective.config["text"]["encoder"], _convert_="all")
+    if compiled:
+        runtime.compiled(objective.get_submodule(objective.draws_with))
+    return Pipeline(path, Sampler(objective, text, batch_size, fixed))
