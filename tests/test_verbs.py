@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 
 from trainer import checkpoint, evaluate, figures
 from trainer.evaluation import attributes
+from trainer.objectives import drawing
 
 TINY = ["data.source.num_images=60", "data.resolution=16", "data.batch_size=8", "text=scratch"]
 NARROW = [f"objective.{n}.{k}=8" for n in ("generator", "discriminator") for k in ("base_channels", "max_channels")]
@@ -132,6 +133,12 @@ def test_the_teacher_is_no_judge(command, run, tmp_path):
             patch.setattr(checkpoint, "instantiate", lambda node, **more: instantiate(without_matcher(node), **more))
             result = command(*asked, main=evaluate.main)
         assert result.code == 2 and "it taught the generator" in result.err
+    kept = drawing.configuration(saved["config"], {})  # of a compressed or exported one
+    assert kept["matcher"] == saved["config"]["objective"].pop("matcher")
+    saved["config"]["matcher"] = kept["matcher"]
+    torch.save(saved, file)
+    result = command(*asked, main=evaluate.main)
+    assert result.code == 2 and "it taught the generator" in result.err
 
 
 def without_matcher(node):

@@ -135,7 +135,7 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
         chosen.append(Reconstruction(vgg.load(path) if cfg.lpips else None))
     if "r_precision" in wanted and cfg.matching:
         matching = Matching(cfg.matching, pipe.sampler.device)
-        teacher = pipe.config["objective"].get("matcher")
+        teacher = pipe.config["objective"].get("matcher") or pipe.config.get("matcher")
         if teacher and Path(teacher).resolve() in (matching.path.resolve(), *matching.path.resolve().parents):
             raise UserError(f"matching={cfg.matching}: it taught the generator; another one has to judge")
         chosen.append(TextMatch(matching, matching.images, matching.captions, ["r_precision"]))

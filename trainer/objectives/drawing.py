@@ -18,7 +18,7 @@ from trainer.errors import UserError
 from trainer.exports import card
 from trainer.exports.files import CARD, DRAWING, PICTURES, WEIGHTS, is_program, write_settings, write_weights
 
-KEPT = ("name", "text", "data", "runtime", "teacher")  # of a run's configuration, beside the generator's
+KEPT = ("name", "text", "data", "runtime", "teacher", "matcher")  # of a run's configuration, beside the generator's
 
 
 def node(objective: Any) -> dict[str, Any]:
@@ -29,6 +29,8 @@ def node(objective: Any) -> dict[str, Any]:
 def configuration(config: dict[str, Any], generator: dict[str, Any]) -> dict[str, Any]:
     """That of a run, with a `Drawing` of this generator as its objective, and without what only training reads."""
     kept = {key: config[key] for key in KEPT if key in config}
+    if matcher := config["objective"].get("matcher"):  # it taught the generator, and so may not judge it
+        kept["matcher"] = matcher
     return {**kept, "objective": {"_target_": DRAWING, "generator": generator}}
 
 
