@@ -173,6 +173,22 @@ def test_a_small_batch_is_drawn_small_and_without_pads_of_no_use(objective, thre
         torch.set_num_threads(before)
 
 
+def test_captions_of_other_lengths_beside_it_change_no_image(objective):
+    """More than 16 tokens are not cut to 16: long captions are drawn together, and each image goes where it belongs."""
+    ids = torch.arange(40)
+    tokens, pooled = noise.normal(1, "tokens", ids, 24 * WIDTH).view(-1, 24, WIDTH), noise.normal(1, "pooled", ids, WIDTH)
+    condition = Condition(tokens, torch.arange(24) < torch.where(ids % 3 == 0, 20, 5)[:, None], pooled)
+    sampler = Sampler(objective.eval(), Text())
+    latents, seen = sampler.latents(range(40)), []
+    hook = objective.generator.register_forward_hook(lambda m, given, out: seen.append(given[1].mask.shape[1]))
+    images = sampler.draw(latents, condition)
+    hook.remove()
+    assert seen[0] == 24  # what is learnt from
+    assert seen.count(16) >= 1
+    for i in (0, 1, 20, 39):
+        assert torch.equal(sampler.draw(latents[[i]], condition.rows([i])), images[[i]])
+
+
 def test_fixed_batches_have_one_size(objective):
     sampler, seen = Sampler(objective.eval(), Text(), 3, fixed=True), []
     objective.generator.register_forward_hook(lambda m, given, out: seen.append(len(out)))

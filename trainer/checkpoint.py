@@ -13,6 +13,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 from trainer import hub
 from trainer.errors import UserError
@@ -107,6 +108,9 @@ def load(path: str | Path, device: str | torch.device = "cpu", as_saved: bool = 
     objective.config = checkpoint["config"]
     objective.images_seen = checkpoint["images_seen"]
     objective.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    for layer in objective.modules():
+        if type(layer) is nn.Linear:  # the layout in which few rows are quickest, and only one alone rounds otherwise
+            layer.weight.data = layer.weight.t().contiguous().t()
     passes = [] if as_saved else checkpoint["config"].get("runtime")
     for prepare in instantiate(passes or [], _convert_="all"):
         network = prepare(objective.get_submodule(objective.draws_with))

@@ -1,7 +1,8 @@
 """Images with the same bits at any batch size: kernels choose another order of summation for few rows.
 
-A batch of 1, 2, 4 or 8 costs what it holds: only those layers are filled up with zeros that would round otherwise than
-in a batch of 16 (linear layers, some convolutions; measured for the network, the machine and its threads at hand).
+A batch of 1, 2, 4 or 8 costs what it holds: only those layers see their rows several times that would round otherwise
+than in a batch of 16 (a single row of a linear layer, some convolutions; measured for the network, the machine and its
+threads at hand).
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.batch import Condition
@@ -37,7 +38,7 @@ class SameBits:
     def __call__(self, latents: Tensor, condition: Condition) -> Tensor:
         count, tokens = len(latents), condition.mask.shape[1]
         size = rounded(count)
-        longest = int(condition.mask.any(0).nonzero().max()) + 1
+        longest = int(np.flatnonzero(condition.mask.numpy().any(0))[-1]) + 1
         length = min(tokens, -(-longest // TOKENS) * TOKENS)
         if size >= FULL and length == tokens:
             return self.draw(*filled(latents, condition, size))[:count]
@@ -120,6 +121,6 @@ def rows_of(layers: Mapping[nn.Module, int]) -> Iterator[None]:
 
 
 def with_rows(forward: Callable[..., Tensor], rows: int, *given: Tensor) -> Tensor:
+    """Both counts are powers of two: the given rows are there more than once."""
     count = len(given[0])
-    padded = (F.pad(each, (*[0] * (2 * each.ndim - 2), 0, rows - count)) for each in given)
-    return forward(*padded)[:count]
+    return forward(*(torch.cat([each] * (rows // count)) for each in given))[:count]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from trainer import noise
 from trainer.batch import Condition
 from trainer.errors import UserError
-from trainer.rounding import FULL, SameBits, filled, rounded
+from trainer.rounding import FULL, TOKENS, SameBits, filled, rounded
 
 SEED = 0  # a sampling seed means the same latent in every run, whatever seed that was trained with
 WINDOW = 1024  # rows that are ordered by the length of their captions, so that a batch has few pads
@@ -42,7 +42,7 @@ class Sampler:
         self.device = next(itertools.chain(objective.parameters(), objective.buffers())).device
         self.batch_size = batch_size or (FULL if self.device.type == "cpu" else 64)
         self.fixed = fixed or self.device.type != "cpu" or any(map(is_compiled, objective.modules()))
-        self._network = objective.get_submodule(objective.draws_with)
+        self._modules = [*objective.get_submodule(objective.draws_with).modules()]
         self._same_bits = SameBits(objective, objective.sample)
         self._conditions: dict[str, Condition] = {}  # the newest last
 
@@ -80,7 +80,7 @@ class Sampler:
 
     @torch.no_grad()
     def _in_parts(self, count: int, inputs: Callable[[slice], tuple[Tensor, Condition]]) -> Tensor:
-        training = [module for module in self._network.modules() if module.training]
+        training = [module for module in self._modules if module.training]
         for module in training:
             module.training = False
         try:
@@ -97,9 +97,14 @@ class Sampler:
             size = rounded(max(size, FULL))
         if len(latents) <= size:
             return self._batch(latents, condition, size, changing)
-        order = condition.mask.sum(1).argsort(stable=True)
-        drawn = [self._batch(latents[index], condition.rows(index), size, changing) for index in order.split(size)]
-        return torch.cat(drawn)[order.argsort().to(self.device)]
+        lengths = (condition.mask.sum(1) + TOKENS - 1) // TOKENS
+        ordered = self.fixed or bool((lengths == lengths[0]).all())
+        if not ordered:
+            order = lengths.argsort(stable=True)
+            latents, condition = latents[order], condition.rows(order)
+        parts = [slice(i, i + size) for i in range(0, len(latents), size)]
+        drawn = torch.cat([self._batch(latents[part], condition.rows(part), size, changing) for part in parts])
+        return drawn if ordered else drawn[order.argsort().to(self.device)]
 
     @torch.inference_mode()
     def _batch(self, latents: Tensor, condition: Condition, size: int, changing: bool) -> Tensor:

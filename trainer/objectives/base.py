@@ -175,6 +175,9 @@ class Objective(pl.LightningModule):
 
         `ema` has what this rank keeps of them, which changes places with the weights and back.
         """
+        if not self.ema:
+            yield
+            return
         averages, self.ema = self.ema, {}  # a nested use finds nothing left to swap, instead of swapping back
         with ExitStack() as whole:
             self._swap(averages)
