@@ -176,8 +176,9 @@ def test_a_small_batch_is_drawn_small_and_without_pads_of_no_use(objective, thre
 def test_captions_of_other_lengths_beside_it_change_no_image(objective):
     """More than 16 tokens are not cut to 16: long captions are drawn together, and each image goes where it belongs."""
     ids = torch.arange(40)
-    tokens, pooled = noise.normal(1, "tokens", ids, 24 * WIDTH).view(-1, 24, WIDTH), noise.normal(1, "pooled", ids, WIDTH)
-    condition = Condition(tokens, torch.arange(24) < torch.where(ids % 3 == 0, 20, 5)[:, None], pooled)
+    tokens = noise.normal(1, "tokens", ids, 24 * WIDTH).view(-1, 24, WIDTH)
+    mask = torch.arange(24) < torch.where(ids % 3 == 0, 20, 5)[:, None]
+    condition = Condition(tokens, mask, noise.normal(1, "pooled", ids, WIDTH))
     sampler = Sampler(objective.eval(), Text())
     latents, seen = sampler.latents(range(40)), []
     hook = objective.generator.register_forward_hook(lambda m, given, out: seen.append(given[1].mask.shape[1]))
