@@ -81,7 +81,8 @@ ARROWS = {
         *("run_folder", "workshop", "teacher"),
     },
     "benchmark": {"config", "run_folder", "callbacks", "strategies", "batch", "ranks"},
-    "proof": {"batch", "benchmark", "pipeline", "report"},
+    "proof": {"batch", "benchmark", "compression", "pipeline", "report", "sampling"},
+    "speed": {"config", "pipeline", "proof"},
 }
 TORCH_ONLY = ("errors", "noise", "progress", "batch", "schedules", "losses", "metrics")
 

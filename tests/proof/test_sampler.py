@@ -1,0 +1,38 @@
+"""The sampler beside plain PyTorch."""
+
+import torch
+
+from trainer import speed
+from trainer.pipeline import load
+from trainer.proof import sampler
+
+
+def test_every_way_is_measured_and_has_its_line(trained, command):
+    done = command(f"checkpoint={trained}", "rounds=1", "batch_sizes=[2]", main=speed.main)
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert [line[:21].strip() for line in lines[1:]] == [
+        *("plain PyTorch", "sampler", "of captions and seeds", "mode=latency")
+    ]
+    assert lines[1].split()[-1] == "1.00"
+
+
+def test_all_ways_draw_the_same(trained, monkeypatch):
+    drawn = {}
+
+    def measure(ways, inputs, batch_sizes, rounds):
+        with torch.inference_mode():
+            drawn.update({name: way(*inputs(3)) for name, way in ways.items()})
+
+    monkeypatch.setattr(sampler, "measure", measure)
+    sampler.compare(load(trained, "cpu"), [1], 1)
+    assert len(drawn) == 4
+    for images in drawn.values():
+        assert (images.int() - drawn[sampler.PLAIN].int()).abs().max() <= 1
+    assert drawn[sampler.PLAIN].float().std() > 0
+
+
+def test_no_rounds_are_refused(trained, command):
+    done = command(f"checkpoint={trained}", "rounds=0", main=speed.main)
+    assert done.code == 2
+    assert "rounds=0" in done.err
