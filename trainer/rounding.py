@@ -1,8 +1,7 @@
 """Images with the same bits at any batch size: kernels choose another order of summation for few rows.
 
-A batch of 1, 2, 4 or 8 costs what it holds: only those layers see their rows several times that would round otherwise
-than in a batch of 16 (a single row of a linear layer, some convolutions; measured for the network, the machine and its
-threads at hand).
+A batch of 1, 2, 4 or 8 costs what it holds: only layers that would round otherwise than in a batch of 16 see their rows
+several times (a single row of a linear layer, some convolutions; measured for network, machine and threads at hand).
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +20,7 @@ FULL = 16  # from this many rows on, kernels were found to keep to one order of 
 TOKENS = 16  # captions are cut to a multiple of this: lanes of a vector register, over which a softmax adds up
 
 Draw = Callable[[Tensor, Condition], Tensor]
+Forward = Callable[..., Tensor]
 
 
 class SameBits:
@@ -33,12 +32,12 @@ class SameBits:
 
     def __init__(self, network: nn.Module, draw: Draw):
         self.network, self.draw = network, draw
-        self.known: dict[tuple[int, ...], Mapping[nn.Module, int] | None] = {}
+        self.known: dict[tuple[int, ...], Mapping[nn.Module, Forward] | None] = {}
 
     def __call__(self, latents: Tensor, condition: Condition) -> Tensor:
         count, tokens = len(latents), condition.mask.shape[1]
         size = rounded(count)
-        longest = int(np.flatnonzero(condition.mask.numpy().any(0))[-1]) + 1
+        longest = 1 + max(i for row in condition.mask.tolist() for i, token in enumerate(row) if token)
         length = min(tokens, -(-longest // TOKENS) * TOKENS)
         if size >= FULL and length == tokens:
             return self.draw(*filled(latents, condition, size))[:count]
@@ -46,30 +45,30 @@ class SameBits:
         if key not in self.known:
             whole, self.known[key] = self._learn(latents, condition, size, length)
             return whole[:count]
-        if (layers := self.known[key]) is None:
+        if (forwards := self.known[key]) is None:
             return self.draw(*filled(latents, condition, max(size, FULL)))[:count]
-        with rows_of(layers):
+        with called_by(forwards):
             return self.draw(*filled(latents, cut(condition, length), size))[:count]
 
     def _learn(
         self, latents: Tensor, condition: Condition, size: int, length: int
-    ) -> tuple[Tensor, Mapping[nn.Module, int] | None]:
-        """A full batch, and the rows that each layer must see in one of `size`; None if that does not suffice."""
+    ) -> tuple[Tensor, Mapping[nn.Module, Forward] | None]:
+        """A full batch, and how layers are called in one of `size`; None if that does not give its bits."""
         whole = self.draw(*filled(latents, condition, max(size, FULL)))
         short = cut(condition, length)
         try:
-            layers: dict[nn.Module, int] = {}
+            forwards: dict[nn.Module, Forward] = {}
             if size < FULL:
                 with ExitStack() as hooks:
                     for layer in leaves(self.network):
-                        hook = layer.register_forward_hook(functools.partial(least_rows, layers, size))
+                        hook = layer.register_forward_hook(functools.partial(as_in_full, forwards, size))
                         hooks.callback(hook.remove)
                     self.draw(*filled(latents, short, FULL))
-            with rows_of(layers):
+            with called_by(forwards):
                 small = self.draw(*filled(latents, short, size))
         except Exception:  # other shapes than a full batch's are refused, in as many ways as there are runtimes
             return whole, None
-        return whole, layers if torch.equal(small, whole[:size]) else None
+        return whole, forwards if torch.equal(small, whole[:size]) else None
 
 
 def rounded(count: int) -> int:
@@ -98,29 +97,48 @@ def leaves(network: nn.Module) -> Iterator[nn.Module]:
             yield module
 
 
-def least_rows(layers: dict[nn.Module, int], size: int, layer: nn.Module, given: tuple[Any, ...], out: Any) -> None:
-    """Hook on a full batch: notes a layer that needs more than `size` rows to give their bits."""
-    if all(isinstance(each, Tensor) and len(each) == FULL for each in (*given, out)):
-        enough = (rows for rows in (1, 2, 4, 8) if rows >= size)
-        same = (n for n in enough if torch.equal(layer.forward(*(each[:n] for each in given))[:size], out[:size]))
-        rows = next(same, FULL)
-        if rows > size:
-            layers[layer] = max(rows, layers.get(layer, 0))
+def as_in_full(
+    forwards: dict[nn.Module, Forward], size: int, layer: nn.Module, given: tuple[Any, ...], out: Any
+) -> None:
+    """Hook on a full batch: notes how a layer is called with `size` rows to give their bits, and soon."""
+    if not all(isinstance(each, Tensor) and len(each) == FULL for each in (*given, out)):
+        return
+    few = [each[:size] for each in given]
+    if isinstance(layer, nn.ConvTranspose2d) and layer not in forwards:
+        forward = packed(layer, few[0])
+        if torch.equal(forward(*few), out[:size]):
+            forwards[layer] = forward
+            return
+    enough = (rows for rows in (1, 2, 4, 8) if rows >= size and layer not in forwards)
+    same = (n for n in enough if torch.equal(layer.forward(*(each[:n] for each in given))[:size], out[:size]))
+    rows = next(same, FULL)
+    if rows > size:
+        forwards[layer] = functools.partial(with_rows, layer.forward, rows)
+
+
+def packed(layer: nn.ConvTranspose2d, like: Tensor) -> Forward:
+    """Its weights as oneDNN reads them for such a batch, a copy that else each call makes: half the time of one row."""
+    if not torch.backends.mkldnn.is_available() or like.dtype != torch.float32 or layer.weight.dtype != torch.float32:
+        return layer.forward
+    how = [*layer.padding], [*layer.output_padding], [*layer.stride], [*layer.dilation], layer.groups
+    weight = torch.ops.mkldnn._reorder_convolution_transpose_weight(layer.weight, *how, [*like.shape])
+    convolution = torch.ops.mkldnn._convolution_transpose_pointwise
+    return lambda x: convolution(x, weight, layer.bias, *how, "none", [], "")
 
 
 @contextmanager
-def rows_of(layers: Mapping[nn.Module, int]) -> Iterator[None]:
-    """Within it, each of the layers sees at least so many rows."""
-    for layer, rows in layers.items():
-        vars(layer)["forward"] = functools.partial(with_rows, layer.forward, rows)
+def called_by(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
+    """Within it, layers are called so."""
+    for layer, forward in forwards.items():
+        vars(layer)["forward"] = forward
     try:
         yield
     finally:
-        for layer in layers:
+        for layer in forwards:
             del vars(layer)["forward"]
 
 
-def with_rows(forward: Callable[..., Tensor], rows: int, *given: Tensor) -> Tensor:
+def with_rows(forward: Forward, rows: int, *given: Tensor) -> Tensor:
     """Both counts are powers of two: the given rows are there more than once."""
     count = len(given[0])
     return forward(*(torch.cat([each] * (rows // count)) for each in given))[:count]
