@@ -90,7 +90,7 @@ def compress(cfg: DictConfig) -> None:
     print(table.text(stages), *(f"{each.name}: {each.note}" for each in stages if each.note), sep="\n", flush=True)
     kind = goal.cost if goal else "throughput"
     tried = [page.Point(point.candidate.name, 1 / point.gains[kind], point.fd) for point in points]
-    words = {"cost": f"{COSTS[kind]}, as trained = 1"} if points else {}
+    words = {"cost": f"{COSTS[kind]}, {untouched} = 1"} if points else {}
     protocol = found[0].protocol if found else {}
     file = page.write(out, f"{run.name}: {out.name}", stages, tried, images, captions, protocol, **words)
     print(f"{out}: a checkpoint for trainer.sample, trainer.evaluate and trainer.export; {file}")

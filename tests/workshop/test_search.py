@@ -91,3 +91,17 @@ def test_goals(text, goal):
 def test_goals_that_are_none(text):
     with pytest.raises(UserError, match=r"expected latency:4x, throughput:4x, size:8x"):
         Goal.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("passes", "name"),
+    [
+        ((), "as trained"),
+        (("fold", "int8"), "fold+int8"),
+        (("prune", "finetune") * 3 + ("fold",), "3(prune+finetune)+fold"),
+        (("prune", "prune", "int8", "int8_weights"), "2(prune)+int8+int8_weights"),
+        (("prune", "finetune", "low_rank", "finetune", "fold"), "prune+finetune+low_rank+finetune+fold"),
+    ],
+)
+def test_names_say_once_what_was_done_again(passes, name):
+    assert Candidate(SimpleNamespace(), passes).name == name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -25,7 +26,13 @@ FINETUNE = "finetune"
 UNTRAINABLE = ("int8", "int8_dynamic", "int8_weights", "fp8", "sparsify")  # a training would leave or undo these
 ROWS = 16  # images of a batch that passes look at
 
+REPEATED = r"\b(\w+(?:\+\w+)?)(?:\+\1\b)+"  # one or two passes, more than once
+
 Inputs = tuple[Tensor, Condition]
+
+
+def repeated(found: re.Match[str]) -> str:
+    return f"{(len(found[0]) + 1) // (len(found[1]) + 1)}({found[1]})"
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,8 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        return "+".join(self.passes) or "as trained"
+        """As 2(prune+finetune)+fold."""
+        return re.sub(REPEATED, repeated, "+".join(self.passes)) or "as trained"
 
     def state(self) -> dict[str, Tensor]:
         """The state dict as it goes into a file."""
