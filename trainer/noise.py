@@ -30,10 +30,15 @@ def _start(seed: int, stream: str) -> Any:
     return _mix(np.array([seed], np.int64) * _GOLDEN + zlib.crc32(stream.encode()))
 
 
+@functools.cache
+def _columns(count: int) -> Any:
+    return np.arange(1, count + 1) * _GOLDEN
+
+
 def bits(seed: int, stream: str, position: Tensor, count: int) -> Tensor:
     """(N, count) int64 with 64 random bits each, for (N,) int64 positions."""
     start = _start(seed, stream)
-    column = np.arange(1, count + 1) * _GOLDEN
+    column = _columns(count)
     if position.device.type == "cpu":  # for the few numbers of one image numpy is there in a fifth of the time
         row = _mix(start + position.numpy() * _GOLDEN)
         return torch.from_numpy(_mix(row[:, None] + column))
