@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 from html.parser import HTMLParser
 
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 from trainer.errors import UserError
-from trainer.proof import charts, page, stage
+from trainer.proof import charts, page
 from trainer.proof.front import Point
 from trainer.proof.grid import side_by_side
 from trainer.proof.stage import Stage
@@ -104,8 +105,16 @@ def test_images_of_another_size_are_refused(grids):
         side_by_side({**grids, "small": torch.zeros(2, 3, 32, 32, dtype=torch.uint8)}, ["a", "b"])
 
 
-def test_stages_can_be_read_again(written, stages):
-    assert stage.read(written.parent) == stages
+def test_all_of_it_can_be_read_again(written, stages):
+    saved = json.loads((written.parent / "proof.json").read_text(encoding="utf-8"))
+    assert [each["name"] for each in saved["stages"]] == [each.name for each in stages]
+    last = saved["stages"][2]
+    assert last["figures"]["psnr_teacher"] == 34.56
+    assert last["speed"]["latency_ms"] == stages[2].speed.latency_ms
+    assert last["size"]["bytes"] == stages[2].size.bytes
+    assert saved["points"][2] == {"name": "low <rank>", "cost": 0.9, "fd": 12.0}
+    assert saved["cost"] == "MiB"
+    assert saved["measured"]["figures: num_images"] == 2048
 
 
 def test_what_is_not_known_is_not_on_the_page(tmp_path):

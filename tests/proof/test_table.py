@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
-from trainer.proof import stage
 from trainer.proof.stage import Stage
 from trainer.proof.table import markdown, rows, text
 
@@ -37,9 +34,3 @@ def test_lines_up_in_a_terminal_and_in_markdown(stages):
     lines = text(stages).splitlines()
     assert lines[0].startswith("stage")
     assert all(line.startswith("| ") and line.count("|") == 14 for line in markdown(stages).splitlines())
-
-
-def test_stages_come_back_from_disk(stages, tmp_path):
-    path = stage.write(tmp_path, stages)
-    assert stage.read(tmp_path) == stages
-    assert json.loads(path.read_text())["stages"][2]["figures"]["psnr_teacher"] == 34.56

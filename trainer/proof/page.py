@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from trainer.benchmark.measure import environment
 from trainer.errors import UserError
-from trainer.proof import charts, stage
+from trainer.proof import charts
 from trainer.proof.front import FILE as FRONT
 from trainer.proof.front import MS, Point, draw, front, of_stages, svg
 from trainer.proof.grid import side_by_side
@@ -26,8 +28,8 @@ from trainer.proof.stage import Stage
 from trainer.proof.table import MIB, markdown, number, rows, times
 from trainer.report import page
 
-HTML, README, GRID = "proof.html", "proof.md", "grid.png"
-FILES = (HTML, README, GRID, FRONT, stage.FILE)
+HTML, README, FIGURES, GRID = "proof.html", "proof.md", "proof.json", "grid.png"
+FILES = (HTML, README, FIGURES, GRID, FRONT)
 MEASURED = (
     "All stages are timed in turns within each round, after a warm-up; figures are medians over rounds, gains medians "
     "of the rounds' ratios. ms: the median call with one image. sooner: how many times than the first stage. images/s: "
@@ -55,13 +57,15 @@ def write(
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stage.write(folder, stages)
         sheet = side_by_side(grids, captions) if grids else None
         if sheet:
             sheet.save(folder / GRID)
         points = points or of_stages(stages)
         drawn = len(points) > 1 and draw(points, folder / FRONT, cost)
         facts = {"command": command(), **machine(), **{f"figures: {k}": v for k, v in (protocol or {}).items()}}
+        known = {"title": title, "stages": [*map(asdict, stages)], "points": [*map(asdict, points)], "cost": cost}
+        text = json.dumps({**known, "measured": facts}, indent=1, default=str)
+        (folder / FIGURES).write_text(f"{text}\n", encoding="utf-8")
         pictures = [name for name, there in ((GRID, sheet), (FRONT, drawn)) if there]
         (folder / README).write_text(readme(title, stages, pictures, facts), encoding="utf-8")
     except OSError as error:
