@@ -147,12 +147,13 @@ def test_token_ids_do_not_mix():
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_small_batch_is_drawn_small_and_without_pads_of_no_use(objective, threads):
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_small_batch_is_drawn_small_and_without_pads_of_no_use(objective, frozen, threads):
     """Convolutions see the rows that are asked for, up to a layer or two that would round otherwise."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        sampler = Sampler(objective.eval(), Text())
+        sampler = Sampler(objective.eval().requires_grad_(not frozen), Text())
         latents = sampler.latents(range(16))
         condition = sampler.conditions(CAPTIONS[:16])
         pads = torch.zeros(16, 24 - TOKENS, WIDTH)
@@ -203,3 +204,37 @@ def test_a_training_network_sees_full_batches_alone(objective):
     objective.generator.register_forward_hook(lambda m, given, out: seen.append(len(out)))
     Sampler(objective.train(), Text(), 5)(CAPTIONS[:20], SEEDS[:20])
     assert seen == [16, 16]
+
+
+def weights_scaled(network):
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.mul_(1.25)
+
+
+def weights_trained(network):
+    optimizer = torch.optim.Adam(network.requires_grad_().parameters(), 0.01, fused=True)
+    for weight in network.parameters():
+        weight.grad = weight.detach().sign()
+    optimizer.step()
+
+
+def weights_loaded(network):
+    network.load_state_dict({key: 1.25 * weight for key, weight in network.state_dict().items()})
+
+
+def weights_replaced(network):
+    for module in network.modules():
+        for name, weight in [*module.named_parameters(recurse=False)]:
+            setattr(module, name, nn.Parameter(1.25 * weight.detach()))
+
+
+@pytest.mark.parametrize("change", [weights_scaled, weights_trained, weights_loaded, weights_replaced])
+def test_images_are_those_of_the_weights_as_they_are_now(objective, change):
+    sampler = Sampler(objective.eval().requires_grad_(False), Text())
+    before = [sampler(CAPTIONS[:2], SEEDS[:2]) for _ in range(2)]
+    change(objective.generator)
+    images = [sampler(CAPTIONS[:2], SEEDS[:2]) for _ in range(3)]
+    expected = Sampler(objective, Text())(CAPTIONS[:2], SEEDS[:2])
+    assert all(torch.equal(each, expected) for each in images)
+    assert torch.equal(*before) and not torch.equal(before[0], expected)

@@ -26,8 +26,9 @@ Forward = Callable[..., Tensor]
 class SameBits:
     """`draw`, but row i of the result has the bits it has in a batch of 16, in any company, without pads of no use.
 
-    network: whose layers `draw` calls. Its weights must not change from then on. The first batch of a size is drawn as
-    a full one, too; if the bits differ all the same, or the network needs all tokens, that size is always drawn so.
+    network: whose layers `draw` calls. The first batch of a size is drawn as a full one, too; if the bits differ all
+    the same, or the network needs all tokens, that size is always drawn so. Where weights of which copies were made
+    change (`Packed`), it begins anew; what else was measured is taken to hold for any weights.
     """
 
     def __init__(self, network: nn.Module, draw: Draw):
@@ -42,7 +43,7 @@ class SameBits:
         if size >= FULL and length == tokens:
             return self.draw(*filled(latents, condition, size))[:count]
         key = size, length, tokens, torch.get_num_threads()
-        if key not in self.known:
+        if key not in self.known or outdated(self.known[key]):
             whole, self.known[key] = self._learn(latents, condition, size, length)
             return whole[:count]
         if (forwards := self.known[key]) is None:
@@ -104,8 +105,8 @@ def as_in_full(
     if not all(isinstance(each, Tensor) and len(each) == FULL for each in (*given, out)):
         return
     few = [each[:size] for each in given]
-    if isinstance(layer, nn.ConvTranspose2d) and layer not in forwards:
-        forward = packed(layer, few[0])
+    if layer not in forwards and Packed.fits(layer, few[0]):
+        forward = Packed(layer, few[0])
         if torch.equal(forward(*few), out[:size]):
             forwards[layer] = forward
             return
@@ -116,14 +117,38 @@ def as_in_full(
         forwards[layer] = functools.partial(with_rows, layer.forward, rows)
 
 
-def packed(layer: nn.ConvTranspose2d, like: Tensor) -> Forward:
-    """Its weights as oneDNN reads them for such a batch, a copy that else each call makes: half the time of one row."""
-    if not torch.backends.mkldnn.is_available() or like.dtype != torch.float32 or layer.weight.dtype != torch.float32:
-        return layer.forward
-    how = [*layer.padding], [*layer.output_padding], [*layer.stride], [*layer.dilation], layer.groups
-    weight = torch.ops.mkldnn._reorder_convolution_transpose_weight(layer.weight, *how, [*like.shape])
-    convolution = torch.ops.mkldnn._convolution_transpose_pointwise
-    return lambda x: convolution(x, weight, layer.bias, *how, "none", [], "")
+class Packed:
+    """A layer with its weights as oneDNN reads them for such a batch, a copy that else each call makes.
+
+    It takes half of the time of one row. For frozen weights, since optimizers may write without a trace.
+    """
+
+    def __init__(self, layer: nn.Module, like: Tensor):
+        assert isinstance(layer, nn.ConvTranspose2d)
+        self.layer, self.version = layer, version(layer.weight)
+        self.how = [*layer.padding], [*layer.output_padding], [*layer.stride], [*layer.dilation], layer.groups
+        prepare = torch.ops.mkldnn._reorder_convolution_transpose_weight
+        self.weight = prepare(layer.weight, *self.how, [*like.shape])
+
+    @staticmethod
+    def fits(layer: nn.Module, like: Tensor) -> bool:
+        if not isinstance(layer, nn.ConvTranspose2d) or not torch.backends.mkldnn.is_available():
+            return False
+        frozen = not layer.weight.requires_grad and not layer.weight.is_inference()
+        return frozen and like.dtype == layer.weight.dtype == torch.float32
+
+    def __call__(self, x: Tensor) -> Tensor:
+        convolution = torch.ops.mkldnn._convolution_transpose_pointwise
+        return convolution(x, self.weight, self.layer.bias, *self.how, "none", [], "")
+
+
+def version(weight: Tensor) -> tuple[int, ...]:
+    """Another one after a write to a frozen tensor (not through `.data`), on other memory, or where it may train."""
+    return weight._version, weight.data_ptr(), weight.requires_grad
+
+
+def outdated(forwards: Mapping[nn.Module, Forward] | None) -> bool:
+    return any(isinstance(f, Packed) and f.version != version(f.layer.weight) for f in (forwards or {}).values())
 
 
 @contextmanager
