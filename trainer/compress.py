@@ -89,8 +89,9 @@ def compress(cfg: DictConfig) -> None:
     figures.add(out, found)
     print(table.text(stages), *(f"{each.name}: {each.note}" for each in stages if each.note), sep="\n", flush=True)
     kind = goal.cost if goal else "throughput"
-    tried = [page.Point(point.candidate.name, 1 / point.gains[kind], point.fd) for point in points]
-    words = {"cost": f"{COSTS[kind]}, {untouched} = 1"} if points else {}
+    names = [point.candidate.name if point.candidate.passes else untouched for point in points]
+    tried = [page.Point(name, 1 / point.gains[kind], point.fd) for name, point in zip(names, points, strict=True)]
+    words = {"cost": f"of the start's {COSTS[kind]}"} if points else {}
     protocol = found[0].protocol if found else {}
     file = page.write(out, f"{run.name}: {out.name}", stages, tried, images, captions, protocol, **words)
     print(f"{out}: a checkpoint for trainer.sample, trainer.evaluate and trainer.export; {file}")
