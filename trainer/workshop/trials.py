@@ -65,7 +65,7 @@ class Trials:
         """Against the start, in turns with it."""
         torch._dynamo.reset()  # graphs of earlier candidates fill up what is kept of one class
         networks = {"start": self.original, "this": candidate.ready()}
-        speeds = speed.measure(networks, self.bench.batch, (1, 16, 64), rounds=3, seconds=0.2)
+        speeds = speed.measure(networks, self.bench.batch, (1, 16, 64), rounds=7, seconds=0.2)
         stored = [sum(map(bytes_of, state.values())) for state in (self.stored, candidate.state())]
         gains = {
             "latency": speeds["this"].latency_versus(speeds["start"]),
