@@ -29,8 +29,8 @@ FEW = ["num_images=24", "num_references=24", "batch_sizes=[1,4]", "calibration=1
 def quick(monkeypatch):
     monkeypatch.setattr(attributes, "NUM_SCENES", 256)
     monkeypatch.setattr(attributes, "NUM_TESTS", 64)
-    # whether figures are steady is no matter here; search and proof call it by its module
-    monkeypatch.setattr(speed, "measure", partial(speed.measure, rounds=2, seconds=0.01))
+    measure = speed.measure  # whether figures are steady is no matter here; search and proof call it by its module
+    monkeypatch.setattr(speed, "measure", lambda *given, **_: measure(*given, rounds=2, seconds=0.01))
     monkeypatch.setattr(prove, "fresh", partial(prove.fresh, repeats=1))
 
 

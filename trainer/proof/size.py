@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,35 +12,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.batch import Condition
 
-WEIGHTS = "model.safetensors"
-
 
 @dataclass
 class Size:
-    """parameters: values of weights; bytes: what they take, on disk where there is a file; multiply_adds: an image."""
+    """parameters: values of weights; bytes: what they take in a file; multiply_adds: an image."""
 
     parameters: int
     bytes: int
     multiply_adds: int
 
 
-def measure(
-    network: nn.Module,
-    inputs: tuple[Tensor, Condition],
-    state: dict[str, Tensor] | None = None,
-    path: Path | None = None,
-    counted: nn.Module | None = None,
-) -> Size:
-    """The size of `network`.
+def measure(network: nn.Module, inputs: tuple[Tensor, Condition], state: dict[str, Tensor]) -> Size:
+    """The size of `network`, before it is compiled or captured: no operator can be counted within that.
 
-    inputs: a batch; its multiply-adds are divided by its images. state: what is stored of it, its state dict if None.
-    path: a safetensors file or the folder of an export, whose size on disk counts instead. counted: a network that
-    computes the same in its place for the multiply-adds, where its own kernels are out of sight (those of a replayed
-    CUDA graph).
+    inputs: a batch; its multiply-adds are divided by its images. state: what is stored of the network.
     """
-    state = network.state_dict() if state is None else state
     stored = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
-    return Size(parameters(state), on_disk(path) if path else stored, multiply_adds(counted or network, inputs))
+    return Size(parameters(state), stored, multiply_adds(network, inputs))
 
 
 def parameters(state: dict[str, Tensor]) -> int:
@@ -52,19 +39,10 @@ def parameters(state: dict[str, Tensor]) -> int:
     return sum(t.numel() for t in state.values() if t.is_floating_point() or t.dtype == torch.int8)
 
 
-def on_disk(path: Path) -> int:
-    return (path / WEIGHTS if path.is_dir() else path).stat().st_size
-
-
 def multiply_adds(network: nn.Module, inputs: tuple[Tensor, Condition]) -> int:
-    """Of matrix products, convolutions and attention, an image; int8 kernels count as those in float would.
-
-    A compiled network runs in eager mode for it: within its own kernels nothing can be counted.
-    """
-    with torch.compiler.set_stance("force_eager"), torch.no_grad():
-        counter = FlopCounterMode(display=False, custom_mapping=int8_formulas())
-        with counter:
-            network(*inputs)
+    """Of matrix products, convolutions and attention, an image; int8 kernels count as those in float would."""
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=int8_formulas()) as counter:
+        network(*inputs)
     return int(counter.get_total_flops()) // 2 // len(inputs[0])  # a multiply-add is two FLOPs
 
 

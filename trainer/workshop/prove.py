@@ -51,7 +51,7 @@ def prove(
                 name,
                 note="; ".join(notes),
                 speed=speeds[name],
-                size=size.measure(network, bench.inputs[0], candidates[name].state()),
+                size=size.measure(last.network, bench.inputs[0], last.state()),
                 figures={figure.metric: figure.value for figure in found},
             )
         )
