@@ -1,9 +1,13 @@
 """From run folders and damaged files to objectives."""
 
+import os
+import struct
+import zipfile
+
 import pytest
 import torch
 
-from trainer import checkpoint
+from trainer import checkpoint, saved
 from trainer.errors import UserError
 
 NEWEST = "kimg000001.500.ckpt"
@@ -20,15 +24,88 @@ def test_newest_of_run_folder_checkpoints_folder_and_file(trained):
     assert checkpoint.newest(folder / "kimg000000.500.ckpt") == folder / "kimg000000.500.ckpt"
 
 
-@pytest.mark.parametrize(
-    "damage", [cut, lambda p: p.write_bytes(b""), lambda p: p.write_bytes(bytes(p.stat().st_size))]
-)
+def record_of(path, name):
+    """Where the bytes of a record of torch's zip begin and end."""
+    with zipfile.ZipFile(path) as archive:
+        info = next(info for info in archive.infolist() if info.filename.endswith(name))
+    header = path.read_bytes()[info.header_offset : info.header_offset + 30]
+    start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:]))
+    return start, start + info.file_size
+
+
+def overwrite(path, place, content):
+    with open(path, "r+b") as file:
+        file.seek(place)
+        file.write(content)
+
+
+def flip(path, place, bit=1):
+    overwrite(path, place, bytes([path.read_bytes()[place] ^ bit]))
+
+
+DAMAGES = {
+    "cut": cut,
+    "cut to half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "empty": lambda path: path.write_bytes(b""),
+    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "second half zeros": lambda path: overwrite(path, path.stat().st_size // 2, bytes(path.stat().st_size // 2)),
+    "a bit of a weight": lambda path: flip(path, record_of(path, "/data/7")[0] + 5),
+    "the last bit of a weight": lambda path: flip(path, record_of(path, "/data/0")[1] - 1, 128),
+    "a byte of data.pkl": lambda path: flip(path, sum(record_of(path, "/data.pkl")) // 2, 64),
+    "zeros in a weight": lambda path: overwrite(path, record_of(path, "/data/7")[0], bytes(64)),
+    "no checkpoint": lambda path: torch.save({"weights": torch.zeros(1)}, path),
+    "another zip": lambda path: zipfile.ZipFile(path, "w").writestr("a.txt", "a"),
+    "text": lambda path: path.write_text("<html>404</html>"),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_newest_is_passed_over_and_told(trained, capsys, damage):
-    damage(trained / "checkpoints" / NEWEST)
+    DAMAGES[damage](trained / "checkpoints" / NEWEST)
     assert checkpoint.newest(trained).name == "kimg000000.500.ckpt"
-    assert NEWEST in capsys.readouterr().err
-    with pytest.raises(UserError, match="cut short"):
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert NEWEST in said
+    with pytest.raises(UserError, match=rf"{NEWEST} .*; whole beside it: kimg000000\.500\.ckpt$"):
         checkpoint.newest(trained / "checkpoints" / NEWEST)
+    assert checkpoint.load(trained).images_seen == 500
+
+
+def test_a_file_is_read_for_its_checksums_once(trained, monkeypatch):
+    checkpoint.newest(trained)
+    monkeypatch.setattr(saved, "_wrong_archive", lambda file: "is read again")
+    assert checkpoint.newest(trained).name == NEWEST
+    os.utime(trained / "checkpoints" / NEWEST, ns=(0, 0))
+    with pytest.raises(UserError, match="is read again"):
+        checkpoint.read(trained / "checkpoints" / NEWEST)
+
+
+def test_order_is_of_numbers(tmp_path):
+    """Beyond 10^9 images a name has a digit more and no longer sorts as text."""
+    images = [999_999_920, 1_000_000_160, 12_800, 10_000_000, 9_999_999]
+    for each in images:
+        (tmp_path / f"{saved.kimg_name(each)}.ckpt").touch()
+    (tmp_path / "best.ckpt").touch()
+    (tmp_path / "kimg_kept.ckpt").touch()
+    assert [saved.images_of(path) for path in saved.in_order(tmp_path)] == sorted(images)
+    assert saved.newest(tmp_path).name == "kimg1000000.160.ckpt"
+    assert saved.kimg_name(12_800) == "kimg000012.800"
+
+
+def test_what_vanishes_under_a_reader_is_not_the_end(trained, monkeypatch):
+    """A run that is under way replaces its checkpoints."""
+    newer, listed = trained / "checkpoints" / "kimg000002.000.ckpt", checkpoint._newest_first
+
+    def first_listing(folder):
+        found = listed(folder)
+        if not newer.exists():
+            (folder / NEWEST).rename(newer)
+            (folder / "kimg000000.500.ckpt").unlink()
+        return found
+
+    monkeypatch.setattr(checkpoint, "_newest_first", first_listing)
+    assert checkpoint.newest(trained) == newer
 
 
 def test_an_unfinished_write_is_no_checkpoint(trained):
@@ -58,7 +135,7 @@ def test_read_refuses_what_is_no_checkpoint(trained, tmp_path):
     with pytest.raises(UserError, match="holds code"):
         checkpoint.read(tmp_path / "code.ckpt")
     cut(file)
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match="cut short"):
         checkpoint.read(file)
 
 

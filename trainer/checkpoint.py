@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from trainer import hub
-from trainer.errors import UserError
-from trainer.exports.files import MODELS, SETTINGS, is_program, settings
+from trainer import hub, saved
+from trainer.errors import DamagedError, UserError
+from trainer.exports.files import MODELS, is_program, settings
 from trainer.strategies.parts import joined
 
 STATES = ("state_dict", "ema", "optimizer_states")  # what ranks may hold in parts
+OF_ONE_SAVE = ("save", "global_step", "images_seen")  # what the parts of one have in common
+UNREADABLE = (
+    *(pickle.UnpicklingError, SafetensorError, RuntimeError, OSError, EOFError, KeyError, ValueError),
+    *(AttributeError, TypeError, IndexError),
+)
 KEYS = ("config", "state_dict", "ema", "images_seen")  # what a checkpoint of ours has
 
 REMEDY = "give a run folder, an export, or the id of a model within reach"
@@ -29,52 +33,74 @@ REMEDY = "give a run folder, an export, or the id of a model within reach"
 def newest(path: str | Path) -> Path:
     """The newest whole checkpoint of a run folder or of its checkpoints folder; a .ckpt or an export is itself.
 
-    A file cut short (a full disk, a broken copy) is passed over with a line that says so. What is no path here but may
-    be a model of the Hugging Face hub, as me/model, is fetched from there once. UserError if none is left.
+    One that is damaged (a full disk, a broken copy, a bad sector) is passed over with a line that says so. What is no
+    path here but may be a model of the Hugging Face hub, as me/model, is fetched from there once. UserError if none is
+    left.
     """
     path = hub.snapshot(str(path), REMEDY) if hub.may_have(path) else Path(path).expanduser()
     path = next((path / name for name in MODELS if (path / name).is_file()), path)
     if path.is_file() or (path.is_dir() and path.suffix == ".ckpt"):
-        if not _is_whole(path):
-            raise UserError(
-                f"checkpoint {path} is cut short or no checkpoint: give its run folder to take the newest whole one"
-            )
+        read(path)
         return path
     if not path.exists():
         raise UserError(f"checkpoint {path} does not exist{_runs_near(path)}")
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    for candidate in sorted(folder.glob("*.ckpt"), reverse=True):  # kimg000012.800 and so on, best.ckpt last
-        if _is_whole(candidate):
+    passed_over: set[Path] = set()
+    while candidate := next((each for each in _newest_first(folder) if each not in passed_over), None):
+        passed_over.add(candidate)
+        try:
+            _read(candidate)
+        except DamagedError as error:
+            print(f"checkpoint {candidate} {error}: taking an older one", file=sys.stderr, flush=True)
+        except UserError:
+            if candidate.exists():
+                raise  # else a run that is under way has replaced it since
+        else:
             return candidate
-        print(f"{candidate} is cut short, taking an older one", file=sys.stderr, flush=True)
     raise UserError(f"no whole checkpoint in {folder}{_runs_near(folder)}")
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint, tensors mapped from disk. UserError if it is damaged or not one of ours.
+    """The content of a checkpoint, checked by its checksums and mapped from disk.
 
-    Of one that the ranks wrote in parts, whole tensors are put together when they are asked for.
+    DamagedError, which names the whole ones beside it, if it is not as it was written or not one of ours. Of one that
+    the ranks wrote in parts, whole tensors are put together when they are asked for.
     """
     path = Path(path)
+    try:
+        return _read(path)
+    except DamagedError as error:
+        beside = [each.name for each in _newest_first(path.parent) if each != path and is_whole(each)]
+        remedy = f"; whole beside it: {', '.join(beside[:3])}" if beside else ""
+        raise DamagedError(f"checkpoint {path} {error}{remedy}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise UserError(f"checkpoint {path} does not exist{_runs_near(path)}")
+    if wrong := saved.damage(path):
+        raise DamagedError(wrong)
     try:
         if path.name in MODELS:
             weights = {} if is_program(path) else load_file(path)
             checkpoint = {**settings(path), "state_dict": weights, "ema": {}}  # it has the EMA's weights
         else:
-            files = sorted(path.glob("rank*.pt")) if path.is_dir() else [path]
+            files = saved.files_of(path)
             ranks = [torch.load(file, map_location="cpu", weights_only=True, mmap=True) for file in files]
             checkpoint = ranks[0]
+            if len({tuple(rank.get(key) for key in OF_ONE_SAVE) for rank in ranks}) > 1:
+                raise DamagedError("has parts of different saves")
             if path.is_dir():
                 checkpoint |= {key: joined([rank[key] for rank in ranks]) for key in STATES if key in checkpoint}
     except FileNotFoundError as error:
-        raise UserError(f"checkpoint {path} does not exist{_runs_near(Path(path))}") from error
+        raise UserError(f"checkpoint {path} does not exist{_runs_near(path)}") from error
     except UserError:
         raise
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
-        raise UserError(f"checkpoint {path} is damaged, or holds code instead of tensors: take another one") from error
+    except UNREADABLE as error:
+        raise DamagedError("is damaged, or holds code instead of tensors") from error
     missing = [key for key in KEYS if not isinstance(checkpoint, dict) or key not in checkpoint]
     if missing:
-        raise UserError(f"{path} is not a checkpoint of a training run, it has no {missing[0]}: give a run folder")
+        raise DamagedError(f"is not a checkpoint of a training run, it has no {missing[0]}: give a run folder")
     return checkpoint
 
 
@@ -121,31 +147,26 @@ def load(path: str | Path, device: str | torch.device = "cpu", as_saved: bool = 
 def start_from(objective: Any, path: str | Path) -> None:
     """Gives an objective the weights of a run, averaged where they have an average; UserError if they do not fit."""
     path = newest(path)
-    saved = read(path)
+    content = read(path)
     try:
-        objective.load_state_dict({**dict(saved["state_dict"]), **dict(saved["ema"])})
+        objective.load_state_dict({**dict(content["state_dict"]), **dict(content["ema"])})
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"init={path}: its weights are not those of this objective: {reason}") from error
 
 
-def rank_file(rank: int, num_ranks: int) -> str:
-    """Name of a rank's file in a checkpoint that all ranks write."""
-    return f"rank{rank:05}-of-{num_ranks:05}.pt"
-
-
-def _is_whole(path: Path) -> bool:
-    """A zip archive ends with its table of contents: a file that was cut short has none."""
-    if path.name in MODELS:
-        return path.with_name(SETTINGS).is_file()
-    if path.is_dir():
-        files = [*path.glob("rank*.pt")]
-        return bool(files) and len(files) == int(files[0].stem[-5:]) and all(map(_is_whole, files))
+def is_whole(path: Path) -> bool:
     try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("data.pkl") for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError):
+        _read(path)
+    except UserError:
         return False
+    return True
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    """What may be a checkpoint in a folder; best.ckpt and whatever else has no number come last."""
+    numbered = saved.in_order(folder)
+    return numbered[::-1] + sorted({*folder.glob("*.ckpt")} - {*numbered})
 
 
 def _runs_near(path: Path) -> str:

@@ -7,3 +7,7 @@ class UserError(ValueError):
 
 class DivergedError(UserError):
     """A run that has left the numbers."""
+
+
+class DamagedError(UserError):
+    """A checkpoint that is not as it was written, or none of ours: an older one may be."""

@@ -80,10 +80,10 @@ def drawing(cfg: DictConfig, path: Path, out: Path, formats: list[str]) -> list[
         settings["programs"], failed = programs.entries, programs.failed
         drawing.to("cpu")
     settings = merged(out, settings)
-    write_settings(out, settings)
     if "safetensors" in formats:
         drawing.save_weights(out)
         told(path, out, len(drawing.state_dict()))
+    write_settings(out, settings)
     pictured(cfg, path, out, drawing)
     (out / CARD).write_text(card.of(settings, path, cfg.license, (out / PICTURES).is_file()).content, encoding="utf-8")
     return failed

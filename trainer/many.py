@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from trainer import bulk, ranks
+from trainer import bulk, ranks, saved
 from trainer.errors import UserError
 from trainer.exports.files import MODELS, SETTINGS, TOKENIZER, is_program
 from trainer.progress import say
@@ -147,7 +147,7 @@ def fastest(sampler: Sampler, captions: Sequence[str], count: int) -> int:
 
 def digest(path: Path) -> str:
     """Of all that a checkpoint draws with: its tensors or program, and the configuration of an export."""
-    files = sorted(path.glob("rank*.pt")) if path.is_dir() else [path]
+    files = saved.files_of(path)
     if is_program(path):
         files += path.parent.glob(TOKENIZER)
     sha = hashlib.sha256()

@@ -12,7 +12,7 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
-from trainer import checkpoint
+from trainer import checkpoint, saved
 from trainer.errors import UserError
 
 _AT_ONCE = 256  # images or captions in memory
@@ -37,7 +37,7 @@ class Matching:
         self.config: dict[str, Any] = self.objective.config
         self.name = str(self.config["name"])
         content = hashlib.sha256()
-        for file in sorted(self.path.glob("rank*.pt")) if self.path.is_dir() else [self.path]:
+        for file in saved.files_of(self.path):
             content.update(file.read_bytes())
         self.sha256 = content.hexdigest()
 

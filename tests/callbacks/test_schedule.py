@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from trainer.callbacks.schedule import due, kimg_name, last
+from trainer.callbacks.schedule import due, last
 
 
 @pytest.mark.parametrize(("times", "budget"), [(10, 1000), (3, 10), (7, 23), (10, 4), (1, 5)])
@@ -21,8 +21,3 @@ def test_never():
 
 def test_last():
     assert [last(SimpleNamespace(global_step=s, max_steps=3)) for s in (2, 3)] == [False, True]
-
-
-def test_names_sort_by_progress():
-    assert kimg_name(12_800) == "kimg000012.800"
-    assert kimg_name(9_999_999) < kimg_name(10_000_000)

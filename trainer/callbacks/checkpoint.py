@@ -6,19 +6,20 @@ import math
 import os
 import shutil
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, Trainer
 
-from trainer import checkpoint as saved
-from trainer.callbacks.checkpoint_io import AtomicCheckpointIO
+from trainer import checkpoint
+from trainer.callbacks.checkpoint_io import AtomicCheckpointIO, recover, remove, replace
 from trainer.callbacks.guard import check_weights
 from trainer.callbacks.random_state import random_state, restore_random_state
-from trainer.callbacks.schedule import due, kimg_name
-from trainer.errors import UserError
+from trainer.callbacks.schedule import due, last
+from trainer.errors import DamagedError, UserError
+from trainer.progress import say
+from trainer.saved import images_of, in_order, kimg_name
 
 BEST = "best.ckpt"
 
@@ -30,6 +31,8 @@ class Checkpoint(Callback):
     saved at once, under its number too, and costs no space of its own until that goes. `best` is its value. "measured"
     in a checkpoint is the last measurement before it.
     Checkpoints are taken at the end of a batch, so a resumed run goes on with the next one.
+    A full disk costs the oldest but one; a checkpoint that cannot be written all the same is told, and training goes on
+    with those there are, except at its end or at a stop, where it is a UserError.
     Weights that are not finite are never saved (UserError). The random state of every rank is kept as "rng".
     better: "lower" or "higher", which way `metric` is. A sweep then has direction=minimize or maximize.
     sharded: a folder of that name, in which every rank writes what it holds, for models that are too large for one
@@ -68,6 +71,7 @@ class Checkpoint(Callback):
         strategy.checkpoint_io = AtomicCheckpointIO()
         strategy.sharded_checkpoints = self.sharded and trainer.world_size > 1
         if trainer.is_global_zero and self.folder.is_dir():
+            recover(self.folder)
             for leftover in self.folder.glob(".*.tmp"):  # of a killed run
                 remove(leftover)
 
@@ -86,15 +90,15 @@ class Checkpoint(Callback):
     def on_train_start(self, trainer: Trainer, objective: Any) -> None:
         self._saved_at = time.monotonic()
         if trainer.is_global_zero:
-            self._set_aside(kimg_name(objective.images_seen))
+            self._set_aside(objective.images_seen)
             self.best = self._kept_best(objective.images_seen)
         self.best = trainer.strategy.broadcast(self.best)
         if self._random_state is not None:  # now, as building the networks and the loader has drawn numbers
             restore_random_state(self._random_state)
 
-    def _set_aside(self, now: str) -> None:
+    def _set_aside(self, now: int) -> None:
         """Moves checkpoints that a resume from before them gives up; they would pass for the newest."""
-        for given_up in [path for path in self.folder.glob("kimg*.ckpt") if path.stem > now]:
+        for given_up in [path for path in in_order(self.folder) if images_of(path) > now]:
             self._move_aside(given_up, given_up.name)
 
     def _move_aside(self, given_up: Path, name: str) -> None:
@@ -106,21 +110,42 @@ class Checkpoint(Callback):
         print(f"{given_up.name} is after this start: moved to {aside}", flush=True)
 
     def _kept_best(self, now: int) -> float | None:
-        """Value of the best.ckpt in the folder, unless it is from after this start."""
-        with suppress(UserError):  # there is none, or it cannot be read
-            kept = saved.read(self.folder / BEST)
-            if kept["images_seen"] > now:
-                self._move_aside(self.folder / BEST, f"{kimg_name(kept['images_seen'])}.ckpt")
-            elif (measured := kept.get("measured")) and measured["metric"] == self.metric:
-                return measured["value"]
-        return None
+        """Value of the best.ckpt in the folder, unless it is from after this start.
+
+        Where a kill came between the save of a better one and its second name, it gets that now.
+        """
+        value = None
+        if (self.folder / BEST).exists():
+            try:
+                kept = checkpoint.read(self.folder / BEST)
+                if kept["images_seen"] > now:
+                    self._move_aside(self.folder / BEST, f"{kimg_name(kept['images_seen'])}.ckpt")
+                elif (measured := kept.get("measured")) and measured["metric"] == self.metric:
+                    value = measured["value"]
+            except DamagedError as error:
+                say(f"{error}: the next measurement is the best")
+        here, measured = self.folder / f"{kimg_name(now)}.ckpt", self._measured
+        if not (measured and measured["metric"] == self.metric and measured["kimg"] == now / 1000 and here.exists()):
+            return value
+        if math.isfinite(measured["value"]) and (value is None or beats(measured["value"], value, self.better)):
+            self._name_best(here)
+            value = measured["value"]
+        return value
 
     def on_train_batch_end(self, trainer: Trainer, objective: Any, *_: Any) -> None:
+        before = self.best
         improved = self._improves(trainer, objective)
         if improved or due(trainer, self.times) or trainer.should_stop or self._overdue(trainer):
-            self.save(trainer, objective)
-        if improved and trainer.is_global_zero:
-            link(self.folder / f"{kimg_name(objective.images_seen)}.ckpt", self.folder / BEST)
+            if not self.save(trainer, objective):
+                self.best = before
+            elif improved and trainer.is_global_zero:
+                self._name_best(self.folder / f"{kimg_name(objective.images_seen)}.ckpt")
+
+    def _name_best(self, path: Path) -> None:
+        try:
+            link(path, self.folder / BEST)
+        except (OSError, UserError) as error:
+            say(f"{BEST} is not {path.name}, which is the best: {error}")
 
     def _improves(self, trainer: Trainer, objective: Any) -> bool:
         """Whether this step has measured the best value so far."""
@@ -140,33 +165,53 @@ class Checkpoint(Callback):
         late = time.monotonic() - self._saved_at > self.every_minutes * 60
         return trainer.strategy.broadcast(late)
 
-    def save(self, trainer: Trainer, objective: Any) -> None:
+    def save(self, trainer: Trainer, objective: Any) -> bool:
+        """Whether it is written; else that is told. UserError where no later save can make up for it."""
         check_weights(trainer)
-        trainer.save_checkpoint(self.folder / f"{kimg_name(objective.images_seen)}.ckpt")
+        path = self.folder / f"{kimg_name(objective.images_seen)}.ckpt"
+        content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        failure = self._write(trainer, content, path)
+        if failure and trainer.strategy.broadcast(self._prune(self.keep - 1, trainer)):
+            failure = self._write(trainer, content, path)
         self._saved_at = time.monotonic()
-        if trainer.is_global_zero:
-            for old in sorted(self.folder.glob("kimg*.ckpt"))[: -self.keep]:
-                remove(old)
+        if not failure:
+            self._prune(self.keep, trainer)
+        elif trainer.should_stop or last(trainer):
+            raise UserError(failure)
+        elif trainer.is_global_zero:
+            say(f"{failure}. Training goes on; the checkpoints that are there stay")
+        return not failure
+
+    def _write(self, trainer: Trainer, content: dict[str, Any], path: Path) -> str | None:
+        """Why it could not be written, the same on all ranks; Lightning's own way would leave the others waiting."""
+        failure = None
+        try:
+            trainer.strategy.save_checkpoint(content, path)
+        except UserError as error:
+            failure = str(error)
+        return trainer.strategy.broadcast(failure)
+
+    def _prune(self, keep: int, trainer: Trainer) -> int:
+        """Removes all but the newest `keep`, and never the last one; their number."""
+        old = in_order(self.folder)[: -max(1, keep)] if trainer.is_global_zero else []
+        for path in old:
+            remove(path)
+        return len(old)
 
 
 def beats(value: float, best: float, better: str) -> bool:
     return value < best if better == "lower" else value > best
 
 
-def remove(checkpoint: Path) -> None:
-    shutil.rmtree(checkpoint) if checkpoint.is_dir() else checkpoint.unlink()
-
-
 def link(checkpoint: Path, name: Path) -> None:
     """`name` becomes a second name of a checkpoint, which then is there until both are deleted."""
     temporary = name.with_name(f".{name.name}.tmp")
+    remove(temporary)
     if checkpoint.is_dir():
         shutil.copytree(checkpoint, temporary, copy_function=hard_link)
     else:
         hard_link(checkpoint, temporary)
-    if name.is_dir() or (name.exists() and temporary.is_dir()):  # a rename replaces a file by a file only
-        remove(name)
-    os.replace(temporary, name)
+    replace(temporary, name)
     if temporary.is_file():  # a rename does nothing where both are one file already
         temporary.unlink()
 

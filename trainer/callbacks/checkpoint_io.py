@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import torch
 import torch.distributed as dist
 from lightning_fabric.plugins.io import TorchCheckpointIO
 
-from trainer import checkpoint
+from trainer import checkpoint, saved
 from trainer.errors import UserError
+
+OLD = ".old.tmp"  # behind the name of a folder whose successor is taking its place
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -28,9 +31,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path = Path(path)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             write(content, temporary, path)
-            os.replace(temporary, path)
+            replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -39,16 +41,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path = Path(path)
         temporary = path.with_name(f".{path.name}.tmp")
         rank, num_ranks = dist.get_rank(), dist.get_world_size()
+        save = [uuid.uuid4().hex]
+        dist.broadcast_object_list(save)
+        content = {**content, "save": save[0]}  # by which parts are known to be of one
+        file = temporary / saved.rank_file(rank, num_ranks)
         try:
-            if rank == 0:
-                shutil.rmtree(temporary, ignore_errors=True)
-                temporary.mkdir(parents=True)
-            dist.barrier()
-            agree(lambda: write(content, temporary / checkpoint.rank_file(rank, num_ranks), path))
-            if rank == 0:
-                shutil.rmtree(path, ignore_errors=True)
-                os.replace(temporary, path)
-            dist.barrier()
+            agree(lambda: empty(temporary, path) if rank == 0 else None)
+            agree(lambda: write(content, file, path))
+            agree(lambda: replace(temporary, path) if rank == 0 else None)
         finally:
             if rank == 0:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -59,6 +59,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 def write(content: dict[str, Any], file: Path, target: Path) -> None:
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with open(file, "wb") as stream:
             torch.save(content, stream)
             stream.flush()
@@ -67,21 +68,72 @@ def write(content: dict[str, Any], file: Path, target: Path) -> None:
         failed = error if isinstance(error, OSError) else error.__context__
         if not isinstance(failed, OSError) and "write" not in str(error).lower():
             raise
-        cause = failed.strerror if isinstance(failed, OSError) else "the disk is full"
-        raise UserError(
-            f"cannot write {target}: {cause}; free space or choose another run_dir, then resume"
-        ) from error
+        raise unwritten(target, failed) from error
+
+
+def unwritten(target: Path, failed: BaseException | None) -> UserError:
+    cause = failed.strerror if isinstance(failed, OSError) else "the disk is full"
+    return UserError(f"cannot write {target}: {cause}; free space or choose another run_dir, then resume")
+
+
+def empty(folder: Path, target: Path) -> None:
+    """An empty folder, whatever stood there."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise unwritten(target, error) from error
+
+
+def replace(temporary: Path, path: Path) -> None:
+    """A file or folder under its final name, in place of what has it, and that on disk. A folder takes the place of
+    another in two steps; `recover` ends what a kill leaves between them."""
+    old = path.with_name(f".{path.name}{OLD}")
+    try:
+        if path.is_dir() or (path.exists() and temporary.is_dir()):  # a rename replaces a file by a file only
+            os.replace(path, old)
+        os.replace(temporary, path)
+        sync(path.parent)
+    except OSError as error:
+        recover(path.parent)
+        raise unwritten(path, error) from error
+    remove(old)
+
+
+def recover(folder: Path) -> None:
+    """Gives what was about to be replaced its name again, where its successor never got it."""
+    for old in folder.glob(f".*{OLD}"):
+        path = old.with_name(old.name[1:].removesuffix(OLD))
+        remove(old) if path.exists() else os.replace(old, path)
+
+
+def remove(checkpoint: Path) -> None:
+    shutil.rmtree(checkpoint) if checkpoint.is_dir() else checkpoint.unlink(missing_ok=True)
+
+
+def sync(folder: Path) -> None:
+    """A rename is on disk when its folder is."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:  # some file systems know no such thing of folders
+        pass
+    finally:
+        os.close(handle)
 
 
 def agree(work: Callable[[], None]) -> None:
-    """Does the work on all ranks; a UserError of one is raised on all of them, where the others would wait for it."""
+    """Does the work on all ranks; an error of one is raised on all of them, where the others would wait for it."""
     said: list[str | None] = [None] * dist.get_world_size()
-    mine = None
+    mine, line = None, None
     try:
         work()
-    except UserError as error:
-        mine = str(error)
-    dist.all_gather_object(said, mine)
-    for rank, line in enumerate(said):
-        if line is not None:
-            raise UserError(f"rank {rank}: {line}")
+    except Exception as error:
+        mine = error
+        line = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    dist.all_gather_object(said, line)
+    if mine is not None and not isinstance(mine, UserError):
+        raise mine
+    for rank, word in enumerate(said):
+        if word is not None:
+            raise UserError(f"rank {rank}: {word}")

@@ -10,12 +10,13 @@ from pytorch_lightning import Callback, Trainer
 
 from trainer import figures
 from trainer.callbacks.log import record
-from trainer.callbacks.schedule import due, kimg_name, last
+from trainer.callbacks.schedule import due, last
 from trainer.errors import UserError
 from trainer.evaluation.fidelity import Fidelity
 from trainer.evaluation.study import Study, run
 from trainer.progress import say
 from trainer.sampling import Sampler
+from trainer.saved import kimg_name
 
 
 class Evaluation(Callback):

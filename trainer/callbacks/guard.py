@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from pytorch_lightning import Trainer
 
+from trainer import saved
 from trainer.errors import DivergedError
 
 
 def newest_checkpoint(run_dir: str | Path) -> Path | None:
     """The checkpoint of a run folder with the most images seen; files appear there only when they are complete."""
-    return max(Path(run_dir, "checkpoints").glob("kimg*.ckpt"), default=None)
+    return saved.newest(Path(run_dir, "checkpoints"))
 
 
 def check_finite(trainer: Trainer, metrics: Mapping[str, float]) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 from pytorch_lightning import Callback, Trainer
 
-from trainer.callbacks.schedule import due, kimg_name, last
+from trainer.callbacks.schedule import due, last
 from trainer.images import grid
 from trainer.sampling import Sampler
+from trainer.saved import kimg_name
 
 
 class Samples(Callback):

@@ -19,8 +19,3 @@ def due(trainer: Trainer, times: int) -> bool:
         return False
     step = trainer.global_step
     return step * times // trainer.max_steps > (step - 1) * times // trainer.max_steps
-
-
-def kimg_name(images_seen: int) -> str:
-    """A file stem that sorts by progress: 12800 images are `kimg000012.800`."""
-    return f"kimg{images_seen / 1000:010.3f}"

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from trainer import checkpoint
+from trainer import checkpoint, saved
 from trainer.batch import Condition
 from trainer.compression.structure import tensors
 from trainer.errors import UserError
@@ -39,8 +39,8 @@ def average(
     ours = {name: tensor for name, tensor in tensors(network) if tensor.is_floating_point()}
     totals = {name: torch.zeros_like(tensor, dtype=torch.float64) for name, tensor in ours.items()}
     for path in paths:
-        saved = checkpoint.read(path)
-        found = part({**dict(saved["state_dict"]), **dict(saved["ema"])}, ours, path)
+        content = checkpoint.read(path)
+        found = part({**dict(content["state_dict"]), **dict(content["ema"])}, ours, path)
         for name, total in totals.items():
             total += found[name].to(total)
     with torch.no_grad():
@@ -50,9 +50,9 @@ def average(
 
 
 def kept(path: Path) -> list[Path]:
-    """All checkpoints of a run folder, or beside a checkpoint, oldest first; best.ckpt is one of them once more."""
+    """All whole checkpoints of a run folder, or beside one, oldest first; best.ckpt is one of them once more."""
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path.parent
-    return [checkpoint.newest(each) for each in sorted(folder.glob("kimg*.ckpt"))]
+    return [each for each in saved.in_order(folder) if checkpoint.is_whole(each)]
 
 
 def part(state: Mapping[str, Tensor], ours: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:

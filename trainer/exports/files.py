@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,14 @@ def merged(folder: Path, new: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_settings(folder: Path, new: dict[str, Any]) -> None:
-    _replace(folder / SETTINGS, (json.dumps(new, indent=1) + "\n").encode())
+    """config.json, last of all: it has the checksums of the models beside it."""
+    known = {name: checksum(folder / name) for name in MODELS if (folder / name).is_file()}
+    _replace(folder / SETTINGS, (json.dumps(new | {"sha256": known}, indent=1) + "\n").encode())
+
+
+def checksum(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_weights(folder: Path, weights: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from trainer import figures, run_folder
+from trainer import figures, run_folder, saved
 from trainer.errors import UserError
 
 END = "end.json"  # of a run: state, reason, traceback, time
@@ -86,12 +86,12 @@ class Run:
     @cached_property
     def grids(self) -> list[tuple[float, Path]]:
         """(thousand images seen, picture) of the sample grids, the oldest first."""
-        paths = sorted(self.folder.glob("samples/kimg*.png"))
-        return [(float(path.stem.removeprefix("kimg")), path) for path in paths]
+        paths = saved.in_order(self.folder / "samples", ".png")
+        return [(saved.images_of(path) / 1000, path) for path in paths]
 
     @cached_property
     def checkpoint(self) -> Path | None:
-        return max(self.folder.glob("checkpoints/kimg*.ckpt"), default=None)
+        return saved.newest(self.folder / "checkpoints")
 
     @cached_property
     def end(self) -> dict[str, str]:
