@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "trainer"
-EVERYONE = {"errors", "noise", "progress"}  # know nothing themselves
+EVERYONE = {"errors", "locks", "noise", "progress"}  # know nothing themselves
 
 # part of trainer/ -> parts that it may import, besides itself and EVERYONE
 ARROWS = {
     "errors": set(),
     "noise": set(),
     "progress": set(),
+    "locks": set(),
     "batch": set(),
     "images": set(),
     "schedules": set(),

@@ -8,7 +8,6 @@ drawn twice, with the same bytes. Started again, the same command draws what is 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import json
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.errors import UserError
+from trainer.locks import acquire
 from trainer.progress import Progress
 
 if TYPE_CHECKING:
@@ -141,14 +141,11 @@ def draw(pipe: Pipeline, plan: Plan, folder: Path, first: float = 0.0, tell: boo
 def claim(file: Path) -> Iterator[bool]:
     """Whether this process, and no other that lives, has the claim."""
     with open(file, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        taken = acquire(lock, wait=False)
+        if taken is False:
             yield False
             return
-        except OSError:
-            pass  # no locks on this file system
-        else:
+        if taken:
             for left in file.parent.glob(f"{file.name}-*"):  # by one that was killed
                 left.unlink(missing_ok=True)
         yield True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterable
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import UserError
+from trainer.locks import acquire
 
 FILE = "metrics.json"
 
@@ -63,9 +63,9 @@ def add(run: str | Path, figures: Iterable[Figure]) -> Path:
     """Writes figures into RUN/metrics.json in place of those of the same metric, checkpoint and protocol; its path."""
     path = Path(run, FILE)
     with open(path.with_name(f".{FILE}.lock"), "w") as lock:  # two evaluations of a run may end at once
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        acquire(lock)
         kept = {_key(figure): figure for figure in [*read(run), *figures]}
-        temporary = path.with_name(f".{FILE}.tmp")
+        temporary = path.with_name(f".{FILE}.{os.getpid()}.tmp")  # where there are no locks, each has its own
         temporary.write_text(json.dumps({"figures": [asdict(each) for each in kept.values()]}, indent=2) + "\n")
         os.replace(temporary, path)
     return path

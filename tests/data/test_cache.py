@@ -61,7 +61,7 @@ def test_built_once_and_again_when_source_or_resolution_change(tmp_path, plain):
     assert source.loads == 20 and len(folders) == 1
     folders |= {open_cache(source, 16, tmp_path).folder, open_cache(plain(21), 8, tmp_path).folder}
     assert len(folders) == 3
-    assert not list(tmp_path.glob("*.building"))
+    assert not list(tmp_path.glob("*.building*"))
 
 
 def test_corrupt_images_are_skipped_counted_and_listed(tmp_path, write_image, capsys):
@@ -83,7 +83,7 @@ def test_corrupt_images_are_skipped_counted_and_listed(tmp_path, write_image, ca
 def test_an_image_without_caption_is_named(tmp_path, captions):
     with pytest.raises(UserError, match=r"^photo 7\.png: image without a caption"):
         open_cache(Listed(item("fine"), item("photo 7.png", captions)), 8, tmp_path)
-    assert not list(tmp_path.glob("*.building"))
+    assert not list(tmp_path.glob("*.building*"))
 
 
 def test_a_pickled_cache_is_its_path(tmp_path, plain):
@@ -128,7 +128,7 @@ def test_a_killed_build_leaves_nothing_that_counts(tmp_path):
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    assert list(tmp_path.glob("*.building"))
+    assert list(tmp_path.glob("*.building*"))
     build_slowly(tmp_path, log)
     (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
     assert len(np.load(folder / "images.npy")) == 20
@@ -142,7 +142,7 @@ def test_full_or_locked_disk_is_the_users_to_mend(tmp_path, plain, monkeypatch, 
     monkeypatch.setattr(build, "_save", fail)
     with pytest.raises(UserError, match=rf"{tmp_path}: {os.strerror(number)}; .*data.cache_dir="):
         open_cache(plain(), 8, tmp_path)
-    assert not list(tmp_path.glob("*.building"))
+    assert not list(tmp_path.glob("*.building*"))
 
 
 @pytest.mark.parametrize("limit", [1_000, 7_000])  # bytes: the pixels do not fit; the numbers of the captions do not
@@ -155,7 +155,7 @@ def test_a_file_that_cannot_grow_is_the_users_to_mend(tmp_path, limit):
             open_cache(source, 8, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, allowed)
-    assert not list(tmp_path.glob("*.building"))
+    assert not list(tmp_path.glob("*.building*"))
 
 
 def test_a_source_that_may_not_be_read_is_not_blamed_on_the_cache(tmp_path, plain, monkeypatch):

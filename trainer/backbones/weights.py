@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import urllib.request
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainer.errors import UserError
+from trainer.locks import acquire
 from trainer.progress import Progress, say
 
 TIMEOUT_SECONDS = 10.0
@@ -88,6 +88,5 @@ def _fetch(url: str, digest: str, file: Path) -> None:
 def _one_at_a_time(file: Path) -> Iterator[None]:
     """The ranks of a machine fetch once. Where a file system has no locks, each fetches, and the last one stays."""
     with open(file.with_name(f".{file.name}.lock"), "w") as lock:
-        with contextlib.suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        acquire(lock)
         yield

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import time
+import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,15 @@ import numpy as np
 from trainer.data.build import write_cache
 from trainer.data.source import Source, digest
 from trainer.errors import UserError
+from trainer.locks import acquire
 from trainer.progress import say
 
 _VERSION = 1  # raise it when the same source must be decoded anew
 _FULL_OR_CLOSED = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST),
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ENOTEMPTY),
 }
+_STALE_SECONDS = 86_400  # half a cache that old was left by a killed process
 
 
 class Cache:
@@ -70,40 +74,48 @@ def open_cache(source: Source, resolution: int, cache_dir: str | Path) -> Cache:
     if not folder.exists():
         with _disk_errors(folder.parent):
             folder.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(folder.with_suffix(".lock")):
+        with _lock(folder.with_suffix(".lock")) as alone:
             if not folder.exists():
-                _build(source, resolution, folder)
+                _build(source, resolution, folder, alone)
     try:
         return Cache(folder)
     except (ValueError, EOFError, FileNotFoundError) as error:  # the build is atomic, so the disk or somebody did it
         raise UserError(f"{folder}: damaged cache ({error}); delete this folder, it is built anew") from error
 
 
-def _build(source: Source, resolution: int, folder: Path) -> None:
-    building = folder.with_suffix(".building")
-    shutil.rmtree(building, ignore_errors=True)  # left by a killed process; the lock says that none is at work
+def _build(source: Source, resolution: int, folder: Path, alone: bool) -> None:
+    """alone: no other process builds it at this moment, so that what stands there was left by one that was killed."""
+    building = folder.with_suffix(f".building-{uuid.uuid4().hex[:12]}")
+    for left in folder.parent.glob(f"{folder.name}.building*"):
+        with suppress(FileNotFoundError):
+            if alone or time.time() - left.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
     try:
         with _disk_errors(folder.parent):
             building.mkdir()
             num_skipped = write_cache(source, resolution, building, folder.name)
-            building.rename(folder)
-    except BaseException:
+            _place(building, folder)
+    finally:
         shutil.rmtree(building, ignore_errors=True)
-        raise
     if num_skipped:
         say(f"{num_skipped} corrupt images skipped, listed in {folder / 'skipped.txt'}")
 
 
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """One process at a time. The system drops the lock of a killed process, so it is never stale."""
-    import fcntl
+def _place(building: Path, folder: Path) -> None:
+    try:
+        building.rename(folder)
+    except OSError as error:  # where there are no locks, or over NFS: another node was quicker, with the same content
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not (folder / "captions.json").is_file():
+            raise
 
+
+@contextmanager
+def _lock(path: Path) -> Iterator[bool]:
+    """One process at a time; yields whether that is so, which a file system without locks cannot tell."""
     with ExitStack() as opened:
         with _disk_errors(path.parent):
             file = opened.enter_context(open(path, "w"))
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield acquire(file) is True
 
 
 @contextmanager

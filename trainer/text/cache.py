@@ -14,7 +14,6 @@ Limits: 2 D bytes for each token and one more (384 wide, 10 tokens: 8.4 KB a cap
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -26,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer.errors import UserError
+from trainer.locks import acquire
 from trainer.progress import say
 from trainer.text.features import map_rows
 
@@ -108,13 +108,9 @@ class TextCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = open(self.folder / "lock", "w")  # noqa: SIM115, closed below: not every error here is the disk's
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if acquire(lock, wait=False) is False:
                 say(f"text: waiting for another process that encodes into {self.folder}")
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            except OSError:
-                pass  # no locks on this file system
+                acquire(lock)
             for left in self.folder.glob("writing-*"):
                 if time.time() - left.stat().st_mtime > STALE_SECONDS:
                     shutil.rmtree(left, ignore_errors=True)
