@@ -69,6 +69,7 @@ def test_two_ranks_equal_one_process(trained, alone):
                 both = torch.cat([rank["seen"][key][step] for rank in ranks])
                 assert torch.equal(both, single["seen"][key][step])
                 assert len(both.unique(dim=0)) == 8
+        assert not torch.equal(ranks[0]["seen"]["own"], ranks[1]["seen"]["own"]), "dropout is the same on all ranks"
 
 
 def test_what_a_rank_holds(trained, alone):

@@ -58,13 +58,14 @@ def count(state, bucket):
 
 
 class Watch(pl.Callback):
-    """What a rank saw: positions, first latents, memory, and the bytes that DDP reduced in each phase."""
+    """What a rank saw: positions, latents, what torch itself draws, memory, bytes that DDP reduced in each phase."""
 
     def __init__(self):
-        self.seen = {"positions": [], "latents": [], "bytes": [], "memory": {}}
+        self.seen = {"positions": [], "latents": [], "bytes": [], "memory": {}, "own": torch.empty(0)}
 
     def on_train_start(self, trainer, objective):
         self.phase_bytes = dict.fromkeys(objective.phases, 0)
+        self.seen["own"] = torch.randn(4)
         if isinstance(trainer.strategy, DDP):
             for name, engine in trainer.strategy.engines.items():
                 engine.register_comm_hook((self, name), count)

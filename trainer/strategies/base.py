@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
+from trainer import noise
 from trainer.errors import UserError
 from trainer.strategies.parts import Part, fill, save_parts
 
@@ -34,6 +35,9 @@ class PerNetwork:
         if trainer.precision not in PRECISIONS:
             raise UserError(f"trainer.precision={trainer.precision}: expected one of {', '.join(PRECISIONS)}")
         super().setup(trainer)  # type: ignore[misc]
+        if self.global_rank:  # the networks are built alike; from here on dropout and such are each rank's own
+            seed, rank = trainer.lightning_module.seed, torch.tensor([self.global_rank])
+            torch.manual_seed(int(noise.bits(seed, "rank", rank, 1)))
 
     # A step ---------------------------------------------------------------------------------------------------------
 
@@ -79,7 +83,8 @@ class PerNetwork:
         """Sets the states from whole tensors, one dict for each parameter, in order."""
         for parameter, state in zip(parameters(optimizer), states, strict=True):
             optimizer.state[parameter] = {
-                k: torch.zeros_like(parameter.data) if is_moment(v, parameter) else v.clone() for k, v in state.items()
+                k: torch.zeros_like(parameter.data) if is_moment(v, parameter) else placed(k, v, parameter, optimizer)
+                for k, v in state.items()
             }
             for key, moment in optimizer.state[parameter].items():
                 if is_moment(moment, parameter):
@@ -138,6 +143,15 @@ class PerNetwork:
 
 def parameters(optimizer: Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def placed(key: str, state: Tensor, parameter: Tensor, optimizer: Optimizer) -> Tensor:
+    """A copy of a state that has no value for each weight, where torch's optimisers look for it: beside the parameter.
+
+    Adam's step is on the CPU, unless a fused or a captured kernel reads it.
+    """
+    on_device = any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
+    return state.clone() if key == "step" and not on_device else state.to(parameter.device, copy=True)
 
 
 def is_moment(value: Any, parameter: Tensor) -> bool:

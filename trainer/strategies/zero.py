@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trainer.errors import UserError
-from trainer.strategies.base import is_moment, num_bytes, parameters
+from trainer.strategies.base import is_moment, num_bytes, parameters, placed
 from trainer.strategies.parts import Part, fill
 from trainer.strategies.sharded import Sharded
 
@@ -128,7 +128,7 @@ class ZeRO(Sharded):
                 if value.shape == share.shape and value.dim() > 0:
                     fill(share.of(held.setdefault(key, torch.zeros_like(share.master))), value)
                 else:
-                    held[key] = value.clone()
+                    held[key] = placed(key, value, share.master, optimizer)
 
     def memory(self, optimizer: Optimizer) -> dict[str, int]:
         zero, owned = self.engines[id(optimizer)].optimizer, self.owned[id(optimizer)]
