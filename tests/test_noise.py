@@ -1,6 +1,8 @@
 """Counter-based noise: the right distribution, and a pure function of seed, stream and position."""
 
+import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer import noise
 
@@ -28,3 +30,36 @@ def test_pure_function_of_position():
     assert torch.equal(noise.normal(3, "a", order, 5), whole[order])
     far = torch.tensor([2**40, 2**62])
     assert noise.normal(3, "a", far, 5).isfinite().all()
+
+
+class Copies(TorchDispatchMode):
+    """Counts tensors that leave the CPU for another device: a copy from pageable memory waits for that device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        made = operator(*args, **(kwargs or {}))
+        tensors = [each for each in (*args, *(kwargs or {}).values()) if isinstance(each, torch.Tensor)]
+        here = any(each.device.type == "cpu" for each in tensors)
+        self.count += here and isinstance(made, torch.Tensor) and made.device.type != "cpu"
+        return made
+
+
+def test_nothing_is_copied_to_the_device():
+    position = torch.arange(8, device="meta")  # in place of a GPU
+    with Copies() as copies:
+        torch.arange(3).to("meta")
+        assert copies.count == 1
+        for count in (5, 7, 5):
+            assert noise.normal(0, "a", position, count).shape == (8, count)
+            assert noise.uniform(1, "b", position, count).device.type == "meta"
+    assert copies.count == 1
+
+
+@pytest.mark.gpu
+def test_a_gpu_draws_the_same():
+    position = torch.tensor([0, 1, 2**40, 2**62])
+    for count in (1, 7, 1000):
+        assert torch.equal(noise.bits(3, "a", position.cuda(), count).cpu(), noise.bits(3, "a", position, count))
+        there, here = (noise.normal(3, "a", each, count).cpu() for each in (position.cuda(), position))
+        torch.testing.assert_close(there, here)
