@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import pytorch_lightning as pl
+import torch
 
-from trainer import ranks
+from trainer import ranks, strategies
 from trainer.errors import UserError
+from trainer.strategies.single import Single
 
 TORCHRUN = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}
 SRUN = {"SLURM_PROCID": "3", "SLURM_NTASKS": "6", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "3"}
@@ -44,7 +47,79 @@ def test_rank_and_launched(launcher, case):
 def test_no_gpus_mean_the_cpu(launcher):
     launcher({})
     assert (ranks.accelerator(0), ranks.devices(0)) == ("cpu", 1)
-    assert (ranks.accelerator(2), ranks.devices(2)) == ("auto", 2)
+    assert ranks.devices(2) == 2
+
+
+@pytest.mark.parametrize("gpus", [False, True])
+def test_the_accelerator_is_a_gpu_of_cuda_or_the_cpu(monkeypatch, gpus):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)  # of which Lightning's `auto` makes use
+    assert ranks.accelerator("auto") == ranks.accelerator(1) == ("cuda" if gpus else "cpu")
+    assert ranks.accelerator(0) == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("variables", "visible", "given", "words"),
+    [
+        ({}, 0, (4, "cpu", 4), "gpus_per_node=4: no GPU is visible here; leave it out to train on the CPU"),
+        ({}, 1, (4, "cuda", 4), "gpus_per_node=4: 1 GPU is visible here"),
+        (TORCHRUN, 0, (4, "cpu", 4), "gpus_per_node=4: no GPU is visible here"),
+        ({}, 0, ("auto", "cpu", 2), "trainer.devices=2: no GPU is visible here; with gpus_per_node=0 they"),
+        ({}, 0, ("auto", "gpu", "auto"), "trainer.accelerator=gpu: no GPU is visible here"),
+        ({}, 0, ("auto", "mps", "auto"), "trainer.accelerator=mps: it has no float64"),
+        ({}, 8, ("two", "cuda", "auto"), "gpus_per_node=two: expected auto, or a number from 0"),
+        ({}, 8, (-1, "cuda", "auto"), "gpus_per_node=-1: expected auto"),
+    ],
+)
+def test_gpus_that_are_not_here_are_an_error(launcher, variables, visible, given, words):
+    launcher(variables)
+    with pytest.raises(UserError, match=words):
+        ranks.check_devices(visible, *given)
+
+
+@pytest.mark.parametrize(
+    ("variables", "visible", "given"),
+    [
+        ({}, 0, ("auto", "cpu", "auto")),
+        ({}, 0, (0, "cpu", 2)),
+        ({}, 4, (4, "cuda", 4)),
+        ({}, 4, ("auto", "cuda", "auto")),
+        (TORCHRUN, 1, (4, "cuda", 4)),
+        (TORCHRUN, 0, ("auto", "cpu", 4)),
+    ],
+)
+def test_gpus_that_are_here_are_not(launcher, variables, visible, given):
+    launcher(variables)
+    ranks.check_devices(visible, *given)
+
+
+@pytest.mark.parametrize(
+    ("variables", "visible", "given", "expected"),
+    [
+        ({}, 0, ("cpu", "auto"), "Single"),
+        ({}, 0, ("cpu", 2), "DDP"),
+        ({}, 1, ("cuda", "auto"), "Single"),
+        ({}, 8, ("cuda", "auto"), "DDP"),
+        ({}, 8, ("cuda", 1), "Single"),
+        ({}, 8, ("cuda", [0, 3]), "DDP"),
+        ({}, 8, ("cpu", 1), "Single"),
+        (TORCHRUN, 0, ("cpu", 4), "DDP"),
+    ],
+)
+def test_auto_is_ddp_for_several(launcher, monkeypatch, variables, visible, given, expected):
+    launcher(variables)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+    assert type(strategies.auto(*given)).__name__ == expected
+
+
+def test_the_single_device_is_the_trainers(launcher, monkeypatch):
+    launcher({})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # a GPU, which accelerator=cpu leaves alone
+    trainer = pl.Trainer(strategy=Single(), accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+    assert trainer.strategy.root_device.type == "cpu"
+    strategy = Single()
+    strategy.parallel_devices = [torch.device("cuda", 1)]  # as Lightning hands over what the accelerator has
+    assert strategy.root_device == torch.device("cuda", 1)
 
 
 @pytest.mark.parametrize(

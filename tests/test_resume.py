@@ -135,7 +135,8 @@ def test_ten_random_kills(folder, uninterrupted, num_workers):
 def test_killed_under_each_strategy(tmp_path, strategy):
     """Two ranks, and where a strategy splits the weights the checkpoint is in parts, too."""
     parts = strategy in ("fsdp", "zero3")
-    two = (*SMALL, f"strategy={strategy}", "trainer.devices=2", f"callbacks.checkpoint.sharded={parts}")
+    two = (*SMALL, f"strategy={strategy}", f"callbacks.checkpoint.sharded={parts}")
+    two += ("gpus_per_node=0", "trainer.devices=2")
     finish(tmp_path, *two, f"run_dir={tmp_path / 'whole'}")
     run = tmp_path / "killed"
     draw = random.Random(strategy)

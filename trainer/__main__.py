@@ -44,11 +44,9 @@ def train(cfg: DictConfig) -> float | None:
     for library in ("pytorch_lightning", "lightning_fabric"):  # its notices; our callbacks report
         logging.getLogger(library).setLevel(logging.WARNING)
         warnings.filterwarnings("ignore", module=library)
-    if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.accelerator.is_available():
-        raise UserError(
-            f"trainer.accelerator={cfg.trainer.accelerator}: no GPU is visible here; leave it out to train on the CPU"
-        )
 
+    visible = torch.cuda.device_count()
+    ranks.check_devices(visible, cfg.gpus_per_node, cfg.trainer.accelerator, cfg.trainer.get("devices", 1))
     ranks.check(cfg.nodes, cfg.gpus_per_node)
 
     folder = run_folder.make(cfg)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from trainer.errors import UserError
 
@@ -37,8 +38,30 @@ def devices(gpus_per_node: int | str) -> int | str:
 
 
 def accelerator(gpus_per_node: int | str) -> str:
-    """For `trainer.accelerator`: no GPUs means the CPU."""
-    return "cpu" if gpus_per_node == 0 else "auto"
+    """For `trainer.accelerator`: the GPUs where there are any, unless none are wanted. Lightning's `auto` takes MPS."""
+    import torch  # what else is here answers without
+
+    return "cuda" if gpus_per_node != 0 and torch.cuda.is_available() else "cpu"
+
+
+def check_devices(visible: int, gpus_per_node: int | str, accelerator: str, devices: Any) -> None:
+    """UserError where GPUs are asked for that this process does not see. visible: how many it does."""
+    if gpus_per_node != "auto" and not (isinstance(gpus_per_node, int) and gpus_per_node >= 0):
+        raise UserError(f"gpus_per_node={gpus_per_node}: expected auto, or a number from 0")
+    if accelerator == "mps":
+        raise UserError("trainer.accelerator=mps: it has no float64, which the noise needs; leave it out for the CPU")
+    if accelerator in ("gpu", "cuda") and not visible:
+        raise UserError(f"trainer.accelerator={accelerator}: no GPU is visible here; leave it out to train on the CPU")
+    alone = launched() is None  # what is launched may see no more than its own
+    if gpus_per_node not in ("auto", 0) and visible < (int(gpus_per_node) if alone else 1):
+        raise UserError(
+            f"gpus_per_node={gpus_per_node}: {visible or 'no'} GPU is visible here; leave it out to train on "
+            f"{'it' if visible else 'the CPU'}"
+        )
+    if alone and not visible and gpus_per_node == "auto" and devices not in ("auto", 1):
+        raise UserError(
+            f"trainer.devices={devices}: no GPU is visible here; with gpus_per_node=0 they are processes on the CPU"
+        )
 
 
 def check(nodes: int, gpus_per_node: int | str) -> None:

@@ -5,13 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 
-def auto(**options: Any) -> Any:
-    """`DDP` where more than one GPU is visible or a launcher has started several processes, else `Single`."""
-    import os
+def auto(accelerator: str = "auto", devices: Any = "auto", num_nodes: int = 1, **options: Any) -> Any:
+    """`DDP` where several processes are launched or the trainer is to use several devices, else `Single`."""
+    import math
 
     import torch
 
-    if torch.cuda.device_count() > 1 or int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))) > 1:
+    from trainer import ranks
+
+    found = ranks.launched()
+    each = devices if isinstance(devices, int) else len(devices)
+    if devices in ("auto", -1, "-1"):
+        each = torch.cuda.device_count() if accelerator != "cpu" else 1
+    if (math.prod(found) if found else num_nodes * each) > 1:
         from trainer.strategies.ddp import DDP
 
         return DDP(**options)

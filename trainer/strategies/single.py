@@ -9,7 +9,12 @@ from trainer.strategies.base import PerNetwork
 
 
 class Single(PerNetwork, SingleDeviceStrategy):  # type: ignore[misc]
-    """Trains on one device: the first GPU where there is one, else the CPU."""
+    """Trains on one device: the first of those that the trainer's accelerator has."""
 
     def __init__(self, device: str | None = None):
-        super().__init__(device=device or ("cuda:0" if torch.cuda.is_available() else "cpu"))
+        super().__init__(device=device or "cpu")
+        self.parallel_devices = [self._root_device] if device else []  # Lightning fills it where it is empty
+
+    @property
+    def root_device(self) -> torch.device:
+        return self.parallel_devices[0] if self.parallel_devices else self._root_device
