@@ -13,6 +13,7 @@ class Condition(NamedTuple):
     """Text features of N captions; a tuple, so that libraries find the tensors in what a module takes and returns.
 
     tokens: (N, L, D) float word-level features; (N, L) int64 token ids where the text encoder trains with the model.
+    Features are float16 as they are stored and loaded, float32 in a step and for sampling.
     mask: (N, L) bool, True where there is a token.
     pooled: (N, D) float, one vector a caption; (N, 0) beside token ids.
     """
@@ -27,6 +28,10 @@ class Condition(NamedTuple):
 
     def to(self, *args: Any, **kwargs: Any) -> Condition:
         return Condition(*(part.to(*args, **kwargs) for part in self))
+
+    def float(self) -> Condition:
+        """The same with features as float32; ids stay."""
+        return Condition(*(part.float() if part.is_floating_point() else part for part in self))
 
 
 @dataclass
@@ -51,9 +56,14 @@ class Batch:
         return Batch(self.image[index], self.condition.rows(index), self.caption[index], self.position[index])
 
     def as_float(self) -> Batch:
-        """The same batch with uint8 [0, 255] images as float [-1, 1]."""
+        """The same batch with uint8 [0, 255] images as float [-1, 1], and features as float32."""
         image = self.image if self.image.is_floating_point() else self.image.float().div_(127.5).sub_(1)
-        return Batch(image, self.condition, self.caption, self.position)
+        return Batch(image, self.condition.float(), self.caption, self.position)
+
+    def pin_memory(self) -> Batch:
+        """The same in memory from which a GPU copies while the host goes on; a DataLoader asks for it."""
+        condition = Condition(*(part.pin_memory() for part in self.condition))
+        return Batch(self.image.pin_memory(), condition, self.caption.pin_memory(), self.position.pin_memory())
 
     def neighbour(self) -> Tensor:
         """(N,) index that swaps samples 2k and 2k+1: mismatched captions that do not depend on how a batch is split."""

@@ -1,4 +1,5 @@
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -73,6 +74,7 @@ def test_a_stream_may_start_anywhere(module, plain, start):
 class Ranked:
     def __init__(self, global_rank, world_size):
         self.global_rank, self.world_size = global_rank, world_size
+        self.strategy = SimpleNamespace(root_device=torch.device("cpu"))
 
 
 def test_ranks_share_each_batch_in_contiguous_blocks(module, plain):

@@ -159,4 +159,4 @@ def to(batch: Batch, device: torch.device) -> Batch:
 
     parts: list[Tensor] = [batch.image, batch.caption, batch.position]
     image, caption, position = (part.to(device, non_blocking=True) for part in parts)
-    return Batch(image, batch.condition.to(device), caption, position)
+    return Batch(image, batch.condition.to(device, non_blocking=True).float(), caption, position)

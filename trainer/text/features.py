@@ -13,7 +13,7 @@ from trainer.batch import Condition
 
 
 def pad(captions: Sequence[np.ndarray], max_tokens: int, width: int) -> Condition:
-    """Float32 `Condition`, zero-padded, of N captions (1 + length, D) float16: the pooled vector, then the tokens."""
+    """Float16 `Condition`, zero-padded, of N captions (1 + length, D) float16: the pooled vector, then the tokens."""
     tokens = np.zeros((len(captions), max_tokens, width), np.float16)
     mask = np.zeros((len(captions), max_tokens), bool)
     pooled = np.zeros((len(captions), width), np.float16)
@@ -21,7 +21,7 @@ def pad(captions: Sequence[np.ndarray], max_tokens: int, width: int) -> Conditio
         pooled[i] = rows[0]
         tokens[i, : len(rows) - 1] = rows[1:]
         mask[i, : len(rows) - 1] = True
-    return Condition(torch.from_numpy(tokens).float(), torch.from_numpy(mask), torch.from_numpy(pooled).float())
+    return Condition(torch.from_numpy(tokens), torch.from_numpy(mask), torch.from_numpy(pooled))
 
 
 def map_rows(shard: Path) -> np.ndarray:

@@ -78,7 +78,7 @@ class Pretrained:
         if len(missing):
             for which, encoded in self._encode(self._tokenize(distinct, missing), full=True):
                 rows.update(zip((distinct[i] for i in missing[which]), encoded, strict=True))
-        return pad([rows[caption] for caption in captions], self.max_tokens, self.width)
+        return pad([rows[caption] for caption in captions], self.max_tokens, self.width).float()
 
     def parts(self) -> tuple[Any, Any]:
         """(model, tokenizer) of their own, to be changed by who asks for them."""
