@@ -1,6 +1,7 @@
 """The phase loop: who moves, in which order, by how much, and what it counts."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -81,8 +82,24 @@ def test_accumulation_equals_the_large_batch(make, clip, batches):
 
 
 def test_accumulation_that_does_not_divide_is_refused(batches):
-    with pytest.raises(UserError, match="accumulate=3"):
+    with pytest.raises(UserError, match=r"data.batch_size=8, objective.accumulate=3 on 1 ranks: .* multiple of 3,"):
         run(make_gan(accumulate=3), batches)
+
+
+def test_neighbours_that_swap_captions_stay_together():
+    """7 images a rank: the last would have no other, which it has in one process."""
+
+    def split(objective, size, ranks):
+        objective._trainer = SimpleNamespace(world_size=ranks)
+        return [len(part) for part in objective.split(random_batch(size))]
+
+    with pytest.raises(UserError, match=r"data.batch_size=14, .* on 2 ranks: expected a multiple of 4, .* in pairs"):
+        split(make_gan(matching=1.0), 7, 2)
+    with pytest.raises(UserError, match=r"expected a multiple of 4"):
+        split(make_gan(matching=1.0, accumulate=2), 6, 1)
+    assert split(make_gan(matching=1.0), 7, 1) == [7]
+    assert split(make_gan(), 7, 2) == split(make_vae(), 7, 2) == [7]
+    assert split(make_vae(accumulate=2), 6, 2) == [3, 3]
 
 
 def test_clip_bounds_the_step(batches):

@@ -52,7 +52,7 @@ class Clock(pl.Callback):
         step = len(self.ours) - 1
         if step in self.phased:
             for name, seconds in objective.phase_seconds.items():
-                self.phases[name].append(seconds)
+                self.phases[name].append(float(seconds))
         if step + 1 in self.phased:
             objective.time_phases = True
         if self.bare:

@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
 from pytorch_lightning import Callback, Trainer
@@ -24,7 +24,7 @@ class Throughput(Callback):
     - `throughput/images_per_second` over all ranks, `throughput/images_per_second_per_rank`
     - `throughput/step_ms`: one turn of the loop, data and transfer included
     - `throughput/data_wait_percent`: the part of it spent in the loader
-    - `throughput/NETWORK_ms`: each phase, on every `phases_every`-th step alone, as the clock waits for the device
+    - `throughput/NETWORK_ms`: each phase, on every `phases_every`-th step; of a GPU by its events, so nothing waits
     - `memory/peak_gib` of the run so far: of the GPU, or of the main process on a CPU
 
     Of several ranks the largest value counts. Left out of all but the memory: the first `warmup_steps`, and sampling,
@@ -38,7 +38,7 @@ class Throughput(Callback):
         self.warmup_steps = warmup_steps
         self._steps = self._images = self._first_step = 0
         self._started = self._ended = self._waited = 0.0
-        self._phases: dict[str, list[float]] = {}
+        self._phases: dict[str, list[SupportsFloat]] = {}
 
     def on_train_start(self, trainer: Trainer, objective: Any) -> None:
         self._first_step = trainer.global_step
@@ -89,7 +89,7 @@ class Throughput(Callback):
             images / elapsed if warm else 0.0,
             100 * self._waited / elapsed if warm else 0.0,
             peak_gib(objective.device),
-            *(1000 * sum(times) / len(times) if times else 0.0 for times in phases),
+            *(1000 * sum(map(float, times)) / len(times) if times else 0.0 for times in phases),
         ]
         values: Tensor = torch.tensor(measured, device=objective.device)
         speed, wait, memory, *phase_ms = trainer.strategy.reduce(values, reduce_op="max").tolist()

@@ -36,15 +36,20 @@ def r2(logits: Tensor, fake: Tensor) -> Tensor:
 
 
 def approximate_r1(discriminate: Discriminate, images: Tensor, logits: Tensor, noise: Tensor, sigma: float) -> Tensor:
-    """R1 (or R2 on generated images) by a finite difference: no double backward, so it compiles and runs in bf16.
+    """R1 (or R2 on generated images) by a finite difference: no double backward, so it compiles and needs no whole D.
 
     (D(x) - D(x + sigma n))^2 / sigma^2, n ~ N(0, I). Lin et al. 2025 (Seaweed-APT) write ||D(x) - D(N(x, sigma I))||^2
     with a weight of 100 at sigma = 0.01. Divided by sigma^2 its expectation is ||grad_x D(x)||^2 + O(sigma^2), so that
     a weight means the same here and for `r1` (theirs is 100 * 0.01^2 = 0.01). One draw varies as chi^2 with one degree.
 
-    images: (N, C, H, W); logits: (N,), D(images) that the loss has already computed, graph and all; noise: like images.
+    Both D(x) are float32, outside autocast: bf16 would round more of them than their difference is.
+    images: (N, C, H, W); logits: (N,), D(images) that the loss has already computed, graph and all, taken where they
+    are float32; noise: like images.
     """
-    return ((discriminate(images + sigma * noise).float() - logits.float()) / sigma).square()
+    again = torch.is_autocast_enabled(images.device.type)
+    with torch.autocast(images.device.type, enabled=False):
+        still = discriminate(images) if again else logits
+        return ((discriminate(images + sigma * noise) - still) / sigma).square()
 
 
 def gradient_penalty(

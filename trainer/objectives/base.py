@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, SupportsFloat
 
 import pytorch_lightning as pl
 import torch
@@ -16,6 +15,7 @@ from torch.optim import Optimizer
 from trainer import noise
 from trainer.batch import Batch, Condition
 from trainer.errors import UserError
+from trainer.objectives.span import Span
 
 Phase = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
 Schedule = Callable[[float], float]
@@ -37,6 +37,7 @@ class Objective(pl.LightningModule):
     phases: dict[str, Phase]
     averaged: tuple[str, ...] = ()  # networks whose EMA weights are sampled from
     latent_channels: int = 0  # 0 where nothing is drawn
+    in_pairs: bool = False  # whether a loss swaps neighbours of a batch, which then must not part
     draws_with: str = ""  # path of the network that draws: (latent, condition) -> images
 
     def __init__(
@@ -58,7 +59,7 @@ class Objective(pl.LightningModule):
         self.logs: dict[str, Tensor] = {}
         self.ema: dict[str, Tensor] = {}
         self.time_phases = False
-        self.phase_seconds: dict[str, float] = {}
+        self.phase_seconds: dict[str, SupportsFloat] = {}
         self.until_backward = ExitStack()  # a loss may enter contexts that last until its backward is done
 
     def sample(self, latent: Tensor, condition: Condition) -> Tensor:
@@ -85,6 +86,7 @@ class Objective(pl.LightningModule):
                 norm = self.strategy.optimizer_step(optimizer, clip=self.clip)
                 if norm is not None:
                     self.logs[f"{name}/gradient_norm"] = norm
+                torch.clear_autocast_cache()  # has bf16 copies of the weights that have just changed
         self.images_seen += len(batch) * self.trainer.world_size
         steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         steps.increment_ready()  # global_step counts batches, however many optimisers step in one
@@ -105,10 +107,12 @@ class Objective(pl.LightningModule):
 
     def split(self, batch: Batch) -> list[Batch]:
         size, rest = divmod(len(batch), self.accumulate)
-        if rest or (self.accumulate > 1 and size % 2):  # mismatched captions are swapped in pairs
+        parts = self.accumulate * self.trainer.world_size
+        if rest or (self.in_pairs and parts > 1 and size % 2):
             raise UserError(
-                f"objective.accumulate={self.accumulate} does not split {len(batch)} images a rank into even "
-                f"micro-batches; make data.batch_size a multiple of {2 * self.accumulate * self.trainer.world_size}"
+                f"data.batch_size={len(batch) * self.trainer.world_size}, objective.accumulate={self.accumulate} on "
+                f"{self.trainer.world_size} ranks: expected a multiple of {(1 + self.in_pairs) * parts}, as each part "
+                f"must have {'as many images, in pairs' if self.in_pairs else 'as many images'}"
             )
         return [batch[i * size : (i + 1) * size] for i in range(self.accumulate)] if self.accumulate > 1 else [batch]
 
@@ -118,16 +122,14 @@ class Objective(pl.LightningModule):
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Seconds of a phase into `phase_seconds`, when `time_phases` asks: waiting for the device costs time."""
+        """Time of a phase into `phase_seconds`, when `time_phases` asks."""
         if not self.time_phases:
             yield
             return
-        synchronize = torch.cuda.synchronize if self.device.type == "cuda" else lambda: None
-        synchronize()
-        start = time.perf_counter()
+        time = Span(self.device)
         yield
-        synchronize()
-        self.phase_seconds[name] = time.perf_counter() - start
+        time.stop()
+        self.phase_seconds[name] = time
 
     @property
     def strategy(self) -> Any:
@@ -151,7 +153,7 @@ class Objective(pl.LightningModule):
         self.to(memory_format=torch.channels_last)  # convolutions are two to three times faster so
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        return batch.as_float()  # on the device: uint8 travels, a quarter of the bytes
+        return batch.as_float()  # on the device: uint8 and float16 travel
 
     def configure_optimizers(self) -> list[Optimizer]:
         if set(self.make_optimizer) != set(self.phases):

@@ -87,10 +87,10 @@ class Distillation(GAN):
     def taught(self, batch: Batch) -> Tensor:
         """(N, 3, H, W) of the teacher, by the latents and captions that the student draws from."""
         assert self.teacher is not None
-        return self.teacher.sample(self.normal("distillation", batch, self.latent_channels), batch.condition)
+        return self.teacher.sample(self.normal("distillation", batch, self.latent_channels), batch.condition).float()
 
     def generated(self, batch: Batch, stream: str) -> Tensor:
-        return self.generator(self.normal("distillation", batch, self.latent_channels), batch.condition)
+        return super().generated(batch, "distillation")
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         generated = self.generated(batch, "generator")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -33,7 +34,8 @@ class GAN(Objective):
     r1, r2: gamma of gamma/2 |grad D|^2 on real and on generated images (Mescheder et al. 2018).
     finite_difference: sigma > 0 takes |D(x) - D(x + sigma n)|^2 / sigma^2 instead of the double backward.
     gradient_penalty: weight of WGAN-GP (Gulrajani et al. 2017).
-    penalty_interval: penalties every so many batches, scaled by it (lazy regularisation, Karras et al. 2020).
+    penalty_interval: penalties every so many batches, scaled by it (lazy regularisation, Karras et al. 2020). Where one
+    is exact, the discriminator runs in float32 whatever the precision.
     matcher: run of objective=matching; matcher_weight times its DAMSM loss of generated images joins the generator's
     (AttnGAN, Xu et al. 2018). It is frozen, read when a training starts, and in no checkpoint.
     """
@@ -66,6 +68,7 @@ class GAN(Objective):
         self.loss = loss
         self.augment = augment
         self.matching = matching
+        self.in_pairs = bool(matching)
         self.r1, self.r2, self.gradient_penalty = r1, r2, gradient_penalty
         self.finite_difference = finite_difference
         self.penalty_interval = penalty_interval
@@ -89,27 +92,29 @@ class GAN(Objective):
         penalize = due and (self.r1 or self.r2 or self.gradient_penalty)
         real = self.augmented(batch.image, batch, "discriminator/real")
         fake = self.augmented(self.generated(batch, "discriminator"), batch, "discriminator/fake").detach()
-        if penalize and not self.finite_difference:  # differentiates twice
+        twice = penalize and (self.gradient_penalty or not self.finite_difference)  # differentiates twice
+        if twice:
             self.until_backward.enter_context(self.strategy.full_params(self.discriminator))
-            real.requires_grad_(True)
-            fake.requires_grad_(True)
+            real = real.detach().requires_grad_()  # not on the batch, which the generator's phase sees, too
+            fake.requires_grad_()
 
-        features = self.discriminator.features(real)
-        real_logits = self.discriminator.logits(features, batch.condition)
-        fake_logits = self.discriminator(fake, batch.condition)
-        loss = self.loss.discriminator(real_logits, fake_logits)
-        logs = {"discriminator/real_logits": real_logits.mean(), "discriminator/fake_logits": fake_logits.mean()}
+        with torch.autocast(real.device.type, enabled=False) if twice else nullcontext():
+            features = self.discriminator.features(real)
+            real_logits = self.discriminator.logits(features, batch.condition)
+            fake_logits = self.discriminator(fake, batch.condition)
+            loss = self.loss.discriminator(real_logits, fake_logits)
+            logs = {"discriminator/real_logits": real_logits.mean(), "discriminator/fake_logits": fake_logits.mean()}
 
-        if self.matching:
-            mismatch = self.mismatch(batch, features, real_logits)
-            logs["discriminator/mismatch"] = mismatch.mean()
-            loss = loss + self.matching * mismatch
+            if self.matching:
+                mismatch = self.mismatch(batch, features, real_logits)
+                logs["discriminator/mismatch"] = mismatch.mean()
+                loss = loss + self.matching * mismatch
 
-        logs["discriminator/loss"] = loss.mean()
-        if penalize:
-            penalty, parts = self.penalty(batch, real, fake, real_logits, fake_logits)
-            loss = loss + self.penalty_interval * penalty
-            logs |= parts
+            logs["discriminator/loss"] = loss.mean()
+            if penalize:
+                penalty, parts = self.penalty(batch, real, fake, real_logits, fake_logits)
+                loss = loss + self.penalty_interval * penalty
+                logs |= parts
         return loss.mean(), logs
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -169,7 +174,8 @@ class GAN(Objective):
         return total, logs
 
     def generated(self, batch: Batch, stream: str) -> Tensor:
-        return self.generator(self.normal(stream, batch, self.latent_channels), batch.condition)
+        """(N, 3, H, W) in [-1, 1], float32 as real images are: augmented in bf16 they would be known by its levels."""
+        return self.generator(self.normal(stream, batch, self.latent_channels), batch.condition).float()
 
     def augmented(self, image: Tensor, batch: Batch, stream: str) -> Tensor:
         if self.augment is None:
