@@ -30,7 +30,7 @@ ARROWS = {
     "networks": {"batch"},
     "text": {"batch", "hub"},
     "data": {"batch"},
-    "strategies": set(),
+    "strategies": {"ranks"},
     "objectives": {"losses", "batch", "matching", "teacher", "checkpoint", "exports"},
     "rounding": {"batch"},
     "sampling": {"batch", "rounding"},
