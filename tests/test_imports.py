@@ -86,6 +86,7 @@ ARROWS = {
     "benchmark": {"config", "run_folder", "callbacks", "strategies", "batch", "ranks"},
     "proof": {"batch", "benchmark", "compression", "pipeline", "report", "sampling"},
     "speed": {"config", "pipeline", "proof"},
+    "launch": {"checkpoint", "run_folder"},
 }
 TORCH_ONLY = ("errors", "noise", "progress", "batch", "schedules", "losses", "metrics")
 

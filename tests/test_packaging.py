@@ -42,13 +42,13 @@ def run(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedP
     return subprocess.run([python, *arguments], cwd=folder, capture_output=True, text=True, env=clean)
 
 
-def test_the_wheel_carries_conf_and_launch_and_no_tests(wheel):
+def test_the_wheel_is_one_package_with_conf_and_no_tests(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for file in (ROOT / "conf").rglob("*.yaml"):
         assert f"trainer/conf/{file.relative_to(ROOT / 'conf')}" in names
-    for file in [*(ROOT / "trainer").rglob("*.py"), *(ROOT / "launch").rglob("*.py")]:
+    for file in (ROOT / "trainer").rglob("*.py"):
         assert str(file.relative_to(ROOT)) in names
-    assert not any(name.startswith(("tests/", "notebooks/", "conf/")) for name in names)
+    assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"trainer"}
 
 
 def test_it_runs_from_another_folder(installed, tmp_path):

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from launch.slurm import own
+from trainer.launch.slurm import own
 
 SBATCH = """#!/bin/sh
 cp "$2" submitted
