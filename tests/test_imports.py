@@ -61,7 +61,7 @@ ARROWS = {
     "signatures": {"mistakes"},
     "run_folder": set(),
     "sweeps": set(),
-    "earlier": {"run_folder"},
+    "earlier": {"config", "mistakes", "run_folder"},
     "dashboard": set(),
     "config": {"mistakes", "signatures", "run_folder", "ranks", "sweeps", "signals"},
     "__init__": {"pipeline"},

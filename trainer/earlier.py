@@ -11,9 +11,12 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
+from trainer.config import conf_folders
 from trainer.errors import UserError
+from trainer.mistakes import options
 from trainer.run_folder import COMPOSED, PLACE, VARIABLE
 
+KEPT = {"data": ("resolution", "batch_size", "num_workers", "cache_dir")}  # what networks and machine hang on
 GROUPS = ("objective", "data", "text", "strategy", "trainer", "callbacks", "logger")
 
 
@@ -46,13 +49,45 @@ def offer_saved_config(arguments: list[str]) -> None:
         raise UserError(f"{key}={path}: expected a run folder (with {COMPOSED} in it) or a checkpoint in one")
     if resume and not any(a.startswith("run_dir=") for a in arguments):
         os.environ[VARIABLE] = str(folder)
-    if not experiment:
-        arguments.append("+experiment=resumed")
+    if not experiment:  # beside the path: flags may follow, and argparse takes overrides on one side of them only
+        at = max(n for n, a in enumerate(arguments) if a.startswith("resume=" if resume else "init="))
+        arguments.insert(at + 1, "+experiment=resumed")
     if "+experiment=resumed" in arguments:  # also in the children of such a run
         saved: Any = OmegaConf.to_container(OmegaConf.load(folder / COMPOSED))
         node = {key: value for key, value in saved.items() if key not in PLACE}
-        node["defaults"] = [*({f"override /{group}": None} for group in GROUPS), "_self_"]
+        chosen = give_way(node, arguments)
+        node["defaults"] = [*({f"override /{group}": None} for group in GROUPS if group not in chosen), "_self_"]
         ConfigStore.instance().store("resumed", node, group="experiment", package="_global_")
+
+
+def give_way(node: dict[str, Any], arguments: list[str]) -> set[str]:
+    """Takes out of a saved configuration what the command line chooses anew by `group=option`; the groups of the root
+    among them.
+
+    A group that the saved configuration has no defaults list for, as backbone@callbacks.evaluation.backbone=inception,
+    is appended to its own.
+    """
+    groups, chosen = options(conf_folders()), set()
+    choices = [re.fullmatch(r"\+*([\w/]+)(?:@([\w.]+))?=(.*)", argument) for argument in arguments]
+    found = [(at, m[1], m[2] or m[1].replace("/", "."), m[3]) for at, m in enumerate(choices) if m and m[1] in groups]
+    for _, _, package, _ in found:
+        if package in GROUPS:
+            chosen.add(package)
+            node[package] = {key: node[package][key] for key in KEPT.get(package, ()) if key in (node[package] or {})}
+    for at, group, package, option in found:
+        root, *_ = package.split(".")
+        if root not in GROUPS or root in chosen:
+            continue
+        *parents, last = package.split(".")
+        holder: Any = node
+        for name in parents:
+            holder = holder.get(name) if isinstance(holder, dict) else None
+        if isinstance(holder, dict):
+            holder.pop(last, None)
+            arguments[at] = f"{package}=null" if option == "null" else f"+{group}@{package}={option}"
+            if option == "null":
+                holder[last] = None
+    return chosen
 
 
 def offer_teacher(arguments: list[str]) -> None:
