@@ -17,13 +17,14 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from trainer import earlier, ranks, run_folder
+from trainer import allowlist, earlier, ranks, run_folder, signatures
 from trainer.config import Training, entry, reported
 from trainer.errors import UserError
 
 
 def start(cfg: DictConfig) -> float | None:
     """Trains here, or hands the run to what `launch` names; the best measurement, for a sweep to minimise."""
+    allowlist.allow_own(str(node["_target_"]) for _, node in signatures.targets(cfg))  # its own checkpoints name them
     if not cfg.launch:
         return train(cfg)
     from hydra.utils import instantiate

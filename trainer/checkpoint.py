@@ -1,4 +1,8 @@
-"""From a run folder to the trained objective. A checkpoint holds tensors and the resolved configuration, never code."""
+"""From a run folder to the trained objective.
+
+A checkpoint holds tensors and the resolved configuration. Reading one runs no code of its author's: tensors are read
+without pickled code, and the configuration may name only what `trainer.allowlist` lets through.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from trainer import hub, saved
+from trainer import allowlist, hub, saved
 from trainer.errors import DamagedError, UserError
 from trainer.exports.files import MODELS, is_program, settings
 from trainer.strategies.parts import joined
@@ -101,6 +105,8 @@ def _read(path: Path) -> dict[str, Any]:
     missing = [key for key in KEYS if not isinstance(checkpoint, dict) or key not in checkpoint]
     if missing:
         raise DamagedError(f"is not a checkpoint of a training run, it has no {missing[0]}: give a run folder")
+    if path.name not in MODELS:  # `settings` has done it there
+        checkpoint["config"] = allowlist.checked(checkpoint["config"], path)
     return checkpoint
 
 

@@ -19,7 +19,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from trainer import mistakes, ranks, run_folder, signals, signatures, sweeps
+from trainer import allowlist, mistakes, ranks, run_folder, signals, signatures, sweeps
 from trainer.errors import UserError
 
 
@@ -43,6 +43,7 @@ class Training:
     resume: str | None = None
     init: str | None = None
     teacher: str | None = None
+    allow: Any = None
     run_dir: str = "${run_dir:${name}}"
     launch: Any = None
     nodes: int = 1
@@ -97,6 +98,7 @@ def entry(task: Callable[[DictConfig], Any], config_name: str, schema: type) -> 
 
     def job(cfg: DictConfig) -> Any:
         with reported():
+            allowlist.allow(cfg.get("allow"))
             signatures.check(cfg, schema, conf_folders())
             return sweeps.answer(task, cfg)
 

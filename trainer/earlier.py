@@ -11,6 +11,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
+from trainer import allowlist
 from trainer.config import conf_folders
 from trainer.errors import UserError
 from trainer.mistakes import options
@@ -22,6 +23,7 @@ GROUPS = ("objective", "data", "text", "strategy", "trainer", "callbacks", "logg
 
 def offer(arguments: list[str]) -> None:
     """Makes what earlier runs hold available to Hydra; may append to the arguments."""
+    allowlist.allow(value(arguments, "allow"))
     offer_saved_config(arguments)
     offer_teacher(arguments)
 
@@ -53,8 +55,7 @@ def offer_saved_config(arguments: list[str]) -> None:
         at = max(n for n, a in enumerate(arguments) if a.startswith("resume=" if resume else "init="))
         arguments.insert(at + 1, "+experiment=resumed")
     if "+experiment=resumed" in arguments:  # also in the children of such a run
-        saved: Any = OmegaConf.to_container(OmegaConf.load(folder / COMPOSED))
-        node = {key: value for key, value in saved.items() if key not in PLACE}
+        node = composed(folder)
         chosen = give_way(node, arguments)
         node["defaults"] = [*({f"override /{group}": None} for group in GROUPS if group not in chosen), "_self_"]
         ConfigStore.instance().store("resumed", node, group="experiment", package="_global_")
@@ -105,12 +106,19 @@ def offer_teacher(arguments: list[str]) -> None:
     files = (each / name for each in (path, *path.parents) for name in ("config.yaml", "config.json"))
     file = next(filter(Path.is_file, files), None)
     saved: Any = OmegaConf.to_container(OmegaConf.load(file)) if file else {}
-    saved = saved.get("config", saved)
+    saved = allowlist.checked(saved.get("config", saved), file or path)
     if not isinstance(saved.get("objective"), dict) or "data" not in saved or "text" not in saved:
         raise UserError(f"teacher={path}: expected the config.yaml of a run or the config.json of an export beside it")
     discriminator = saved["objective"].get("discriminator", {"defaults": ["dcgan"]})
     for group, node in (("data", saved["data"]), ("text", saved["text"]), ("discriminator", discriminator)):
         ConfigStore.instance().store("of_teacher", node, group=group)
+
+
+def composed(folder: Path) -> dict[str, Any]:
+    """The configuration of a run as it was composed, without the place where it ran. UserError if it is none of ours."""
+    saved: Any = OmegaConf.to_container(OmegaConf.load(folder / COMPOSED))
+    kept = {key: node for key, node in saved.items() if key not in PLACE} if isinstance(saved, dict) else saved
+    return allowlist.checked(kept, folder / COMPOSED, is_composed=True)
 
 
 def value(arguments: Sequence[str], key: str) -> str:

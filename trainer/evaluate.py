@@ -40,6 +40,7 @@ class Measuring:
     clip: str | None = None
     lpips: Any = None
     device: str | None = None
+    allow: Any = None
 
 
 @dataclass

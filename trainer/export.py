@@ -31,6 +31,7 @@ class Export:
     prompts: list[str] = field(default_factory=list)
     license: str | None = None
     device: str | None = None
+    allow: Any = None
 
 
 def export(cfg: DictConfig) -> None:

@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from PIL import Image
 from torch import Tensor
 
-from trainer import checkpoint
+from trainer import allowlist, checkpoint
 from trainer.batch import Condition
 from trainer.compression import runtime
 from trainer.errors import UserError
@@ -107,6 +107,7 @@ def load(
     fixed: bool = False,
     compiled: bool = False,
     as_saved: bool = False,
+    allow: Sequence[str] = (),
 ) -> Pipeline:
     """A pipeline from a run folder (its newest whole checkpoint) or a .ckpt file; on the GPU if there is one.
 
@@ -117,6 +118,7 @@ def load(
 
     fixed: as of `Sampler`. compiled: the network by torch.compile: minutes at first, then it draws faster; eager, and a
     line says so, where there is no compiler. as_saved: without what a compressed one has done to it after loading.
+    allow: packages of your own that the run is made of; from then on this process builds what checkpoints name of them.
     UserError if there is no such run, its checkpoint cannot be read, it is a program that cannot be compiled again, or
     the device is not there.
     """
@@ -124,6 +126,7 @@ def load(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     elif torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device={device}: this machine has no usable GPU; leave device out or say cpu")
+    allowlist.allow(allow)
     path = checkpoint.newest(path)
     if compiled and is_program(path):
         raise UserError(f"compile=true: {path} is a program already; leave it out, or give the run")

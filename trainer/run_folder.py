@@ -23,7 +23,7 @@ from trainer.errors import UserError
 VARIABLE = "TRAINER_RUN_DIR"  # children, other ranks and requeued jobs find the folder here
 COMPOSED = "composed.yaml"
 STAMP = time.strftime("%Y-%m-%d_%H-%M-%S")
-PLACE = ("run_dir", "resume", "launch", "nodes", "gpus_per_node")  # of a start, not of the run
+PLACE = ("run_dir", "resume", "launch", "nodes", "gpus_per_node", "allow")  # of a start, not of the run
 FREE = (*PLACE, "init", "teacher", "kimg", "trainer", "callbacks", "logger", "strategy")  # may change as it goes on
 FREE_ANYWHERE = ("num_workers", "cache_dir")
 

@@ -39,6 +39,7 @@ class Sampling:
     out: str | None = None
     batch_size: int | None = None
     device: str | None = None
+    allow: Any = None
     mode: str | None = None
     compile: bool = False
     images_per_file: int | None = None

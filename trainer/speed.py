@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING, DictConfig
 
@@ -19,6 +20,7 @@ class Speed:
     rounds: int = 9
     compile: bool = False
     device: str | None = None
+    allow: Any = None
 
 
 def speed(cfg: DictConfig) -> None:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from trainer import allowlist
 from trainer.errors import UserError
 
 WEIGHTS, SETTINGS, TOKENIZER, CARD, PICTURES = (
@@ -15,6 +16,7 @@ WEIGHTS, SETTINGS, TOKENIZER, CARD, PICTURES = (
 PROGRAMS = {"onnx": "model.onnx", "aot_inductor": "model.aot.pt2", "torch_export": "model.pt2"}  # format -> file
 MODELS = (WEIGHTS, *PROGRAMS.values())  # what a folder is asked for, in this order
 DRAWING = "trainer.objectives.drawing.Drawing"
+TOKENS = "trainer.exports.text.Tokens"
 
 
 def is_program(path: Path) -> bool:
@@ -22,17 +24,25 @@ def is_program(path: Path) -> bool:
 
 
 def settings(path: Path) -> dict[str, Any]:
-    """config.json beside a model: images_seen, global_step, config. Of a program, `config.objective` draws with it."""
+    """config.json beside a model: images_seen, global_step, config. Of a program, `config.objective` draws with it.
+
+    UserError where the configuration names what it may not.
+    """
     saved = json.loads(path.with_name(SETTINGS).read_text(encoding="utf-8"))
+    saved["config"] = allowlist.checked(saved["config"], path.with_name(SETTINGS))
     if not is_program(path):
         return saved
     program = saved.get("programs", {}).get(path.name)
     if program is None:
         raise UserError(f"{path}: {path.with_name(SETTINGS)} does not know it; export it again with trainer.export")
     config = {key: value for key, value in saved["config"].items() if key != "runtime"}  # passes for PyTorch's eager
-    config["objective"] = {"_target_": DRAWING, "generator": program["generator"] | {"path": str(path)}}
+    kind = next(each for each, name in PROGRAMS.items() if name == path.name)
+    latent_channels = int(program["generator"]["latent_channels"])
+    generator = {"_target_": f"trainer.exports.{kind}.Generator", "latent_channels": latent_channels, "path": str(path)}
+    config["objective"] = {"_target_": DRAWING, "generator": generator}
     if program["encoder"]:
-        encoder = program["encoder"] | {"path": str(path.with_name(TOKENIZER))}
+        max_tokens = int(program["encoder"]["max_tokens"])
+        encoder = {"_target_": TOKENS, "max_tokens": max_tokens, "path": str(path.with_name(TOKENIZER))}
         config["text"] = config["text"] | {"encoder": encoder}
     return saved | {"config": config}
 
