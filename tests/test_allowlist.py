@@ -185,7 +185,7 @@ def test_a_run_keeps_its_own_interpolations(here):
     ],
 )
 def test_a_run_writes_into_its_own_folder_and_logs_to_the_users_server(logger):
-    with pytest.raises(UserError, match="FILE: logger.x"):
+    with pytest.raises(UserError, match=r"FILE: logger\.x"):
         allowlist.checked({"logger": {"x": logger}}, "FILE", is_composed=True)
 
 
@@ -206,7 +206,7 @@ def test_what_is_no_plain_data_is_refused():
         allowlist.checked([], "FILE")
 
 
-# What the user allows --------------------------------------------------------------------------------------------------
+# What the user allows ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -182,7 +182,7 @@ class _Check:
             try:
                 part = vars(importlib.import_module(module)).get(name)
             except ModuleNotFoundError as error:
-                raise self.refuse(path, f"={target}: {error}") from error
+                raise self.refuse(path, f"={target} is refused: {error}") from error
             if part is None:
                 raise self.refuse(path, f"={target}: there is no such part here; was it made by another version?")
             home = f"{getattr(part, '__module__', None)}."  # where it is defined: no name leads through imports

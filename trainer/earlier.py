@@ -115,7 +115,7 @@ def offer_teacher(arguments: list[str]) -> None:
 
 
 def composed(folder: Path) -> dict[str, Any]:
-    """The configuration of a run as it was composed, without the place where it ran. UserError if it is none of ours."""
+    """The configuration of a run as it was composed, without where it ran. UserError if it names what it may not."""
     saved: Any = OmegaConf.to_container(OmegaConf.load(folder / COMPOSED))
     kept = {key: node for key, node in saved.items() if key not in PLACE} if isinstance(saved, dict) else saved
     return allowlist.checked(kept, folder / COMPOSED, is_composed=True)

@@ -14,9 +14,8 @@ from typing import Any
 from omegaconf import OmegaConf
 from torch import nn
 
-from trainer import checkpoint, run_folder
+from trainer import checkpoint, earlier, run_folder
 from trainer.compression import structure
-from trainer import earlier
 from trainer.earlier import quoted
 from trainer.errors import UserError
 from trainer.exports import files
@@ -48,7 +47,7 @@ def finetune(run: str | Path, network: nn.Module, kimg: float, folder: Path) -> 
 
     start = folder / "start"
     shutil.rmtree(folder, ignore_errors=True)
-    composed = OmegaConf.create(earlier.composed(trained))
+    composed: Any = OmegaConf.create(earlier.composed(trained))
     config: Any = OmegaConf.create(objective.config)
     key = f"objective.{objective.draws_with}"
     written: Any = OmegaConf.to_container(OmegaConf.select(composed, key))  # with ${} in it, as the user wrote it
