@@ -30,7 +30,7 @@ ARROWS = {
     "loggers": set(),
     "networks": {"batch"},
     "text": {"batch", "hub"},
-    "data": {"batch"},
+    "data": {"batch", "signals"},
     "strategies": {"ranks"},
     "objectives": {"losses", "batch", "matching", "teacher", "checkpoint", "exports"},
     "rounding": {"batch"},

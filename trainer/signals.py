@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGUSR1 end a run in order, whatever it is doing. Knows nothing but the standard library.
+"""SIGINT, SIGTERM, SIGUSR1 and SIGHUP end a run in order, whatever it is doing. Knows only the standard library.
 
 Before training there is nothing to save: the process leaves at once. Once training is under way a signal is only
 noted, and `callbacks.stop` ends the run at the end of a batch, with everything saved. A job goes back into the queue of
@@ -16,7 +16,7 @@ from typing import Any
 
 from trainer.ranks import rank
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 received = 0  # number of the first signal since `arm` or `immediate`
 _deferred = False
@@ -24,7 +24,8 @@ _deferred = False
 
 def arm() -> dict[int, Any]:
     """From now on signals end this process in order; returns the handlers that stood there before."""
-    return {number: signal.signal(number, _handle) for number in STOPPING}
+    numbers = [n for n in STOPPING if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]  # nohup ignores it
+    return {number: signal.signal(number, _handle) for number in numbers}
 
 
 def restore(handlers: dict[int, Any]) -> None:
@@ -59,6 +60,8 @@ def _handle(number: int, frame: FrameType | None) -> None:
     global received
     again = received == number == signal.SIGINT  # SLURM delivers the others twice: through srun, and itself
     received = received or number
+    if number == signal.SIGHUP:
+        _leave_terminal()
     if again:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt
@@ -69,6 +72,15 @@ def _handle(number: int, frame: FrameType | None) -> None:
     if rank() == 0:
         remark = "; once more to abort" if number == signal.SIGINT else ""
         os.write(2, f"{signal.Signals(number).name}: finishing the batch and saving{remark}\n".encode())
+
+
+def _leave_terminal() -> None:
+    """The terminal is gone: what is still printed to it would fail."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        if os.isatty(stream):
+            os.dup2(nowhere, stream)
+    os.close(nowhere)
 
 
 def requeue(number: int) -> None:

@@ -12,7 +12,7 @@ from trainer import signals
 
 
 class Stop(Callback):
-    """The first SIGINT, SIGTERM or SIGUSR1 on any rank finishes the batch, lets `Checkpoint` save, and stops all ranks.
+    """The first of `signals.STOPPING` on any rank finishes the batch, lets `Checkpoint` save, and stops all ranks.
 
     `signal` is then the number of the signal, and the process should end with 128 + signal, as a shell would say it
     (130 for Ctrl-C), so that a script can tell a finished run from an interrupted one. A second SIGINT aborts.

@@ -19,6 +19,7 @@ from trainer import noise
 from trainer.batch import Batch
 from trainer.data.augment import Augment
 from trainer.data.cache import open_cache
+from trainer.data.loader import Loader
 from trainer.data.sampler import BatchStarts
 from trainer.data.source import Source, digest
 from trainer.data.split import Split, split
@@ -106,7 +107,7 @@ class DataModule(LightningDataModule):
             raise UserError(f"data.batch_size={self.batch_size}: expected a multiple of the {world_size} ranks")
         cache, indices = self.train.cache, self.train.indices
         stream = Stream(cache, indices, self.features, self.augment, self.seed, first=rank * size, size=size)
-        return DataLoader(
+        return Loader(
             stream,
             batch_size=None,  # an item is a whole batch already
             sampler=BatchStarts(self.start, self.batch_size),
