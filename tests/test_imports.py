@@ -56,6 +56,7 @@ ARROWS = {
         "saved",
     },
     "saved": {"exports"},
+    "run_lock": set(),
     "ranks": set(),
     "signals": {"ranks"},
     "mistakes": set(),
@@ -68,7 +69,8 @@ ARROWS = {
     "__init__": {"pipeline"},
     "report": {"config", "run_folder", "mistakes", "figures", "signals", "saved"},
     "__main__": {
-        *("allowlist", "signatures", "config", "earlier", "run_folder", "checkpoint", "signals", "ranks", "report"),
+        *("allowlist", "signatures", "config", "earlier", "run_folder", "run_lock", "checkpoint", "signals", "ranks"),
+        "report",
     },
     "sample": {"many", "config", "pipeline", "images", "run_folder"},
     "export": {"config", "checkpoint", "exports", "objectives", "images", "sampling"},
@@ -89,7 +91,7 @@ ARROWS = {
     "benchmark": {"config", "run_folder", "callbacks", "strategies", "batch", "ranks"},
     "proof": {"batch", "benchmark", "compression", "pipeline", "report", "sampling"},
     "speed": {"config", "pipeline", "proof"},
-    "launch": {"checkpoint", "run_folder"},
+    "launch": {"checkpoint", "run_folder", "run_lock"},
 }
 TORCH_ONLY = ("errors", "noise", "progress", "batch", "schedules", "losses", "metrics")
 

@@ -13,11 +13,12 @@ import os
 import sys
 import warnings
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from trainer import allowlist, earlier, ranks, run_folder, signatures
+from trainer import allowlist, earlier, ranks, run_folder, run_lock, signatures
 from trainer.config import Training, entry, reported
 from trainer.errors import UserError
 
@@ -35,12 +36,7 @@ def start(cfg: DictConfig) -> float | None:
 
 def train(cfg: DictConfig) -> float | None:
     signals.immediate()
-    import pytorch_lightning as pl  # here, so that --help and a mistyped key are answered at once
-    import torch
-    from hydra.utils import instantiate
-
-    from trainer import checkpoint
-    from trainer.report import ending
+    import torch  # here, so that --help and a mistyped key are answered at once
 
     for library in ("pytorch_lightning", "lightning_fabric"):  # its notices; our callbacks report
         logging.getLogger(library).setLevel(logging.WARNING)
@@ -51,6 +47,17 @@ def train(cfg: DictConfig) -> float | None:
     ranks.check(cfg.nodes, cfg.gpus_per_node)
 
     folder = run_folder.make(cfg)
+    with run_lock.held(folder) if ranks.leads() else nullcontext():
+        return fit(cfg, folder)
+
+
+def fit(cfg: DictConfig, folder: Path) -> float | None:
+    import pytorch_lightning as pl
+    from hydra.utils import instantiate
+
+    from trainer import checkpoint
+    from trainer.report import ending
+
     source = cfg.resume or run_folder.restarted(folder)
     newest = checkpoint.newest(source) if source else None
     saved = checkpoint.read(newest) if newest else None

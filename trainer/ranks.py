@@ -14,6 +14,13 @@ def rank() -> int:
     return next((int(os.environ[key]) for key in keys if key in os.environ), 0)
 
 
+def leads() -> bool:
+    """Whether this process is the first of its run. One that no launcher told of others is, whatever SLURM calls it."""
+    if launched() is None and "LOCAL_RANK" not in os.environ:
+        return os.environ.get("NODE_RANK", "0") == "0"
+    return rank() == 0 and os.environ.get("NODE_RANK", "0") == "0"
+
+
 def launched() -> tuple[int, int] | None:
     """(nodes, processes on each) of the launcher that started this process; None if nothing did."""
     env = os.environ

@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from trainer import run_folder
+from trainer import run_folder, run_lock
 from trainer.errors import UserError
 
 
@@ -58,6 +58,7 @@ class Slurm:
             print(self.script(cfg, cfg.name, Path(cfg.run_dir), tasks, TRAINING, "trainer", arguments), end="")
             return
         folder = run_folder.make(cfg)
+        run_lock.check(folder)
         self._send(cfg, folder, tasks, self.script(cfg, cfg.name, folder, tasks, TRAINING, "trainer", arguments))
 
     def submit_sampling(self, cfg: DictConfig, folder: Path) -> None:
