@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.core.config_store import ConfigStore
 from safetensors.torch import save_file
 
 from trainer import allowlist, checkpoint, earlier, load
 from trainer.errors import UserError
+from trainer.run_folder import PLACE
 
+CONF = Path(__file__).parents[1] / "conf"
 TOUCH = f"{sys.executable} -c \"open('witness', 'w')\""
 TARGETS = {  # each would leave the file `witness` behind, or run what would
     "os.system": {"command": TOUCH},
@@ -296,3 +299,22 @@ def test_of_torch_nn_only_layers_are_parts(here):
             assert not fits, name
         else:
             assert fits, name
+
+
+@pytest.mark.parametrize(
+    "experiment", [f.stem for f in sorted(CONF.glob("experiment/*.yaml")) if not f.stem.startswith("distill")]
+)
+def test_what_the_packages_own_experiments_save_is_read_again(experiment, here):
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from trainer import config
+
+    ConfigStore.instance().store(name="config_schema", node=config.Training)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for strategy in ("auto", "single", "ddp", "fsdp", "zero2"):
+            cfg = compose("config", [f"+experiment={experiment}", f"strategy={strategy}"])
+            composed = OmegaConf.to_container(cfg)
+            place = {key: composed.pop(key, None) for key in PLACE}
+            assert place["allow"] is None
+            assert allowlist.checked(composed, "FILE", is_composed=True) == composed

@@ -22,7 +22,20 @@ VARIABLE = "TRAINER_ALLOW"  # names with commas between them; also for the proce
 RESOLVERS = ("steps", "run_dir", "num_nodes", "devices", "accelerator")  # of conf/; oc.env would tell what is secret
 BUILT = ("objective", "text", "data", "runtime")  # of a checkpoint; nothing else in one is ever instantiated
 LOGGING = {  # keys of loggers; with others a run could send the user's W&B key to another server
-    *("_target_", "path", "folder", "project", "entity", "group", "name", "tags", "notes", "job_type", "init_timeout"),
+    *(
+        "_target_",
+        "path",
+        "folder",
+        "project",
+        "entity",
+        "group",
+        "name",
+        "tags",
+        "notes",
+        "job_type",
+        "mode",
+        "init_timeout",
+    ),
 }
 WRITTEN = {"path", "folder", "default_root_dir"}  # keys of loggers and of the trainer that say where to write
 TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
