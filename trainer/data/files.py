@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,13 @@ from PIL import Image
 
 from trainer.data.source import Item, digest
 from trainer.errors import UserError
-from trainer.progress import Progress
+from trainer.progress import Progress, say
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # whatever a name says: EPS would start Ghostscript
+MAX_PIXELS = 2**26  # of a picture as it is decoded: 200 MB; a JPEG is by then reduced towards the resolution
+MAX_BYTES = 2**28  # of a picture in a tar or table
+MAX_TEXT = 2**24  # bytes of the captions of one picture
 
 
 class Items:
@@ -40,7 +45,8 @@ def existing(path: str) -> Path:
 def find_files(root: Path) -> dict[str, tuple[int, int]]:
     """{file: (bytes, modification time in ns)} of a file, or of all files below a folder, in order of their names.
 
-    Links are followed, names that begin with a dot left out. A dangling link counts as a file of -1 bytes.
+    Links are followed, names that begin with a dot left out. A dangling link counts as a file of -1 bytes. What is no
+    regular file, as a pipe or a device, is left out with a line that says so: reading it might never end.
     """
     progress = Progress(f"looking through {root}:", "files")
     found: dict[str, tuple[int, int]] = {}
@@ -61,9 +67,14 @@ def find_files(root: Path) -> dict[str, tuple[int, int]]:
                     folders.append(entry.path)
                     continue
                 try:
-                    found[entry.path] = (entry.stat().st_size, entry.stat().st_mtime_ns)
+                    status = entry.stat()
                 except FileNotFoundError:
                     found[entry.path] = (-1, 0)
+                else:
+                    if not stat.S_ISREG(status.st_mode):
+                        say(f"{entry.path} is no regular file: left out")
+                        continue
+                    found[entry.path] = (status.st_size, status.st_mtime_ns)
                 progress(len(found))
     return dict(sorted(found.items()))
 
@@ -87,9 +98,17 @@ def stamp(files: dict[str, tuple[int, int]], *more: object) -> str:
 
 
 def open_image(file: Any, resolution: int) -> Image.Image:
-    """The picture in a path or binary file; a JPEG reduced towards the resolution, which halves the decoding."""
-    image = Image.open(file)
+    """The picture in a path or binary file; a JPEG reduced towards the resolution, which halves the decoding.
+
+    OSError if it is none of FORMATS or no regular file; DecompressionBombError for more pixels than MAX_PIXELS.
+    """
+    if isinstance(file, str | os.PathLike) and not os.path.isfile(file):
+        raise OSError(f"{file} is no regular file")
+    image = Image.open(file, formats=FORMATS)
     image.draft("RGB", (2 * resolution, 2 * resolution))
+    if image.width * image.height > MAX_PIXELS:
+        size = f"{image.width} x {image.height} pixels"
+        raise Image.DecompressionBombError(f"{size}, more than the {MAX_PIXELS:,} that are decoded: make it smaller")
     return image
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from trainer.data.files import (
     IMAGE_SUFFIXES,
+    MAX_TEXT,
     Items,
     caption_list,
     concept_name,
@@ -82,6 +83,8 @@ def _text_of(image: str) -> str:
 def _from_texts(images: list[str]) -> Iterator[Item]:
     for image in images:
         text = _text_of(image)
+        if os.path.getsize(text) > MAX_TEXT:
+            raise UserError(f"{text}: {os.path.getsize(text):,} bytes; expected captions, at most {MAX_TEXT:,}")
         captions = caption_list([line for line in _lines(text) if line.strip()], text)
         yield Item(image, captions, captions[0], partial(open_image, image))
 
@@ -147,6 +150,9 @@ def _lines(file: str) -> Iterator[str]:
     """Lines as files have them; str.splitlines would also cut captions at U+2028 and its like."""
     try:
         with open(file, encoding="utf-8-sig") as lines:
-            yield from lines
+            while line := lines.readline(MAX_TEXT):
+                if len(line) == MAX_TEXT:
+                    raise UserError(f"{file}: a line of more than {MAX_TEXT:,} letters; expected one a picture")
+                yield line
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: not UTF-8 text; save it as UTF-8") from error

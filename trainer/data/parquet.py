@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from trainer.data.files import Items, caption_list, concept_name, existing, find_shards, open_image, stamp
+from trainer.data.files import MAX_BYTES, Items, caption_list, concept_name, existing, find_shards, open_image, stamp
 from trainer.data.source import Item
 from trainer.errors import UserError
 
@@ -19,7 +19,8 @@ from trainer.errors import UserError
 class Parquet:
     """One parquet file, or all under a folder.
 
-    image_column: encoded image bytes, or {"bytes", "path"} where null bytes leave a path relative to the file.
+    image_column: encoded image bytes, or {"bytes", "path"} where null bytes leave a path relative to the file, inside
+    the data.
     caption_column: text or a list of texts. A column `concept`, if there is one, groups images for the split.
     Raises UserError that names the file and row of whatever is wrong.
     """
@@ -62,14 +63,26 @@ class Parquet:
         image = row[self.image_column]
         content, name = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, None)
         if content is None and name:
-            content = os.path.join(os.path.dirname(file), name)
-            if not os.path.exists(content):
-                raise UserError(f"{where}: there is no file {content}; put it there or store the bytes of the image")
+            content = self._beside(file, str(name), where)
         elif not isinstance(content, bytes):
             kind = type(content).__name__
             raise UserError(f"{where}: {self.image_column} is a {kind}; expected encoded image bytes, or their path")
+        elif len(content) > MAX_BYTES:
+            raise UserError(f"{where}: an image of {len(content):,} bytes, more than {MAX_BYTES:,}; make it smaller")
         concept = concept_name(row.get("concept"), captions, where)
         return Item(f"{where} ({name})" if name else where, captions, concept, partial(_load, content))
+
+    def _beside(self, file: str, name: str, where: str) -> str:
+        """The picture that a row names, relative to its file. UserError where that leads out of the data set."""
+        folder = os.path.dirname(file)
+        path = os.path.realpath(os.path.join(folder, name))
+        if not os.path.exists(path):
+            raise UserError(f"{where}: there is no file {path}; put it there or store the bytes of the image")
+        roots = [os.path.realpath(folder), *([str(self.root)] if self.root.is_dir() else [])]
+        is_within = any(os.path.commonpath([root, path]) == root for root in roots)
+        if os.path.isabs(name) or not is_within or not os.path.isfile(path):
+            raise UserError(f"{where}: {name} is no file within {roots[-1]}; store the bytes of the image instead")
+        return path
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from PIL import Image
 
 from trainer.data.files import (
     IMAGE_SUFFIXES,
+    MAX_BYTES,
+    MAX_TEXT,
     caption_list,
     concept_name,
     existing,
@@ -26,6 +28,24 @@ from trainer.data.source import Item
 from trainer.errors import UserError
 
 _BROKEN = (tarfile.TarError, EOFError, zlib.error)
+_TEXTS = ("txt", "json")
+_HEADERS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+_HEADER_BYTES = 2**20  # of extended attributes or a long name
+
+
+class _Member(tarfile.TarInfo):
+    """Refuses headers that would fill the memory before there is a member."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> Any:
+        if self.type in _HEADERS and self.size > _HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
+        return super()._proc_member(tar)  # type: ignore[misc]
 
 
 class WebDataset:
@@ -47,7 +67,7 @@ class WebDataset:
     def items(self) -> Iterator[Item]:
         for file in self._files():
             try:
-                with tarfile.open(file, "r|*") as tar:
+                with tarfile.open(file, "r|*", tarinfo=_Member) as tar:
                     yield from self._items(tar, file)
             except _BROKEN as error:
                 raise UserError(f"{file}: not a whole tar file ({error}); fetch it again or remove it") from error
@@ -56,16 +76,29 @@ class WebDataset:
         return find_shards(self.root, ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
     def _items(self, tar: tarfile.TarFile, file: str) -> Iterator[Item]:
-        members = ((member.name, tar.extractfile(member)) for member in tar if member.isfile())
-        for name, parts in groupby(members, lambda member: _split(member[0])[0]):
-            sample = {_split(member)[1]: content.read() for member, content in parts if content}
-            image = next((content for suffix, content in sample.items() if f".{suffix}" in IMAGE_SUFFIXES), None)
+        members = (member for member in tar if member.isfile())
+        for name, parts in groupby(members, lambda member: _split(member.name)[0]):
+            sample = {suffix: content for suffix, content in (self._read(tar, each, file) for each in parts) if suffix}
+            image = next((content for suffix, content in sample.items() if suffix not in _TEXTS), None)
             if image is None:
                 continue  # other modalities, or a tar's own notes
             where = f"{file}, sample {name}"
             text, concept = self._described(where, sample)
             captions = caption_list(text, where)
             yield Item(where, captions, concept_name(concept, captions, where), partial(_load, image))
+
+    def _read(self, tar: tarfile.TarFile, member: tarfile.TarInfo, file: str) -> tuple[str, bytes]:
+        """(suffix, content) of an image or a caption; of all else nothing is read. UserError for what is too large."""
+        suffix = _split(member.name)[1]
+        if suffix not in _TEXTS and f".{suffix}" not in IMAGE_SUFFIXES:
+            return "", b""
+        limit = MAX_TEXT if suffix in _TEXTS else MAX_BYTES
+        if member.size > limit:
+            raise UserError(
+                f"{file}, {member.name}: {member.size:,} bytes, more than the {limit:,} that are read; remove it"
+            )
+        content = tar.extractfile(member)
+        return (suffix, content.read()) if content else ("", b"")
 
     def _described(self, where: str, sample: dict[str, bytes]) -> tuple[Any, Any]:
         """The sample's captions and concept, as they are in the tar."""
