@@ -79,6 +79,7 @@ ARROWS = {
     "evaluation": {"sampling", "metrics", "data", "figures", "batch"},
     "evaluate": {
         *("config", "pipeline", "evaluation", "figures", "matching", "ranks", "backbones", "run_folder", "text"),
+        *("checkpoint", "data"),
     },
     "workshop": {
         *("batch", "checkpoint", "compression", "earlier", "evaluation", "exports", "figures", "objectives", "proof"),

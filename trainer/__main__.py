@@ -47,6 +47,7 @@ def train(cfg: DictConfig) -> float | None:
     ranks.check(cfg.nodes, cfg.gpus_per_node)
 
     folder = run_folder.make(cfg)
+    run_folder.absolute_paths(cfg)
     with run_lock.held(folder) if ranks.leads() else nullcontext():
         return fit(cfg, folder)
 

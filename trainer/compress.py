@@ -12,7 +12,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from trainer.config import entry
 from trainer.errors import UserError
-from trainer.evaluate import Measuring, check_split
+from trainer.evaluate import Measuring, check_split, data_of
 from trainer.progress import say
 
 if TYPE_CHECKING:
@@ -43,8 +43,6 @@ class Compression(Measuring):
 
 def compress(cfg: DictConfig) -> None:
     """Applies the passes, or searches with them, measures what each gains and costs, and leaves a checkpoint."""
-    from hydra.utils import instantiate
-
     from trainer import figures, run_folder
     from trainer.pipeline import load
     from trainer.proof import page, table
@@ -64,8 +62,7 @@ def compress(cfg: DictConfig) -> None:
     reference = compared_with(cfg, pipe)
     run = run_folder.of(pipe.path)
     out = made(cfg.out or run / "compressed" / (cfg.target or "-".join(passes)).replace(":", "-"))
-    data = instantiate(pipe.config["data"], text=pipe.text, _convert_="all")
-    data.prepare()
+    data = data_of(cfg, pipe)
 
     start = Candidate(drawn_by(pipe), runtime=tuple(pipe.config.get("runtime") or ()))
     first = Candidate(drawn_by(reference), runtime=tuple(reference.config.get("runtime") or ()))

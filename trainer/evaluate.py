@@ -16,6 +16,7 @@ from omegaconf import MISSING, DictConfig
 from trainer import ranks
 from trainer.config import entry
 from trainer.errors import UserError
+from trainer.progress import say
 
 if TYPE_CHECKING:
     from trainer.evaluation.study import Measure, Study
@@ -31,6 +32,7 @@ class Measuring:
 
     checkpoint: str = MISSING
     backbone: Any = MISSING
+    data: Any = None
     metrics: Any = None
     num_images: int = MISSING
     num_references: int = MISSING
@@ -54,8 +56,6 @@ def evaluate(cfg: DictConfig) -> None:
     """Prints the figures that fit the run and adds them, with their protocol, to RUN/metrics.json."""
     check_split(cfg.split)
     with together(cfg.device) as device:
-        from hydra.utils import instantiate
-
         from trainer import figures, run_folder
         from trainer.evaluation.study import run
         from trainer.pipeline import load
@@ -65,8 +65,7 @@ def evaluate(cfg: DictConfig) -> None:
         figures.read(folder)  # a file that cannot be added to is told before the work
         if not os.access(folder, os.W_OK):
             raise UserError(f"{folder} cannot be written, and figures are kept there: measure a copy of the run")
-        data = instantiate(pipe.config["data"], text=pipe.text, _convert_="all")
-        data.prepare()
+        data = data_of(cfg, pipe)
         study = protocol(cfg, pipe, data)(pipe.sampler)
         found = run(study, measures(cfg, pipe, data))
         if ranks.rank() == 0:
@@ -78,6 +77,27 @@ def evaluate(cfg: DictConfig) -> None:
 def check_split(split: str) -> None:
     if split not in ("heldout", "train"):
         raise UserError(f"split={split}: expected heldout or train")
+
+
+def data_of(cfg: DictConfig, pipe: Pipeline) -> Any:
+    """The data of a run, prepared, at the places that `cfg.data` gives; a line where they are not those it had."""
+    from hydra.utils import instantiate
+
+    from trainer import checkpoint
+    from trainer.data.module import DataModule
+
+    node = pipe.config["data"]
+    if path := cfg.data.source.path:
+        if "path" not in node["source"]:
+            raise UserError(f"data.source.path={path}: the run's data are no files, but {node['source']['_target_']}")
+        node["source"]["path"] = path
+    node["cache_dir"] = cfg.data.cache_dir or node.get("cache_dir")
+    data = instantiate(node, text=pipe.text, _convert_="all")
+    data.prepare()
+    known = checkpoint.read(pipe.path).get(DataModule.__qualname__)
+    if known and (changed := data.changed(known)) and ranks.rank() == 0:
+        say(f"the data have changed since the checkpoint: {changed}; its run may have trained on what is held out now")
+    return data
 
 
 def protocol(cfg: DictConfig, pipe: Pipeline, data: Any) -> Callable[..., Study]:

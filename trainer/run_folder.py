@@ -26,6 +26,8 @@ STAMP = time.strftime("%Y-%m-%d_%H-%M-%S")
 PLACE = ("run_dir", "resume", "launch", "nodes", "gpus_per_node", "allow")  # of a start, not of the run
 FREE = (*PLACE, "init", "teacher", "kimg", "trainer", "callbacks", "logger", "strategy")  # may change as it goes on
 FREE_ANYWHERE = ("num_workers", "cache_dir")
+DATA_PATH = "data.source.path"  # where they lie is no matter: a checkpoint has the fingerprint of its data
+PATHS = (DATA_PATH, "data.cache_dir", "text.encoder.cache_dir", "init", "objective.matcher")
 
 
 def default(name: str) -> str:
@@ -52,6 +54,14 @@ def make(cfg: DictConfig) -> Path:
     atexit.register(remove_if_empty, folder)  # where the parts could not be built
     os.environ[VARIABLE] = cfg.run_dir = str(folder)
     return folder
+
+
+def absolute_paths(cfg: DictConfig) -> None:
+    """Makes relative paths absolute that are there, so that the run goes on wherever it is gone on from."""
+    for key in PATHS:
+        given = OmegaConf.select(cfg, key)
+        if isinstance(given, str) and Path(given).expanduser().exists():
+            OmegaConf.update(cfg, key, os.path.abspath(Path(given).expanduser()))
 
 
 def arguments() -> list[str]:
@@ -143,12 +153,16 @@ def refuse_another(saved: dict[str, Any], cfg: DictConfig) -> None:
         key for key, value in flat(OmegaConf.to_container(cfg)).items() if isinstance(value, str) and "${" in value
     }
     for key in sorted((before.keys() | now.keys()) - derived):
-        free = key.split(".")[0] in FREE or key.split(".")[-1] in FREE_ANYWHERE
-        if not free and before.get(key) != now.get(key):
+        free = key.split(".")[0] in FREE or key.split(".")[-1] in FREE_ANYWHERE or key == DATA_PATH
+        if not free and before.get(key) != now.get(key) and not (key in PATHS and one_place(before.get(key), now[key])):
             raise UserError(
                 f"{key}={now.get(key)}: the checkpoint is of a run with {before.get(key)}; "
                 f"continue that run by resume=RUN alone, or start another"
             )
+
+
+def one_place(path: Any, other: Any) -> bool:
+    return isinstance(path, str) and isinstance(other, str) and os.path.abspath(path) == os.path.abspath(other)
 
 
 def flat(node: Any, path: str = "") -> dict[str, Any]:

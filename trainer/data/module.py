@@ -85,6 +85,33 @@ class DataModule(LightningDataModule):
         return digest(cache.captions, cache.images.shape, *(hashlib.sha256(a.tobytes()).hexdigest() for a in arrays))
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint keeps of its data, so that a resumed run knows them again wherever they lie."""
+        counts = {"images": len(self.train) + len(self.heldout), "held-out images": len(self.heldout)}
+        return {"fingerprint": self.fingerprint, **counts, "captions": len(self.train.cache.captions)}
+
+    def changed(self, since: dict[str, Any]) -> str | None:
+        """What differs from an `identity`, None if nothing does."""
+        now = self.identity
+        if now["fingerprint"] == since["fingerprint"]:
+            return None
+        counts = [key for key in now if key != "fingerprint" and now[key] != since.get(key)]
+        return ", ".join(f"{since.get(key)} -> {now[key]} {key}" for key in counts) or "other pixels, captions or order"
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.identity if self.trainer is None or self.trainer.is_global_zero else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Called on all ranks with what a checkpoint has. UserError if the data are not those of the run."""
+        found = self.changed(state_dict) if self.trainer is None or self.trainer.is_global_zero else None
+        found = self.trainer.strategy.broadcast(found) if self.trainer else found
+        if found:
+            raise UserError(
+                f"the data have changed since the checkpoint: {found}; resume needs the same, in whatever place: "
+                "put them back, or begin a new run from its weights by init=RUN"
+            )
+
+    @property
     def skipped(self) -> Path:
         """A file with a line for each corrupt image of the source that is left out."""
         return self.train.cache.folder / "skipped.txt"
