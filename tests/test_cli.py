@@ -264,3 +264,99 @@ def test_a_circle_of_causes_ends():
     first, second = ConfigKeyError("first"), ConfigKeyError("second")
     first.__cause__, second.__cause__ = second, first
     assert list(chain(first)) == [first, second]
+
+
+HABITS = {
+    "size": (["size=64"], "size: no such key; did you mean data.resolution?"),
+    "flags": (["--epochs", "5"], "epochs: no such key; did you mean kimg (the budget in thousand images)?"),
+    "gpus": (["gpus=2"], "gpus: no such key; did you mean gpus_per_node?"),
+    "device": (["device=cuda"], "did you mean gpus_per_node (0 trains on the CPU)?"),
+    "data.path": (["data.path=P"], "data.path: no such key; did you mean data=folder data.source.path=...?"),
+    "data=PATH": (["data=/my/pictures"], "a path of yours is data=folder data.source.path=/my/pictures"),
+    "data=FILE": (["data=my/cats.parquet"], "a path of yours is data=parquet data.source.path=my/cats.parquet"),
+    "bare word": (["trian"], "trian: expected key=value"),
+    "flag of a letter": (["-n", "4"], "-n: no such flag; expected key=value, or --help"),
+    "config": (["--config-name", "small"], "--config-name: a configuration is named by experiment=NAME"),
+    "two values": (["kimg=1,2"], "kimg=1,2: -m in front runs once for each value"),
+    "infinite": (["kimg=inf"], "kimg=inf, data.batch_size=64: expected more than 0"),
+    "negative seed": (["seed=-1"], "seed=-1: expected 0 to 4294967295"),
+    "huge seed": (["seed=4294967296"], "seed=4294967296: expected 0 to 4294967295"),
+    "all GPUs": (["gpus_per_node=-1"], "gpus_per_node=-1: expected auto, or a number from 0 on"),
+    "GPUs in words": (["gpus_per_node=two"], "gpus_per_node=two: expected auto, or a number from 0 on"),
+    "no nodes": (["nodes=0"], "nodes=0: expected 1 or more"),
+    "no width": (["objective.network.width=0"], "objective.network.width=0: expected 1 or more"),
+    "no interval": (["+callbacks.samples.every_steps=0"], "callbacks.samples.every_steps=0: expected 1 or more"),
+    "epochs": (
+        ["+trainer.max_epochs=3"],
+        "trainer.max_epochs=3: the data is one endless stream; the budget is kimg=...",
+    ),
+    "Lightning's clip": (["+trainer.gradient_clip_val=1"], "objective.clip=1 clips the gradient of each network"),
+    "Lightning's accumulation": (["+trainer.accumulate_grad_batches=2"], "objective.accumulate=2"),
+}
+
+
+@pytest.mark.parametrize("case", HABITS)
+def test_habits_of_other_programs_get_a_line(project, command, case):
+    arguments, expected = HABITS[case]
+    result = command("experiment=small", *arguments)
+    assert expected in result.err
+    assert result.err.count("\n") == 1
+    assert result.code == 2
+
+
+@pytest.mark.parametrize(
+    "words", [["small"], ["train", "small"], ["--experiment", "small"], ["train", "--experiment=small"]]
+)
+def test_an_experiment_by_name_flag_or_verb(project, command, words):
+    assert "max_steps=16 start=0" in command(*words).out
+
+
+def test_the_version(project, command):
+    assert command("--version").out.startswith("text-image-trainer ")
+
+
+@pytest.mark.parametrize("verb", ["sample", "evaluate", "compress", "export", "speed"])
+def test_a_verb_may_follow_trainer(project, command, verb):
+    result = command(verb)
+    assert (result.code, result.err) == (
+        2,
+        "checkpoint: a value is needed; say checkpoint=RUN, a folder outputs/NAME/TIME\n",
+    )
+
+
+def test_reports_and_dashboards_take_keys_too(project, command):
+    assert command("experiment=small", "run_dir=here").code == 0
+    assert command("report", "here", "out=page.html").out == "page.html\n"
+    assert command("report", "checkpoint=here", "--out", "other.html").out == "other.html\n"
+    assert (project / "page.html").read_text() == (project / "other.html").read_text()
+
+
+BROKEN = {
+    "tab": (b"name: x\nkimg:\n\t1\n", "wrong.yaml, line 4: "),
+    "indent": (b"name: x\n  kimg: 1\n", "wrong.yaml, line 3: "),
+    "twice": (b"name: x\nname: y\n", "wrong.yaml, line 3: while constructing a mapping found duplicate key name"),
+    "bracket": (b"name: x\ndefaults: [a\n", "wrong.yaml, line 4: "),
+    "Latin-1": (b"# first\nname: caf\xe9\n", "wrong.yaml, line 3: not in UTF-8"),
+    "control": (b"name: \x07\n", "wrong.yaml"),
+    "a list": (b"- a\n- b\n", "wrong"),
+    "defaults of a wrong kind": (b"defaults: 3\n", "wrong"),
+    "half a reference": (b"name: ${x\n", "${x"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_file_of_the_user(project, command, case):
+    content, expected = BROKEN[case]
+    (project / "conf/experiment/wrong.yaml").write_bytes(b"# @package _global_\n" + content)
+    result = command("experiment=wrong")
+    assert expected in result.err
+    assert result.err.count("\n") == 1
+    assert result.code == 2
+    assert command("--help").code == 0
+
+
+def test_an_experiment_without_its_first_line(project, command):
+    (project / "conf/experiment/plain.yaml").write_text("name: plain\nkimg: 1\n")
+    result = command("experiment=plain")
+    assert result.err == "experiment/plain.yaml: its first line must be `# @package _global_`, as of every experiment\n"
+    assert result.code == 2

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from trainer import mistakes, run_folder, signatures
+from trainer import mistakes, run_folder, signatures, synonyms
 from trainer.config import Training, appended, conf_folders, entry, steps
 from trainer.errors import UserError
+from trainer.evaluate import Evaluation
+from trainer.sample import Sampling
 
 CONF = Path(__file__).parent.parent / "conf"
 OPTIONS = mistakes.options([CONF])
@@ -90,6 +94,19 @@ def test_every_option_of_every_group_composes(compose, group, option):
 )
 def test_nearest(word, known, expected):
     assert mistakes.nearest(word, known) == expected
+
+
+def test_synonyms_name_keys_that_there_are(compose):
+    known = {*mistakes.keys(compose("+experiment=cgan")), *mistakes.keys(compose("+experiment=cvae")), *OPTIONS}
+    for file, schema in (("sample", Sampling), ("evaluate", Evaluation)):
+        known |= {*mistakes.keys(OmegaConf.load(CONF / f"{file}.yaml")), *(each.name for each in fields(schema))}
+    known |= {"data.source.path"}  # of data=folder and its like
+    for word, names in synonyms.MEANT.items():
+        for name in names:
+            assert synonyms.meant(word, {re.split("[ =]", name)[0]}) == name
+            assert re.split("[ =]", name)[0] in known, f"{word}: there is no {name}"
+    assert synonyms.meant("precision", known) == "trainer.precision"
+    assert synonyms.meant("data.path", known - {"data.source.path", "checkpoint"}).startswith("data=folder ")
 
 
 def test_title_is_the_first_line_of_the_header(tmp_path):

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "trainer"
-EVERYONE = {"errors", "locks", "noise", "progress"}  # know nothing themselves
+EVERYONE = {"distribution", "errors", "locks", "noise", "progress"}  # know nothing themselves
 
 # part of trainer/ -> parts that it may import, besides itself and EVERYONE
 ARROWS = {
+    "distribution": set(),
     "errors": set(),
     "noise": set(),
     "allowlist": set(),
@@ -59,15 +60,20 @@ ARROWS = {
     "run_lock": set(),
     "ranks": set(),
     "signals": {"ranks"},
-    "mistakes": set(),
-    "signatures": {"mistakes"},
+    "synonyms": set(),
+    "mistakes": {"synonyms"},
+    "command_line": {"mistakes"},
+    "limits": set(),
+    "signatures": {"limits", "mistakes"},
     "run_folder": set(),
     "sweeps": set(),
-    "earlier": {"allowlist", "config", "mistakes", "run_folder"},
-    "dashboard": set(),
-    "config": {"allowlist", "mistakes", "signatures", "run_folder", "ranks", "sweeps", "signals"},
+    "earlier": {"allowlist", "command_line", "config", "mistakes", "run_folder"},
+    "dashboard": {"command_line"},
+    "config": {
+        *("allowlist", "command_line", "mistakes", "signatures", "run_folder", "ranks", "sweeps", "signals"),
+    },
     "__init__": {"pipeline"},
-    "report": {"config", "run_folder", "mistakes", "figures", "signals", "saved"},
+    "report": {"command_line", "config", "run_folder", "mistakes", "figures", "signals", "saved"},
     "__main__": {
         *("allowlist", "signatures", "config", "earlier", "run_folder", "run_lock", "checkpoint", "signals", "ranks"),
         "report",
@@ -82,8 +88,8 @@ ARROWS = {
         *("checkpoint", "data"),
     },
     "workshop": {
-        *("batch", "checkpoint", "compression", "earlier", "evaluation", "exports", "figures", "objectives", "proof"),
-        *("run_folder", "sampling"),
+        *("batch", "checkpoint", "command_line", "compression", "earlier", "evaluation", "exports", "figures"),
+        *("objectives", "proof", "run_folder", "sampling"),
     },
     "compress": {
         *("config", "pipeline", "compression", "evaluation", "evaluate", "exports", "figures", "objectives", "proof"),

@@ -20,7 +20,7 @@ def wheel(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True)
-    return next(folder.glob("trainer-*.whl"))
+    return next(folder.glob("text_image_trainer-*.whl"))
 
 
 @pytest.fixture(scope="module")

@@ -29,8 +29,7 @@ def test_files_and_grid_with_their_origin(draw, trained):
     assert [line for line in result.out.splitlines() if line.endswith(".png")] == [
         str(folder / name) for name in [*names, "grid.png"]
     ]
-    assert "6 images, " in result.out
-    assert "images/s on cpu" in result.out
+    assert result.out.endswith("\n6 images on cpu\n")  # of so few a rate would be that of the start
     image = Image.open(folder / "a-blue-car_seed0003.png")
     assert image.info == {
         "Software": "trainer",
@@ -63,6 +62,43 @@ def test_files_of_another_checkpoint_are_not_overwritten(draw, trained, tmp_path
     assert result.code == 2
     assert "choose another out=FOLDER" in result.err
     assert (tmp_path / "here" / "a_seed0000.png").read_bytes() == before
+
+
+def test_prompts_as_people_type_them(draw, tmp_path):
+    typed = {
+        "prompts=[café, it's red, a (b): {c}]": ["café", "it's red", "a (b): {c}"],
+        f"prompts={'𠀀' * 72}": ["𠀀" * 72],
+    }
+    for argument, prompts in typed.items():
+        result = draw(argument, "out=here")
+        assert result.code == 0, result.err
+        assert json.loads(Image.open(result.out.splitlines()[-2]).info["prompts"]) == prompts
+    assert draw("--prompt", "a red apple", "--seeds=0-1", "--out", "here").code == 0
+    assert {file.name for file in (tmp_path / "here").glob("a-red*")} == {f"a-red-apple_seed000{i}.png" for i in (0, 1)}
+
+
+def test_the_run_needs_no_key(command, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = command("sample", str(trained), "prompts=a", "device=cpu", f"out={tmp_path / 'Bücher (2)'}")
+    assert result.code == 0, result.err
+    assert (tmp_path / "Bücher (2)" / "a_seed0000.png").is_file()
+
+
+def test_many_files_are_not_named_one_by_one(draw):
+    result = draw("prompts=a", "seeds=0-39", "out=here")
+    assert result.code == 0, result.err
+    assert result.out.startswith("here/grid.png\n40 images in here, ")
+    assert result.out.endswith(" images/s on cpu\n")
+
+
+def test_it_says_where_the_best_checkpoint_is(draw, trained):
+    best = trained / "checkpoints" / "best.ckpt"
+    best.symlink_to("kimg000000.500.ckpt")
+    assert f"the newest checkpoint, {trained / 'checkpoints/kimg000001.500.ckpt'}; the best" in draw("prompts=a").err
+    assert draw("prompts=a", f"checkpoint={best}", "out=best").err == ""
+    best.unlink()
+    best.symlink_to("kimg000001.500.ckpt")
+    assert draw("prompts=a").err == ""
 
 
 def test_prompts_file(draw, tmp_path):
@@ -127,6 +163,12 @@ def test_compiled_it_draws_within_a_grey_level(trained, size):
         (["prompts=a", "mode=latency", "batch_size=4"], "batch_size=4: mode=latency draws each image alone"),
         (["prompts=a", "checkpoint=outputs/nothing"], "outputs/nothing does not exist; the newest run there is"),
         (["prompts=a", "sedes=3"], "did you mean seeds"),
+        (["prompts=a", "n=4"], "n: no such key; did you mean seeds (0-3 are four images of each prompt)?"),
+        (["prompts=a", "seeds=0-99999999999"], "more than 10,000,000 seeds"),
+        (["prompts=a", "device=gpu"], "device=gpu: this machine has no usable GPU"),
+        (["prompts=a", "device=abc"], "device=abc: expected cpu, cuda or cuda:NUMBER"),
+        (["prompts=a", "out=/dev/null"], "out=/dev/null: File exists"),
+        (["prompts=a", "out=/dev/null/x"], "out=/dev/null/x: Not a directory"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(draw, arguments, message):
@@ -156,6 +198,18 @@ def test_prompts_are_distinct_texts():
 def test_names_can_be_read_and_differ():
     assert slug("a red apple") == "a-red-apple"
     assert slug("a red apple!").startswith("a-red-apple-")
-    prompts = ["a red apple", "a red apple!", "a-red-apple", "x" * 70, "x" * 71, "🍏", "🍎", "../../etc"]
+    prompts = [
+        "a red apple",
+        "a red apple!",
+        "a-red-apple",
+        "x" * 70,
+        "x" * 71,
+        "🍏",
+        "🍎",
+        "../../etc",
+        "𠀀" * 72,
+        "中" * 90,
+    ]
     assert len({slug(prompt) for prompt in prompts}) == len(prompts)
+    assert all(len(f"{slug(prompt)}_seed{-(2**63)}.png".encode()) <= 255 for prompt in prompts)
     assert all("/" not in slug(prompt) and slug(prompt)[0] != "." for prompt in prompts)

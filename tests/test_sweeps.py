@@ -137,3 +137,22 @@ def test_a_search_of_three_runs(tmp_path):
     assert set(found["best_params"]) == {
         *("objective.r1", "objective.matching", "objective.optimizer.generator.lr"),
     }
+
+
+def test_a_run_that_fails_does_not_stop_the_others(trials, command):
+    """One by its mistake, one that diverges, one by a bug: the last has its turn, and the end lists the three."""
+    values = ["callbacks.trial.x=9.0,1.0", "data.source=good,bad,broken"]
+    result = command("-m", "+experiment=small", *values, "run_dir=swept here")
+    assert result.code == 2
+    assert "loss is nan\n" in result.err and "data.source=bad: expected good\n" in result.err
+    assert result.err.count("\nRuntimeError: a bug\n") == 2
+    *_, first, last = result.err.splitlines()[-6:]
+    assert result.err.splitlines()[-6] == "failed runs of the sweep: 5"
+    assert first == "  4: +experiment=small,callbacks.trial.x=1.0,data.source=bad"
+    assert last == "  5: +experiment=small,callbacks.trial.x=1.0,data.source=broken"
+    assert (trials / "swept here/3/config.yaml").is_file()
+
+
+def test_one_mistake_for_all_ends_a_sweep_at_once(project, command):
+    result = command("-m", "experiment=small", "seeed=1,2")
+    assert (result.code, result.err) == (2, "seeed: no such key; did you mean seed?\n")

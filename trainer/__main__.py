@@ -13,14 +13,18 @@ import os
 import sys
 import warnings
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from trainer import allowlist, earlier, ranks, run_folder, run_lock, signatures
-from trainer.config import Training, entry, reported
+from trainer import allowlist, distribution, earlier, ranks, run_folder, run_lock, signatures
+from trainer.config import Training, entry
 from trainer.errors import UserError
+
+VERBS = {verb: f"trainer.{verb}" for verb in ("sample", "evaluate", "compress", "export", "speed", "dashboard")}
+VERBS |= {verb: f"trainer.{verb}.__main__" for verb in ("report", "benchmark")}
 
 
 def start(cfg: DictConfig) -> float | None:
@@ -104,9 +108,17 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
 
 def main() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else its stack traces bury the line that names a dead rank
-    with reported():
-        earlier.offer(sys.argv)
-    entry(start, "config", Training)
+    if sys.argv[1:2] == ["train"]:
+        del sys.argv[1]
+    elif sys.argv[1:2] == ["--version"]:
+        print(distribution.NAME, distribution.version())
+        return
+    elif sys.argv[1:] and sys.argv[1] in VERBS:
+        module = import_module(VERBS[sys.argv.pop(1)])
+        sys.argv[0] = str(module.__file__)
+        module.main()
+        return
+    entry(start, "config", Training, earlier.offer)
 
 
 if __name__ == "__main__":

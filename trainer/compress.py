@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -167,13 +166,17 @@ def save(out: Path, pipe: Pipeline, start: Candidate, end: Candidate) -> None:
         raise UserError(f"out={out}: {error.strerror}; name a folder that can be written") from error
 
 
-def main() -> None:
-    given = dict(argument.partition("=")[::2] for argument in sys.argv)
+def searched(arguments: list[str]) -> None:
+    """Adds the passes of a search that names none."""
+    given = dict(argument.partition("=")[::2] for argument in arguments)
     if given.get("target", "null") not in ("", "null") and "compression" not in given:
-        sys.argv.append(SEARCHED)
+        arguments.append(SEARCHED)
         if "passes.prune.ratio" not in given:
-            sys.argv.append("passes.prune.ratio=0.25")  # smaller steps, with fine-tuning behind each
-    entry(compress, "compress", Compression)
+            arguments.append("passes.prune.ratio=0.25")  # smaller steps, with fine-tuning behind each
+
+
+def main() -> None:
+    entry(compress, "compress", Compression, searched)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from trainer import allowlist, mistakes, ranks, run_folder, signals, signatures, sweeps
+from trainer import allowlist, command_line, mistakes, ranks, run_folder, signals, signatures, sweeps
 from trainer.errors import UserError
 
 
@@ -75,15 +75,21 @@ class UserConf(SearchPathPlugin):
 
 def steps(kimg: float, batch_size: int) -> int:
     """Batches in a budget of thousand images."""
-    if not (kimg > 0 and batch_size > 0):
+    if not (0 < kimg < math.inf and batch_size > 0):
         raise UserError(f"kimg={kimg}, data.batch_size={batch_size}: expected more than 0")
     return math.ceil(kimg * 1000 / batch_size)
 
 
-def entry(task: Callable[[DictConfig], Any], config_name: str, schema: type) -> None:
+def entry(
+    task: Callable[[DictConfig], Any],
+    config_name: str,
+    schema: type,
+    offer: Callable[[list[str]], None] = lambda arguments: None,
+) -> None:
     """Runs `task` with the configuration `config_name` of the command line: composed and checked.
 
     schema: dataclass of the root keys, which the root config lists as `{config_name}_schema` in its defaults.
+    offer: may add to the arguments, and to what Hydra can choose from, before it composes.
     The user's mistakes, wherever they come up, end in one line on stderr and exit code 2; others keep their traceback.
     """
     ConfigStore.instance().store(name=f"{config_name}_schema", node=schema)
@@ -93,17 +99,22 @@ def entry(task: Callable[[DictConfig], Any], config_name: str, schema: type) -> 
     for resolver in (ranks.num_nodes, ranks.devices, ranks.accelerator):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
     OmegaConf.register_new_resolver("help", lambda: mistakes.listing(conf_folders()), replace=True)
-    sys.argv[1:] = appended(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions on instead of printing them
 
     def job(cfg: DictConfig) -> Any:
-        with reported():
+        with sweeps.going_on(), reported():
             allowlist.allow(cfg.get("allow"))
             signatures.check(cfg, schema, conf_folders())
             return sweeps.answer(task, cfg)
 
-    with reported():
+    with reported(composing=True):
+        roots = [field.name for field in fields(schema)]
+        experiments = mistakes.options(conf_folders()).get("experiment", {}) if "objective" in roots else {}
+        sys.argv[1:] = command_line.overrides(sys.argv[1:], roots, [*experiments])
+        offer(sys.argv)
+        sys.argv[1:] = appended(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(conf_folders()[-1]), config_name=config_name)(job)()
+    sweeps.conclude()
 
 
 def appended(arguments: list[str]) -> list[str]:
@@ -115,7 +126,8 @@ def appended(arguments: list[str]) -> list[str]:
 
 
 @contextmanager
-def reported() -> Iterator[None]:
+def reported(composing: bool = False) -> Iterator[None]:
+    """Ends the process for what is raised within; while a configuration is composed all of it is the user's mistake."""
     try:
         yield
     except KeyboardInterrupt:
@@ -128,6 +140,8 @@ def reported() -> Iterator[None]:
             sys.exit(128 + number)
         rank = ranks.rank()
         line = mistakes.explain(error, conf_folders())
+        if line is None and composing:
+            line = mistakes.unread(error, conf_folders())
         if line is None:
             traceback.print_exc()
             sys.exit(1)

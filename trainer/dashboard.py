@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from trainer.command_line import flags
+from trainer.distribution import install
 from trainer.errors import UserError
 
 X = "progress/kimg"
@@ -77,7 +79,7 @@ def workspace(entity: str, project: str) -> Any:
         import wandb_workspaces.reports.v2 as wr
         import wandb_workspaces.workspaces as ws
     except ImportError as error:
-        raise UserError("trainer.dashboard needs wandb-workspaces: pip install 'trainer[dashboard]'") from error
+        raise UserError(f"trainer.dashboard needs wandb-workspaces: {install('dashboard')}") from error
 
     def curves(section: str) -> list[Any]:
         return [
@@ -147,7 +149,7 @@ def main() -> None:
     action.add_argument("--dump", metavar="FILE.json", type=Path, help="write it into a file")
     parser.add_argument("--entity", default=os.environ.get("WANDB_ENTITY"), help="default: that of the login")
     parser.add_argument("--project", default=os.environ.get("WANDB_PROJECT", "trainer"), help="default: trainer")
-    given = parser.parse_args()
+    given = parser.parse_args(flags(sys.argv[1:]))
     try:
         if given.dump:
             dump(given.dump)

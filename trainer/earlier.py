@@ -12,6 +12,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from trainer import allowlist
+from trainer.command_line import quoted, unquoted
 from trainer.config import conf_folders
 from trainer.errors import UserError
 from trainer.mistakes import options
@@ -102,7 +103,7 @@ def offer_teacher(arguments: list[str]) -> None:
     if not path.exists():
         raise UserError(f"teacher={path} does not exist: expected a run folder, a checkpoint in one, or an export")
     at = max(number for number, argument in enumerate(arguments) if argument.startswith("teacher="))
-    arguments[at] = f"teacher={quoted(path.absolute())}"  # as it is kept in the run, wherever that is gone on with
+    arguments[at] = f"teacher={quoted(str(path.absolute()))}"  # as it is kept in the run, wherever that is gone on with
     files = (each / name for each in (path, *path.parents) for name in ("config.yaml", "config.json"))
     file = next(filter(Path.is_file, files), None)
     saved: Any = OmegaConf.to_container(OmegaConf.load(file)) if file else {}
@@ -123,11 +124,5 @@ def composed(folder: Path) -> dict[str, Any]:
 
 def value(arguments: Sequence[str], key: str) -> str:
     """What a command line gives to a key of the root, '' if nothing or null."""
-    given = [re.sub(r"^(['\"])(.*)\1$", r"\2", a.partition("=")[2]) for a in arguments if a.startswith(f"{key}=")]
-    return re.sub(r"\\(['\\])", r"\1", given[-1]) if given and given[-1] != "null" else ""
-
-
-def quoted(path: Path) -> str:
-    """As a value on Hydra's command line, whatever the name has in it."""
-    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+    given = [unquoted(a.partition("=")[2]) for a in arguments if a.startswith(f"{key}=")]
+    return given[-1] if given and given[-1] != "null" else ""

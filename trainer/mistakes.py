@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from trainer.errors import UserError
+from trainer.synonyms import meant
 
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 
@@ -40,6 +41,27 @@ def explain(error: BaseException, folders: list[Path]) -> str | None:
     return unknown_group(str(error), options(folders)) or one_line(str(error))
 
 
+def unread(error: Exception, folders: list[Path]) -> str:
+    """What was raised while a configuration was read, whatever it is: with the file and line where those are known."""
+    mark = getattr(error, "problem_mark", None)  # of a yaml.YAMLError
+    if mark is not None:
+        words = getattr(error, "context", None), getattr(error, "problem", None)
+        return f"{mark.name}, line {mark.line + 1}: {' '.join(filter(None, words))}"
+    if isinstance(error, UnicodeDecodeError):
+        file = next((file for folder in folders for file in folder.rglob("*.yaml") if not is_utf8(file)), "")
+        line = error.object[: error.start].count(b"\n") + 1
+        return f"{file}, line {line}: not in UTF-8; save it in that encoding"
+    return f"{type(error).__name__}: {one_line(str(error))}"
+
+
+def is_utf8(file: Path) -> bool:
+    try:
+        file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def chain(error: BaseException | None) -> Iterator[BaseException]:
     """`error` and what it came from, each once: libraries raise errors anew, which can close the chain to a circle."""
     seen: set[int] = set()
@@ -61,6 +83,10 @@ def refused(error: InstantiationException) -> str | None:
 
 def unknown_option(file: str, groups: dict[str, dict[str, Path]]) -> str:
     group, _, option = file.removesuffix(".yaml").rpartition("/")
+    if file.startswith("data/") and group not in groups:
+        path = file.removesuffix(".yaml").removeprefix("data/")
+        kind = {".parquet": "parquet", ".tar": "webdataset"}.get(Path(path).suffix, "folder")
+        return f"data={path}: no such option; a path of yours is data={kind} data.source.path={path}"
     if group not in groups:
         return f"{group or option}: no such group" + nearest(group or option, groups)
     known = sorted(groups[group])
@@ -83,8 +109,11 @@ def wrong_key(message: str, cause: OmegaConfBaseException, folders: list[Path]) 
     file = re.match(r"In '([^']+)'", message)
     where = f"{file[1]}.yaml: " if file else ""
     if isinstance(cause, MissingMandatoryValue):
-        return f"{key}: a value is needed; say {key}=..."
+        remedy = "RUN, a folder outputs/NAME/TIME" if key == "checkpoint" else "..."
+        return f"{key}: a value is needed; say {key}={remedy}"
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)):
+        if file and key == file[1].partition("/")[0]:
+            return f"{where}its first line must be `# @package _global_`, as of every {key}"
         root = cause.parent_node._get_root() if cause.parent_node is not None else None
         return f"{where}{key}: no such key" + nearest(key, [*keys(root), *options(folders)])
     return f"{where}{key}: {one_line(str(cause.msg))}"
@@ -98,6 +127,8 @@ def one_line(text: str) -> str:
 def nearest(word: str, known: Iterable[str]) -> str:
     """'; did you mean x?' for the dotted name nearest to `word`, '' if none is near."""
     known = [name for name in known if name != word and not name.startswith(f"{word}.")]
+    if name := meant(word, known):
+        return f"; did you mean {name}?"
     parent, _, last = word.rpartition(".")
     siblings = [name for name in known if name.rpartition(".")[0] == parent]
     found = (
@@ -140,7 +171,7 @@ def listing(folders: list[Path]) -> str:
 
 def title(file: Path) -> str:
     """First line of a config's header comment."""
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         if not line.startswith("#"):
             break
         if not line.startswith("# @package"):

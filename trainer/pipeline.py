@@ -122,10 +122,7 @@ def load(
     UserError if there is no such run, its checkpoint cannot be read, it is a program that cannot be compiled again, or
     the device is not there.
     """
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device={device}: this machine has no usable GPU; leave device out or say cpu")
+    device = usable(device)
     allowlist.allow(allow)
     path = checkpoint.newest(path)
     if compiled and is_program(path):
@@ -135,3 +132,16 @@ def load(
     if compiled:
         runtime.compiled(objective.get_submodule(objective.draws_with))
     return Pipeline(path, Sampler(objective, text, batch_size, fixed))
+
+
+def usable(device: str | torch.device | None) -> torch.device:
+    """The device of that name, gpu being cuda; without one the GPU if there is one. UserError if it is not there."""
+    try:
+        found = torch.device("cuda" if device == "gpu" else device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise UserError(f"device={device}: expected cpu, cuda or cuda:NUMBER") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device={device}: this machine has no usable GPU; leave device out or say cpu")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device={device}: this machine has {torch.cuda.device_count()} GPUs, the first is cuda:0")
+    return found

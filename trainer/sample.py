@@ -17,6 +17,7 @@ from omegaconf import MISSING, DictConfig, ListConfig
 
 from trainer.config import entry
 from trainer.errors import UserError
+from trainer.progress import say
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 Origin = dict[str, str]  # PNG metadata
 GRID_IMAGES = 256  # of more images the first ones are in the grid
+NAMED_IMAGES = 32  # more files are not printed one by one
+MOST_SEEDS = 10_000_000
 
 
 @dataclass
@@ -74,6 +77,7 @@ def sample(cfg: DictConfig) -> None:
 
     alone = cfg.mode == "latency" or (streamed and cfg.mode is None and cfg.batch_size is None)
     pipe = load(cfg.checkpoint, cfg.device, 1 if alone else cfg.batch_size, fixed=alone, compiled=cfg.compile)
+    say_which(pipe.path, Path(cfg.checkpoint))
     folder = Path(cfg.out or run_folder.of(pipe.path) / "samples" / pipe.path.stem).expanduser()
     origin = {
         "Software": "trainer",
@@ -90,7 +94,7 @@ def sample(cfg: DictConfig) -> None:
     for file in files:
         if file.exists() and not from_origin(file, origin):
             raise UserError(f"{file} is there already and not from {pipe.path}: choose another out=FOLDER")
-    folder.mkdir(parents=True, exist_ok=True)
+    make(folder)
 
     pipe.sampler.conditions(prompts)  # before the clock starts: the first one loads the text encoder
     if cfg.mode == "throughput" and cfg.batch_size is None and not pipe.sampler.fixed:
@@ -101,28 +105,47 @@ def sample(cfg: DictConfig) -> None:
     began = time.monotonic()
     for (prompt, seed), file, pixels in zip(pairs, files, draw(pipe, pairs), strict=True):
         save(picture(pixels), file, origin | {"prompt": prompt, "seed": str(seed)})
-        print(file)
+        if len(pairs) <= NAMED_IMAGES:
+            print(file)
         if len(shown) < GRID_IMAGES:
             shown.append(pixels)
-    rate = len(pairs) / (time.monotonic() - began)
+    seconds = time.monotonic() - began
 
     all_of_it = origin | {"prompts": json.dumps(prompts, ensure_ascii=False), "seeds": json.dumps(seeds)}
     numbered = itertools.chain(["grid.png"], (f"grid-{i}.png" for i in itertools.count(2)))
     file = next(f for f in map(folder.joinpath, numbered) if not f.exists() or from_origin(f, all_of_it))
     overview = grid(torch.stack(shown), [prompt for prompt, _ in pairs[: len(shown)]], min(len(seeds), 16))
     save(overview, file, all_of_it)
-    print(f"{file}\n{len(pairs)} images, {rate:.1f} images/s on {pipe.sampler.device}")
+    count = f"{len(pairs)} image{'s' * (len(pairs) > 1)}"
+    rate = f", {len(pairs) / seconds:.1f} images/s" if len(pairs) >= NAMED_IMAGES else ""  # of few, it is their start's
+    where = "" if len(pairs) <= NAMED_IMAGES else f" in {folder}"
+    print(f"{file}\n{count}{where}{rate} on {pipe.sampler.device}")
 
 
 def stream(pipe: Pipeline, seeds: list[int], folder: Path, origin: Origin) -> None:
     """A PNG for each line of stdin and each seed, written and its name printed as soon as it is there."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make(folder)
     lines = (line.strip() for line in sys.stdin)
     first, second = itertools.tee((prompt, seed) for prompt in lines if prompt for seed in seeds)
     for prompt, seed, image in pipe.stream((p for p, _ in first), (s for _, s in second)):
         file = folder / f"{slug(prompt)}_seed{seed:04d}.png"
         save(image, file, origin | {"prompt": prompt, "seed": str(seed)})
         print(file, flush=True)
+
+
+def make(folder: Path) -> None:
+    """UserError if the folder cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out={folder}: {error.strerror}; name a folder that can be made") from error
+
+
+def say_which(path: Path, given: Path) -> None:
+    """Where a run was given: that its newest checkpoint was taken, and where its best one is if that is another."""
+    best = path.with_name("best.ckpt")
+    if given.is_dir() and path != given and best.exists() and not best.samefile(path):
+        say(f"drawn with the newest checkpoint, {path}; the best by what the run measured is checkpoint={best}")
 
 
 def draw(pipe: Pipeline, pairs: list[tuple[str, int]]) -> Iterator[Tensor]:
@@ -162,6 +185,8 @@ def parse_seeds(given: Any) -> list[int]:
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
         if first > last or not -(2**63) <= first <= last < 2**63:
             raise UserError(f"seeds={given}: {part} is not a seed; expected 3, 0-7 or [0,2,5-9]")
+        if len(seeds) + last - first >= MOST_SEEDS:
+            raise UserError(f"seeds={given}: more than {MOST_SEEDS:,} seeds; draw them in several commands")
         seeds += range(first, last + 1)
     if not seeds:
         raise UserError(f"seeds={given}: expected at least one, as in seeds=0-7")
@@ -170,7 +195,8 @@ def parse_seeds(given: Any) -> list[int]:
 
 def slug(prompt: str) -> str:
     """A file name that can be read; where it says less than the prompt, a checksum keeps two prompts apart."""
-    name = re.sub(r"\W+", "-", prompt)[:60].strip("-")
+    letters = re.sub(r"\W+", "-", prompt)[:60].encode()[:180]  # file systems count bytes
+    name = letters.decode(errors="ignore").strip("-")
     return name if name.replace("-", " ") == prompt else f"{name}-{zlib.crc32(prompt.encode()):08x}".lstrip("-")
 
 
@@ -195,8 +221,6 @@ def from_origin(file: Path, origin: Origin) -> bool:
 
 
 def main() -> None:
-    # Hydra reads a bare comma as a sweep
-    sys.argv[1:] = [re.sub(r"^seeds=([\d-]+,[\d,-]+)$", r"seeds=[\1]", argument) for argument in sys.argv[1:]]
     entry(sample, "sample", Sampling)
 
 

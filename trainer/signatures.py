@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from trainer import limits
 from trainer.errors import UserError
-from trainer.mistakes import keys, nearest, options
+from trainer.mistakes import chain, keys, nearest, options
 
 OF_HYDRA = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
@@ -37,9 +39,18 @@ def check(cfg: DictConfig, schema: type, folders: list[Path]) -> None:
         for name, part in parts.items():
             if part is not None and "_target_" not in part:
                 raise UserError(f"{group}.{name}: no such part" + nearest(str(name), map(str, parts)))
-    for path, node in targets(cfg):
+    limits.check(cfg)
+    unresolved: OmegaConfBaseException | None = None
+    try:
+        OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        if any(isinstance(cause, UserError) for cause in chain(error)):
+            raise
+        unresolved = error
+    for path, node in targets(cfg):  # last, for it imports what they name; a key mistyped there may be why
         check_call(path, node)
-    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    if unresolved:
+        raise unresolved
 
 
 def targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -12,6 +13,32 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from trainer.errors import DivergedError, UserError
+
+_failed: list[str] = []  # job and overrides of runs of this process
+
+
+@contextmanager
+def going_on() -> Iterator[None]:
+    """A run that fails, with a line or a traceback and exit code 1 or 2, does not keep the next from its turn.
+
+    Not under Optuna, whose trials all have the same mistake, nor where another process shall hear of it.
+    """
+    try:
+        yield
+    except SystemExit as end:
+        hydra = HydraConfig.get()
+        one_by_one = hydra.mode == RunMode.MULTIRUN and hydra.launcher._target_.endswith(".BasicLauncher")
+        if not one_by_one or "optuna" in hydra.sweeper._target_ or end.code not in (1, 2):
+            raise
+        _failed.append(f"  {hydra.job.num}: {hydra.job.override_dirname}")
+
+
+def conclude() -> None:
+    """Lists the runs of a sweep that failed and ends with code 2, if any did."""
+    if _failed:
+        print(f"failed runs of the sweep: {len(_failed)}", *_failed, sep="\n", file=sys.stderr, flush=True)
+        _failed.clear()  # for a sweep started from Python afterwards
+        sys.exit(2)
 
 
 def answer(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:

@@ -137,7 +137,7 @@ def test_damage_found_on_the_way(write):
 def test_pyarrow_is_needed_only_here(write, monkeypatch):
     file = write({"image": [RED], "text": ["red"]})
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(UserError, match=r"^data=parquet needs the package pyarrow: pip install pyarrow$"):
+    with pytest.raises(UserError, match=r"^data=parquet needs the package pyarrow: pip install -e '\.\[data\]'$"):
         Parquet(str(file)).items()
 
 

@@ -65,4 +65,4 @@ def test_the_picture_needs_matplotlib(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "front.png").stat().st_size > 1000
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     assert not draw(points, tmp_path / "other.png")
-    assert "no other.png: it needs matplotlib; python -m pip install 'trainer[plot]'" in capsys.readouterr().err
+    assert "no other.png: it needs matplotlib; pip install -e '.[plot]'" in capsys.readouterr().err

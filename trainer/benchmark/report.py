@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from trainer.benchmark import predict
+from trainer.distribution import install
 from trainer.errors import UserError
 from trainer.progress import say
 from trainer.strategies.traffic import sent
@@ -184,7 +185,7 @@ def write(cfg: DictConfig, result: dict[str, Any]) -> None:
     command = shlex.join(["python", "-m", "trainer.benchmark", *sys.argv[1:]])
     picture = ""
     if "scaling" in result and find_spec("matplotlib") is None:
-        say("no scaling.png: it needs matplotlib; python -m pip install 'trainer[plot]'")
+        say(f"no scaling.png: it needs matplotlib; {install('plot')}")
     elif "scaling" in result:
         from trainer.benchmark.plot import draw
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from trainer.data.files import MAX_BYTES, Items, caption_list, concept_name, existing, find_shards, open_image, stamp
 from trainer.data.source import Item
+from trainer.distribution import install
 from trainer.errors import UserError
 
 
@@ -91,7 +92,7 @@ def _open(file: str) -> Iterator[Any]:
         import pyarrow
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
-        raise UserError("data=parquet needs the package pyarrow: pip install pyarrow") from error
+        raise UserError(f"data=parquet needs the package pyarrow: {install('data')}") from error
     try:
         with ParquetFile(file) as table:
             yield table

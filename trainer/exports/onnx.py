@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from trainer.distribution import install
 from trainer.errors import UserError
 from trainer.exports.program import Runtime, reason
 
@@ -22,7 +23,7 @@ def require(*packages: str) -> None:
     """UserError where one of these packages is not installed."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            raise UserError(f"{package} is not installed, and ONNX needs it: pip install -e '.[export]'")
+            raise UserError(f"{package} is not installed, and ONNX needs it: {install('export')}")
 
 
 def write(exported: ExportedProgram, path: Path) -> None:

@@ -8,6 +8,7 @@ from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 
+from trainer.distribution import install
 from trainer.progress import say
 from trainer.proof.stage import Stage
 from trainer.report.plot import Axis, dot, short
@@ -77,7 +78,7 @@ def svg(points: Sequence[Point], cost: str = MS) -> str:
 def draw(points: Sequence[Point], file: Path, cost: str = MS) -> bool:
     """The same as a picture, with the names below; False, with a line that says so, where matplotlib is missing."""
     if find_spec("matplotlib") is None:
-        say(f"no {file.name}: it needs matplotlib; python -m pip install 'trainer[plot]'")
+        say(f"no {file.name}: it needs matplotlib; {install('plot')}")
         return False
     import matplotlib
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
+from trainer.command_line import flags
 from trainer.config import reported
 from trainer.errors import UserError
 
@@ -15,7 +17,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, help="file to write; default RUN/report.html, of several runs ./compare.html"
     )
-    given = parser.parse_args()
+    given = parser.parse_args(flags(sys.argv[1:], positional="checkpoint"))
     with reported():
         from trainer.report import compare, single  # here, so that --help is answered at once
 

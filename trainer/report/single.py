@@ -9,6 +9,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from trainer import distribution
 from trainer.errors import UserError
 from trainer.figures import Figure
 from trainer.report import page
@@ -18,7 +19,16 @@ from trainer.report.run import Run
 from trainer.report.warnings import warnings
 
 FILE = "report.html"
-MAIN_PACKAGES = ("trainer", "torch", "pytorch-lightning", "transformers", "hydra-core", "wandb", "deepspeed", "numpy")
+MAIN_PACKAGES = (
+    distribution.NAME,
+    "torch",
+    "pytorch-lightning",
+    "transformers",
+    "hydra-core",
+    "wandb",
+    "deepspeed",
+    "numpy",
+)
 MOST_SHOTS = 12  # of the evolution of samples; evenly spread over those there are
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from trainer.distribution import install
 from trainer.errors import UserError
 from trainer.strategies.base import is_moment, num_bytes, parameters, placed
 from trainer.strategies.parts import Part, fill
@@ -213,7 +214,7 @@ def load_deepspeed() -> Any:
     try:
         import deepspeed
     except ImportError as error:
-        raise UserError("strategy=zero* needs DeepSpeed: pip install 'trainer[deepspeed]'") from error
+        raise UserError(f"strategy=zero* needs DeepSpeed: {install('deepspeed')}") from error
     deepspeed.utils.logger.setLevel(logging.WARNING)
     # Nothing is compiled at start: on CPU it would build a reduction for inference, behind a lock file that a killed
     # run leaves in ~/.cache, and at which every later run waits for ever.

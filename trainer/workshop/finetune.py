@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from trainer import checkpoint, earlier, run_folder
+from trainer.command_line import quoted
 from trainer.compression import structure
-from trainer.earlier import quoted
 from trainer.errors import UserError
 from trainer.exports import files
 from trainer.objectives.drawing import Drawing
@@ -70,7 +70,7 @@ def finetune(run: str | Path, network: nn.Module, kimg: float, folder: Path) -> 
         raise UserError(f"{start}: {error.strerror}; free space or choose another out=FOLDER") from error
 
     say(f"fine-tuning for {kimg:g} kimg in {folder / 'run'}")
-    train([f"init={quoted(start)}", f"run_dir={quoted(folder / 'run')}", f"kimg={kimg}", *QUIET])
+    train([f"init={quoted(str(start))}", f"run_dir={quoted(str(folder / 'run'))}", f"kimg={kimg}", *QUIET])
     tuned = checkpoint.load(folder / "run", next(network.parameters()).device)
     return tuned.get_submodule(tuned.draws_with)
 

@@ -1,0 +1,46 @@
+"""What people of other programs call the keys of a configuration."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+# words -> names of ours with a remark; the first that a configuration has is meant
+_NAMES = {
+    "gpus ngpus num_gpus n_gpus devices num_devices gpu_ids": ("gpus_per_node", "trainer.devices"),
+    "device accelerator": ("device", "gpus_per_node (0 trains on the CPU)"),
+    "epochs num_epochs n_epochs max_epochs steps num_steps max_steps iterations iters niter": (
+        "kimg (the budget in thousand images)",
+    ),
+    "precision amp fp16 bf16 mixed_precision dtype": ("trainer.precision",),
+    "path root dir folder data_path data_dir data_root dataroot dataset_path": (
+        "data.source.path",
+        "checkpoint",
+        "data=folder data.source.path=...",
+    ),
+    "dataset dataset_name": ("data",),
+    "n num num_images num_samples n_samples samples count images": (
+        "seeds (0-3 are four images of each prompt)",
+        "callbacks.samples.num_images",
+    ),
+    "batch bs batchsize batch_size": ("batch_size", "data.batch_size"),
+    "resolution size image_size img_size imsize res": ("data.resolution",),
+    "workers num_workers n_workers": ("data.num_workers", "processes"),
+    "lr learning_rate": ("objective.optimizer.generator.lr", "objective.optimizer.autoencoder.lr"),
+    "output output_dir outdir out_dir save_dir logdir log_dir results": ("out", "run_dir"),
+    "out": ("run_dir",),
+    "config cfg exp recipe": ("experiment",),
+    "model ckpt run run_dir weights load resume_from": ("checkpoint", "resume"),
+    "text caption captions": ("prompts",),
+    "file prompt_file": ("prompts_file",),
+    "use_wandb no_wandb": ("logger.wandb=null",),
+    "gradient_clip_val clip_grad grad_clip max_grad_norm": ("objective.clip",),
+    "accumulate_grad_batches gradient_accumulation_steps grad_accum": ("objective.accumulate",),
+}
+MEANT = {word: names for words, names in _NAMES.items() for word in words.split()}
+
+
+def meant(word: str, known: Collection[str]) -> str:
+    """The name among `known`, with a remark, that the last part of a dotted word stands for; '' if there is none."""
+    names = MEANT.get(word.rpartition(".")[2], ())
+    return next((name for name in names if re.split("[ =]", name)[0] in known), "")
