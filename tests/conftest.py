@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -29,6 +30,8 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         from trainer.__main__ import main as train
 
         before = dict(os.environ)
+        loggers = [logging.root, logging.getLogger("hydra")]
+        logs = [(log, log.level, list(log.handlers)) for log in loggers]  # --info has Hydra log into this test's stdout
         monkeypatch.setattr(sys, "argv", ["trainer", *arguments])
         capsys.readouterr()
         code = 0
@@ -39,6 +42,9 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         finally:
             os.environ.clear()
             os.environ.update(before)
+            for log, level, handlers in logs:
+                log.setLevel(level)
+                log.handlers[:] = handlers
         out, err = capsys.readouterr()
         return SimpleNamespace(code=code, out=out, err=err)
 
