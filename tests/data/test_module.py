@@ -132,13 +132,13 @@ def test_another_seed_another_order(module, plain):
 
 
 def test_held_out_and_training_images_do_not_meet(module, plain):
-    data = prepared(module(plain(400, per_concept=4), heldout=0.2))
+    data = prepared(module(plain(400, per_concept=4), heldout=0.2, split_seed=0))
     assert len(data.train) + len(data.heldout) == 400
     concepts = [
         {record["concept"] for record in side.cache.records(side.indices)} for side in (data.train, data.heldout)
     ]
     assert not concepts[0] & concepts[1]
-    assert 10 <= len(concepts[1]) <= 30
+    assert 10 <= len(concepts[1]) <= 30 and len(data.heldout) == 80
     assert data.heldout.attributes[0]["number"] == data.heldout.indices[0]
     assert data.heldout.captions[-1] == f"caption {data.heldout.indices[-1]} 0"
     assert data.train.images.shape == (len(data.train), 8, 8, 3) and len(data.train.images) == len(data.train)
@@ -146,11 +146,44 @@ def test_held_out_and_training_images_do_not_meet(module, plain):
     assert (data.heldout.images[2] == data.heldout.cache.images[data.heldout.indices[2]]).all()
 
 
-def test_new_items_never_move_old_ones(tmp_path, plain):
-    small, large = (open_cache(plain(n), 8, tmp_path) for n in (100, 300))
+def test_new_items_rarely_move_old_ones(tmp_path, plain):
+    small, large = (open_cache(plain(n), 8, tmp_path) for n in (200, 220))
     heldout = [set(split(each, 0.2, 0)[1].tolist()) for each in (small, large)]
-    assert heldout[0] == {i for i in heldout[1] if i < 100}
+    assert list(map(len, heldout)) == [40, 44]
+    assert len(heldout[0] ^ {i for i in heldout[1] if i < 200}) <= 4
     assert heldout[0] != set(split(small, 0.2, 1)[1].tolist())
+
+
+class Uneven:
+    """A cache's concepts: a few of many images and many of one, as in sets of clip art."""
+
+    concepts = np.repeat(np.arange(500) * 7919 + 1, [400, 300, 200, 100, *[1] * 496])
+    individuals = np.arange(len(concepts))
+    heldout = np.full(len(concepts), -1, np.int8)
+
+
+def test_the_share_held_out_is_of_images(plain):
+    for seed in range(20):
+        train, heldout = split(Uneven(), 0.1, seed)
+        assert len(heldout) == 150 and len(train) + len(heldout) == 1496
+        assert not set(Uneven.concepts[train]) & set(Uneven.concepts[heldout])
+    shares = [len(split(Uneven(), 0.1, seed, by_images=False)[1]) / 1496 for seed in range(20)]
+    assert max(shares) > 0.25  # where a tenth of the concepts was held out
+
+
+def test_only_large_concepts_give_one_of_the_smallest(plain):
+    uneven = Uneven()
+    uneven.concepts, uneven.heldout = np.repeat([5, 6, 7], [30, 40, 30]), np.full(100, -1, np.int8)
+    assert len(split(uneven, 0.1, 0)[1]) == 30
+    uneven.individuals = np.arange(100)
+    assert len(split(uneven, 0.1, 0, grouped=False)[1]) == 10
+
+
+def test_runs_of_several_seeds_hold_out_the_same(module, plain):
+    several = [prepared(module(plain(100), heldout=0.2, seed=seed, split_seed=0)) for seed in (0, 1, 2)]
+    assert len({data.fingerprint for data in several}) == 1
+    old = [prepared(module(plain(100), heldout=0.2, seed=seed)) for seed in (0, 1)]  # what checkpoints say from before
+    assert old[0].fingerprint != old[1].fingerprint
 
 
 def test_the_source_may_draw_the_split_itself(tmp_path, plain):

@@ -70,7 +70,7 @@ def describe_data(config: Mapping[str, Any], data: Any) -> dict[str, Any]:
         "resolution": data.resolution,
         "images": {"train": len(data.train), "heldout": len(data.heldout)},
         "captions": len(data.train.cache.captions),
-        "heldout": {"fraction": data.fraction, "seed": data.seed},
+        "heldout": {"fraction": data.fraction, "seed": data.split_seed},
     }
 
 

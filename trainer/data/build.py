@@ -31,7 +31,7 @@ def write_cache(source: Source, resolution: int, building: Path, name: str) -> i
     """
     captions: dict[str, int] = {}
     caption_ids: list[int] = []
-    caption_starts, concepts, heldout, num_skipped = [0], [], [], 0
+    caption_starts, concepts, individuals, heldout, num_skipped = [0], [], [], [], 0
     items = source.items()
     progress = Progress(f"caching {name}:", "images", length_hint(items, 0))
     with (
@@ -47,12 +47,13 @@ def write_cache(source: Source, resolution: int, building: Path, name: str) -> i
                 if isinstance(pixels, Exception):
                     num_skipped += 1
                     reason = f"{type(pixels).__name__}: {pixels}"
-                    skipped.write(f"{item.key}\t{reason}\n")
+                    skipped.write(" ".join(item.key.splitlines()) + "\t" + " ".join(reason.splitlines()) + "\n")
                     continue
                 images.write(pixels.tobytes())
                 caption_ids += [captions.setdefault(caption, len(captions)) for caption in item.captions]
                 caption_starts.append(len(caption_ids))
-                concepts.append(int(digest(item.concept), 16) - (1 << 63))
+                concepts.append(_hash(item.concept))
+                individuals.append(_hash(item.key if item.concept == item.captions[0] else item.concept))
                 heldout.append(-1 if item.heldout is None else int(item.heldout))
                 record = {field: getattr(item, field) for field in _RECORD}
                 records.write(json.dumps(record) + "\n")  # ASCII: file names need not be UTF-8
@@ -64,9 +65,14 @@ def write_cache(source: Source, resolution: int, building: Path, name: str) -> i
     _save(building / "caption_ids.npy", np.array(caption_ids, np.int64))
     _save(building / "caption_starts.npy", np.array(caption_starts, np.int64))
     _save(building / "concepts.npy", np.array(concepts, np.int64))
+    _save(building / "individuals.npy", np.array(individuals, np.int64))
     _save(building / "heldout.npy", np.array(heldout, np.int8))
     (building / "captions.json").write_text(json.dumps(list(captions)), encoding="utf-8")
     return num_skipped
+
+
+def _hash(text: str) -> int:
+    return int(digest(text), 16) - (1 << 63)
 
 
 def _save(file: Path, array: np.ndarray) -> None:
@@ -84,7 +90,7 @@ def _header(file: Any, num_images: int, resolution: int) -> None:
 
 
 def _decode(item: Item, resolution: int) -> np.ndarray | Exception:
-    if not item.captions or not all(caption.strip() for caption in item.captions):
+    if not item.captions:  # an empty one is a choice of the source
         raise UserError(f"{item.key}: image without a caption; give it one or remove it")
     try:
         return np.asarray(fit(item.load(resolution), resolution))

@@ -20,7 +20,7 @@ from trainer.errors import UserError
 from trainer.locks import acquire
 from trainer.progress import say
 
-_VERSION = 1  # raise it when the same source must be decoded anew
+_VERSION = 2  # raise it when the same source must be decoded anew
 _FULL_OR_CLOSED = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ENOTEMPTY),
@@ -35,6 +35,7 @@ class Cache:
     captions: the K distinct captions, in order of first use.
     caption_ids: the caption numbers of image i are caption_ids[caption_starts[i] : caption_starts[i + 1]].
     concepts: (N,) int64 hash of each image's concept.
+    individuals: (N,) int64 hash of the concept where the source names one, else of the image's own key.
     heldout: (N,) int8; 1 held out, 0 training, -1 for the concept to decide.
     """
 
@@ -45,6 +46,7 @@ class Cache:
         self.caption_ids: np.ndarray = np.load(folder / "caption_ids.npy")
         self.caption_starts: np.ndarray = np.load(folder / "caption_starts.npy")
         self.concepts: np.ndarray = np.load(folder / "concepts.npy")
+        self.individuals: np.ndarray = np.load(folder / "individuals.npy")
         self.heldout: np.ndarray = np.load(folder / "heldout.npy")
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -35,7 +35,9 @@ class DataModule(LightningDataModule):
     """Training batches that depend on (seed, position) alone, and the held-out images.
 
     source: lists the captioned images. text: turns captions into features, once per distinct caption.
-    batch_size: over all ranks. heldout: fraction of concepts kept out of training, [0, 1); a source may draw its own.
+    batch_size: over all ranks. heldout: fraction of images kept out of training, [0, 1), whole concepts each; a source
+    may draw its own. seed: of order, captions and augmentation. split_seed: of what is held out, so that runs of
+    several seeds are compared on the same images; None, of older runs, takes `seed` and a fraction of the concepts.
     cache_dir: default $TRAINER_CACHE/data or ~/.cache/trainer/data.
     """
 
@@ -50,15 +52,17 @@ class DataModule(LightningDataModule):
         seed: int,
         num_workers: int = 0,
         cache_dir: str | None = None,
+        split_seed: int | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= heldout < 1:
-            raise UserError(f"data.heldout={heldout}: expected a fraction of concepts in [0, 1)")
+            raise UserError(f"data.heldout={heldout}: expected a fraction of images in [0, 1)")
         if resolution < 1 or batch_size < 1:
             raise UserError(f"data.resolution={resolution}, data.batch_size={batch_size}: expected at least 1")
         self.source, self.text, self.augment = source, text, augment
         self.resolution, self.batch_size, self.num_workers, self.seed = resolution, batch_size, num_workers, seed
-        self.fraction = heldout
+        self.fraction, self.by_images = heldout, split_seed is not None
+        self.split_seed = seed if split_seed is None else split_seed
         self.cache_dir = cache_dir or default_cache_dir()
         self.start = 0
         self._prepared = False
@@ -69,7 +73,8 @@ class DataModule(LightningDataModule):
             return
         cache = open_cache(self.source, self.resolution, self.cache_dir)
         self.features = self.text.prepare(cache.captions)
-        train, heldout = split(cache, self.fraction, self.seed)
+        grouped = getattr(self.text, "grouped", True)
+        train, heldout = split(cache, self.fraction, self.split_seed, grouped, self.by_images)
         self.train, self.heldout = Split(cache, train), Split(cache, heldout)
         self._prepared = True
         if self.source.attribution:

@@ -55,21 +55,53 @@ class Images:
         return self[:].astype(dtype or self.dtype, copy=False)
 
 
-def split(cache: Cache, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split(
+    cache: Cache, fraction: float, seed: int, grouped: bool = True, by_images: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the training and of the held-out images.
 
-    A concept is held out where its hash with the seed falls below the fraction, so new items never move old ones; at
-    least one concept goes each way. Raises UserError where that cannot be.
+    Concepts are taken in the order of their hash with the seed; one is held out if the held-out images then are at most
+    `fraction` of all. So the share falls short of it by less than the smallest concept left, and of new items few move
+    old ones. Where no concept is small enough, a smallest one is held out. At least one concept goes each way.
+    grouped=False: images stand alone, as of classes, unless the source itself names a concept. by_images=False: the
+    rule of runs without `data.split_seed`, a concept is held out where its hash falls below the fraction.
+    Raises UserError where there is nothing to train on, or nothing to hold out.
     """
-    draw = noise.uniform(seed, "heldout", torch.from_numpy(cache.concepts), 1)[:, 0].numpy()
-    free = cache.heldout < 0
-    heldout = np.where(free, draw < fraction, cache.heldout == 1)
-    if fraction and free.any() and not heldout.any():
-        heldout = free & (draw == draw[free].min())
-    if heldout.all() and free.any():
-        heldout &= ~(free & (draw == draw[free].max()))
+    free = np.flatnonzero(cache.heldout < 0)
+    heldout = cache.heldout == 1
+    concepts, number, sizes = np.unique(
+        (cache.concepts if grouped else cache.individuals)[free], return_inverse=True, return_counts=True
+    )
+    draw = noise.uniform(seed, "heldout", torch.from_numpy(concepts), 1)[:, 0].numpy()
+    chosen = (_share_of_images if by_images else _share_of_concepts)(draw, sizes, fraction)
+    heldout[free] = chosen[number]
+    if heldout.all() and len(free):
+        heldout[free] = chosen[number] & (number != draw.argmax())
     if heldout.all():
         raise UserError("every image is held out, none is left to train on; lower data.heldout=")
     if fraction and not heldout.any():
         raise UserError(f"data.heldout={fraction}: no concept can be held out of this source; set data.heldout=0")
     return np.flatnonzero(~heldout), np.flatnonzero(heldout)
+
+
+def _share_of_images(draw: np.ndarray, sizes: np.ndarray, fraction: float) -> np.ndarray:
+    """(K,) bool of K concepts with these draws and numbers of images."""
+    chosen = np.zeros(len(sizes), bool)
+    left = min(max(1, round(fraction * int(sizes.sum()))), int(sizes.sum()) - 1) if fraction else 0
+    order = draw.argsort(kind="stable")
+    if left and not (sizes <= left).any():
+        chosen[order[sizes[order].argmin()]] = True
+        return chosen
+    while len(order := order[sizes[order] <= left]):
+        total = sizes[order].cumsum()
+        taken = np.searchsorted(total, left, side="right")  # at least one, as each of them fits
+        chosen[order[:taken]] = True
+        left, order = left - int(total[taken - 1]), order[taken:]
+    return chosen
+
+
+def _share_of_concepts(draw: np.ndarray, sizes: np.ndarray, fraction: float) -> np.ndarray:
+    chosen = draw < fraction
+    if fraction and len(chosen) and not chosen.any():
+        chosen[draw.argmin()] = True
+    return chosen
