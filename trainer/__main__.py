@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from trainer import allowlist, distribution, earlier, ranks, run_folder, run_lock, signatures
 from trainer.config import Training, entry
 from trainer.errors import UserError
+from trainer.progress import spared_output
 
 VERBS = {verb: f"trainer.{verb}" for verb in ("sample", "evaluate", "compress", "export", "speed", "dashboard")}
 VERBS |= {verb: f"trainer.{verb}.__main__" for verb in ("report", "benchmark")}
@@ -98,7 +99,7 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     def stopped_by() -> int:
         return max((getattr(callback, "signal", 0) for callback in callbacks), default=0)
 
-    with ending.told(folder, stopped_by) if trainer.is_global_zero else nullcontext():
+    with spared_output(), ending.told(folder, stopped_by) if trainer.is_global_zero else nullcontext():
         trainer.fit(objective, datamodule=data, ckpt_path=newest)
     if stopped_by() and trainer.is_global_zero:  # from a child, Lightning would take it for a crash and kill the rest
         signals.requeue(stopped_by())

@@ -4,13 +4,59 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, TextIO
 
 EVERY_SECONDS = 5.0
+_told: set[Path] = set()
 
 
 def say(line: str, end: str = "\n") -> None:
     """Print one line for the user."""
     print(line, end=end, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def spared(file: Path) -> Iterator[None]:
+    """Around the writing of what a run can do without: where that fails (a full disk), it is told once and no more."""
+    try:
+        yield
+    except OSError as error:
+        if file not in _told:
+            _told.add(file)
+            say(f"{file} cannot be written ({error.strerror or error}): training goes on without it")
+
+
+@contextmanager
+def spared_output() -> Iterator[None]:
+    """The same for stdout and stderr, which may be files, too. A closed pipe stays an error: nobody reads any more."""
+    with redirect_stdout(_Spared(sys.stdout)), redirect_stderr(_Spared(sys.stderr)):  # type: ignore[type-var]
+        yield
+
+
+class _Spared:
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):
+                raise
 
 
 class Progress:

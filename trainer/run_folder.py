@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from trainer.errors import UserError
+from trainer.progress import spared
 
 VARIABLE = "TRAINER_RUN_DIR"  # children, other ranks and requeued jobs find the folder here
 COMPOSED = "composed.yaml"
@@ -108,8 +109,8 @@ def describe(folder: Path, cfg: DictConfig) -> None:
     """Writes config.yaml (resolved) and composed.yaml (what a resume reads), adds this start to environment.txt."""
     command = shlex.join(["python", "-m", "trainer", *sys.argv[1:]])
     header = f"# {command}\n# continue: python -m trainer resume={folder}\n"
-    (folder / "config.yaml").write_text(header + OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
-    (folder / COMPOSED).write_text("# config.yaml before ${} is filled in\n" + OmegaConf.to_yaml(cfg), encoding="utf-8")
+    replace_text(folder / "config.yaml", header + OmegaConf.to_yaml(cfg, resolve=True))
+    replace_text(folder / COMPOSED, "# config.yaml before ${} is filled in\n" + OmegaConf.to_yaml(cfg))
     packages = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)
     start = [
         time.strftime("%Y-%m-%d %H:%M:%S %z"),
@@ -120,8 +121,19 @@ def describe(folder: Path, cfg: DictConfig) -> None:
         f"python    {platform.python_version()}",
         f"packages  {' '.join(packages)}",
     ]
-    with open(folder / "environment.txt", "a", encoding="utf-8") as file:
+    with spared(folder / "environment.txt"), open(folder / "environment.txt", "a", encoding="utf-8") as file:
         file.write("\n".join(start) + "\n\n")
+
+
+def replace_text(file: Path, text: str) -> None:
+    """The whole new file or the whole old one; on a full disk a run that goes on does so with the old one."""
+    writing = file.with_name(f".{file.name}.tmp")
+    with spared(file) if file.exists() else nullcontext():
+        try:
+            writing.write_text(text, encoding="utf-8")
+            writing.replace(file)
+        finally:
+            writing.unlink(missing_ok=True)
 
 
 def commit() -> str:

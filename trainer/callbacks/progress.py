@@ -13,6 +13,7 @@ from rich import progress as rich_progress
 
 from trainer.callbacks.guard import newest_checkpoint
 from trainer.callbacks.schedule import last
+from trainer.progress import spared
 
 _SHOWN = {
     "val/fd_effnet": "fd_effnet {:.1f}",
@@ -117,9 +118,10 @@ class Progress(Callback):
 
     def _write_readme(self, trainer: Trainer, summary: list[tuple[str, str]]) -> None:
         run = Path(trainer.default_root_dir)
-        run.mkdir(parents=True, exist_ok=True)
         rows = "\n".join(f"| {key} | {value} |" for key, value in self._panel + summary)
-        (run / "README.md").write_text(f"# {self._panel[0][1]}\n\n| | |\n|---|---|\n{rows}\n\n{_CONTENTS}")
+        with spared(run / "README.md"):
+            run.mkdir(parents=True, exist_ok=True)
+            (run / "README.md").write_text(f"# {self._panel[0][1]}\n\n| | |\n|---|---|\n{rows}\n\n{_CONTENTS}")
 
 
 _CONTENTS = """- `report.html`: all of it on one page

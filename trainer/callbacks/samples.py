@@ -10,6 +10,7 @@ from pytorch_lightning import Callback, Trainer
 
 from trainer.callbacks.schedule import due, last
 from trainer.images import grid
+from trainer.progress import spared
 from trainer.sampling import Sampler
 from trainer.saved import kimg_name
 
@@ -39,11 +40,15 @@ class Samples(Callback):
         captions = data.fixed_captions(self.num_images)
         images = Sampler(objective, data.text)(captions, range(len(captions)))
         path = Path(trainer.default_root_dir, "samples", f"{kimg_name(objective.images_seen)}.png")
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
-        grid(images, captions, self.columns).save(temporary, "PNG")
-        temporary.replace(path)
-        shutil.copyfile(path, path.with_name("latest.png"))
+        with spared(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                grid(images, captions, self.columns).save(temporary, "PNG")
+                temporary.replace(path)
+                shutil.copyfile(path, path.with_name("latest.png"))
+            finally:
+                temporary.unlink(missing_ok=True)
         pictures = list(images.permute(0, 2, 3, 1).cpu().numpy())
         step = trainer.global_step
         for logger in trainer.loggers:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from trainer.progress import spared
 
 
 class CSV(Logger):
@@ -16,6 +19,7 @@ class CSV(Logger):
 
     Metrics of the same step share a row. A new metric adds a column (the file is then rewritten once). A resumed run
     drops the rows from its first new step on, so no step appears twice.
+    On a full disk rows are missing; that is told once.
     """
 
     def __init__(self, path: str) -> None:
@@ -40,6 +44,16 @@ class CSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        with spared(self.path):
+            try:
+                self._log(metrics, step)
+            except OSError:
+                self._columns = []  # the next one begins with what the file has then
+                with suppress(OSError):
+                    os.truncate(self.path, self._row_start)
+                raise
+
+    def _log(self, metrics: dict[str, float], step: int | None) -> None:
         if not self._columns:
             self._open(step or 0)
         if self._row.get("step") != step:
@@ -69,9 +83,12 @@ class CSV(Logger):
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         temporary = self.path.with_suffix(".tmp")
-        with open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(temporary, self.path)
+        try:
+            with open(temporary, "w", newline="") as file:
+                writer = csv.DictWriter(file, self._columns)
+                writer.writeheader()
+                writer.writerows(rows)
+            os.replace(temporary, self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
         self._row_start = self.path.stat().st_size
