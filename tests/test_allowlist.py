@@ -192,6 +192,12 @@ def test_a_run_writes_into_its_own_folder_and_logs_to_the_users_server(logger):
         allowlist.checked({"logger": {"x": logger}}, "FILE", is_composed=True)
 
 
+@pytest.mark.parametrize("name", ["../elsewhere", "/elsewhere", ".ssh", "x\ntouch witness", "${oc.env:HOME}", ["x"]])
+def test_the_name_of_a_run_is_a_name(name):
+    with pytest.raises(UserError, match="is no name for a folder"):
+        allowlist.checked({"name": name}, "FILE", is_composed=True)
+
+
 def test_caches_are_made_where_the_user_has_them_alone(tmp_path):
     node = {"data": {"cache_dir": str(tmp_path)}}
     assert allowlist.checked(node, "FILE") == {"data": {"cache_dir": None}}

@@ -19,8 +19,17 @@ def test_moments():
 
 def test_columns_rows_seeds_and_streams_are_independent():
     x = noise.normal(0, "a", torch.arange(20000), 8)
-    correlation = torch.corrcoef(torch.cat([x, noise.normal(1, "a", torch.arange(20000), 8),
-                                            noise.normal(0, "b", torch.arange(20000), 8), x.roll(1, 0)], 1).T)
+    correlation = torch.corrcoef(
+        torch.cat(
+            [
+                x,
+                noise.normal(1, "a", torch.arange(20000), 8),
+                noise.normal(0, "b", torch.arange(20000), 8),
+                x.roll(1, 0),
+            ],
+            1,
+        ).T
+    )
     assert (correlation - torch.eye(32)).abs().max() < 0.04
 
 

@@ -39,6 +39,8 @@ LOGGING = {  # keys of loggers; with others a run could send the user's W&B key 
 }
 WRITTEN = {"path", "folder", "default_root_dir"}  # keys of loggers and of the trainer that say where to write
 TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+NAME = re.compile(r"[^/\\.$\x00-\x1f][^/\\$\x00-\x1f]*")  # of a run, and so of folders
+PLAIN = (str, int, float, bool, type(None))
 NODE = r"[\w.\[\]]+"  # in ${}: another place of the same configuration
 
 
@@ -117,6 +119,9 @@ def checked(config: Any, file: str | Path, is_composed: bool = False) -> dict[st
     for key in ("hydra", "defaults") if is_composed else ():
         if key in config:
             raise UserError(f"{file}: {key} is not of a run: refused")
+    name = config.get("name")
+    if is_composed and name is not None and not (isinstance(name, PLAIN) and NAME.fullmatch(str(name))):
+        raise UserError(f"{file}: name={str(name)!r:.80} is no name for a folder: refused")
     check = _Check(file, is_composed)
     return {
         key: check.clean(node, str(key), str(key)) if is_composed or key in BUILT else node
@@ -139,7 +144,7 @@ class _Check:
             return self.clean_dict(node, place, path)
         if isinstance(node, list | tuple):
             return [self.clean(each, place, f"{path}[{number}]") for number, each in enumerate(node)]
-        if type(node) not in (str, int, float, bool, type(None)):
+        if type(node) not in PLAIN:
             raise self.refuse(path, f" is a {type(node).__name__}, which is no plain data: refused")
         if isinstance(node, str) and "${" in node:
             self.check_interpolation(node, path)

@@ -20,7 +20,7 @@ from torch import nn
 
 from trainer import allowlist, hub, saved
 from trainer.errors import DamagedError, UserError
-from trainer.exports.files import MODELS, is_program, settings
+from trainer.exports.files import MODELS, PROGRAMS, WEIGHTS, is_program, settings
 from trainer.strategies.parts import joined
 
 STATES = ("state_dict", "ema", "optimizer_states")  # what ranks may hold in parts
@@ -38,11 +38,17 @@ def newest(path: str | Path) -> Path:
     """The newest whole checkpoint of a run folder or of its checkpoints folder; a .ckpt or an export is itself.
 
     One that is damaged (a full disk, a broken copy, a bad sector) is passed over with a line that says so. What is no
-    path here but may be a model of the Hugging Face hub, as me/model, is fetched from there once. UserError if none is
-    left.
+    path here but may be a model of the Hugging Face hub, as me/model, is fetched from there once. Programs are taken
+    only by the names of their files: they are code. UserError if none is left.
     """
     path = hub.snapshot(str(path), REMEDY) if hub.may_have(path) else Path(path).expanduser()
-    path = next((path / name for name in MODELS if (path / name).is_file()), path)
+    if (path / WEIGHTS).is_file():
+        path /= WEIGHTS
+    elif programs := [name for name in PROGRAMS.values() if (path / name).is_file()]:
+        raise UserError(
+            f"{path} has no {WEIGHTS}, only {' and '.join(programs)}: a program is code, and runs where you name its "
+            f"file, as {path / programs[0]}"
+        )
     if path.is_file() or (path.is_dir() and path.suffix == ".ckpt"):
         read(path)
         return path

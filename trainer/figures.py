@@ -51,6 +51,8 @@ def difference(figure: Figure, other: Figure) -> float:
 def read(run: str | Path) -> list[Figure]:
     """The figures of a run folder, none where it was never measured. UserError if RUN/metrics.json is damaged."""
     path = Path(run, FILE)
+    if not path.is_file():  # nor a pipe, which would never end
+        return []
     try:
         return [Figure(**each) for each in json.loads(path.read_text(encoding="utf-8"))["figures"]]
     except FileNotFoundError:

@@ -6,6 +6,7 @@ import json
 import mmap
 import os
 import re
+import stat
 import struct
 import zipfile
 import zlib
@@ -71,6 +72,9 @@ def _unchanged(file: Path) -> str | None:
     """`damage` of one file, from memory where it is as it was."""
     try:
         status = file.stat()
+        beside = [file.with_name(SETTINGS)] if file.name in MODELS else []
+        if not all(stat.S_ISREG(each.stat().st_mode) for each in (file, *beside)):
+            return "is no regular file"
         key: tuple[Any, ...] = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         if file.name in MODELS:
             key += (file, file.with_name(SETTINGS).stat().st_mtime_ns)

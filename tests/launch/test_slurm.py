@@ -65,11 +65,31 @@ def test_what_is_asked_for_stands_in_the_script(login_node, command):
         assert each in directives(script)
     assert "requeue" not in directives(script)
     lines = script.splitlines()
-    assert "export A='two words'" in lines
+    assert 'export A="${TRAINER_ENV_A?set it before sbatch}"' in lines and "export=ALL" in directives(script)
     ours = next(number for number, line in enumerate(lines) if line.startswith("MASTER_ADDR=$(scontrol"))
-    assert ours < lines.index("export MASTER_ADDR=h1")
+    assert ours < lines.index('export MASTER_ADDR="${TRAINER_ENV_MASTER_ADDR?set it before sbatch}"')
     assert lines.index("module load cuda") < next(i for i, line in enumerate(lines) if line.startswith("exec srun"))
     assert "srun --kill-on-bad-exit=1 --cpus-per-task=8 python3 -m trainer" in script
+
+
+@pytest.mark.parametrize("given", ["launch.env={WANDB_API_KEY: s3cret}", "+launch.env.WANDB_API_KEY=s3cret"])
+def test_the_values_of_the_environment_reach_the_job_and_no_file(login_node, command, given):
+    (login_node / "bin/sbatch").write_text(SBATCH + "bash submitted > log 2>&1\n")
+    for tool, text in (("srun", 'echo "key $WANDB_API_KEY, A $A"'), ("scontrol", "true")):
+        (login_node / "bin" / tool).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (login_node / "bin" / tool).chmod(0o755)
+    result = command("experiment=small", *FOUR, given, "+launch.env.A='two words'", "run_dir=here")
+    assert result.code == 0, result.err
+    assert "key s3cret, A two words" in (login_node / "log").read_text()
+    written = [file for file in login_node.rglob("*") if file.is_file() and file.name not in ("log", "sbatch")]
+    assert not any("s3cret" in file.read_text(errors="replace") for file in written)
+    again = subprocess.run(["bash", "here/job.sbatch"], capture_output=True, text=True)
+    assert again.returncode and "TRAINER_ENV_WANDB_API_KEY: set it before sbatch" in again.stderr
+
+
+def test_no_name_becomes_a_line_of_the_script(login_node, command):
+    script = command("experiment=small", *FOUR, '+name="x\ntouch witness"', "launch.dry_run=true").out
+    assert not any(line.startswith("touch") for line in script.splitlines())
 
 
 def test_the_script_is_good_shell_and_quotes_what_needs_it(login_node, command):

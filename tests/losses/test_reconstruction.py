@@ -39,9 +39,7 @@ def test_gaussian_nll_is_the_lowest_over_sigma(pair):
 def test_gaussian_nll_gradient_is_that_of_the_profile_likelihood(pair):
     prediction, target = pair
     prediction.requires_grad_()
-    profile = (
-        0.5 * (math.log(2 * math.pi) + l2(prediction, target).log() + 1)
-    )  # sigma solved for, then differentiated
+    profile = 0.5 * (math.log(2 * math.pi) + l2(prediction, target).log() + 1)  # sigma solved for, then differentiated
     expected = torch.autograd.grad(profile.sum(), prediction)[0]
     torch.testing.assert_close(torch.autograd.grad(gaussian_nll(prediction, target).sum(), prediction)[0], expected)
 

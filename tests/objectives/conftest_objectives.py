@@ -96,5 +96,3 @@ def run(objective, batches, **trainer_arguments):
     trainer = pl.Trainer(strategy=Single("cpu"), **(options | trainer_arguments))
     trainer.fit(objective, DataLoader(batches, batch_size=None))
     return trainer
-
-

@@ -1,6 +1,5 @@
 """A checkpoint of any strategy, whole or in parts, goes on under any other and on any number of ranks."""
 
-
 import pytest
 import torch
 from matrix import difference, result, run

@@ -1,6 +1,5 @@
 """Every objective under every strategy: two ranks equal one process on the same global batch and hold their share."""
 
-
 from itertools import accumulate, compress
 
 import pytest

@@ -14,7 +14,7 @@ WEIGHTS, SETTINGS, TOKENIZER, CARD, PICTURES = (
     "model.safetensors", "config.json", "tokenizer.json", "README.md", "samples.png"
 )  # fmt: skip
 PROGRAMS = {"onnx": "model.onnx", "aot_inductor": "model.aot.pt2", "torch_export": "model.pt2"}  # format -> file
-MODELS = (WEIGHTS, *PROGRAMS.values())  # what a folder is asked for, in this order
+MODELS = (WEIGHTS, *PROGRAMS.values())  # files that draw
 DRAWING = "trainer.objectives.drawing.Drawing"
 TOKENS = "trainer.exports.text.Tokens"
 

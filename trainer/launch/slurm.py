@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -21,8 +22,9 @@ class Slurm:
     """A job of `nodes` x `gpus_per_node` processes. What is None is left to the cluster's own defaults.
 
     tasks_per_node: processes on each node where gpus_per_node=0. sbatch: further flags, long names without dashes; they
-    win over all others, and null takes one away. env: exported. setup: shell lines before the run. python: an
-    interpreter, or a command that starts one, as it stands in a shell; None for the one that runs this.
+    win over all others, and null takes one away. env: exported; the values, which may be keys, go through sbatch's own
+    environment and into no file. setup: shell lines before the run. python: an interpreter, or a command that starts
+    one, as it stands in a shell; None for the one that runs this.
     """
 
     time: int | str | None = None
@@ -75,7 +77,7 @@ class Slurm:
         file = folder / "job.sbatch"
         file.write_text(script, encoding="utf-8")
         try:
-            job = sbatch(file)
+            job = sbatch(file, self.exported())
         except UserError:
             file.unlink()
             raise
@@ -125,7 +127,12 @@ class Slurm:
             "constraint": self.constraint,
             "mem": self.mem,
             "exclusive": self.exclusive or None,
+            "export": "ALL" if self.env else None,
         } | (self.sbatch or {})
+
+    def exported(self) -> dict[str, str]:
+        """What sbatch hands on to the job, under names of their own: the script sets MASTER_ADDR and the like first."""
+        return {f"{PASSED}{name}": str(value) for name, value in (self.env or {}).items()}
 
     def script(
         self, cfg: DictConfig, name: str, folder: Path, tasks: int, template: str, module: str, arguments: list[str]
@@ -136,10 +143,10 @@ class Slurm:
         lines = [f"#SBATCH --{name}{'' if value is True else f'={quoted(value)}'}" for name, value in flags.items()]
         spread = "" if self.cpus_per_task is None else f" --cpus-per-task={self.cpus_per_task}"  # srun asks anew
         command = [f"{self.python or shlex.quote(sys.executable)} -m {module}", *map(shlex.quote, own(arguments))]
-        given = [f"export {name}={shlex.quote(str(value))}" for name, value in (self.env or {}).items()]
+        given = [f'export {name}="${{{PASSED}{name}?set it before sbatch}}"' for name in self.env or {}]
         return template.format(
-            name=name,
-            command=shlex.join(["python", "-m", module, *arguments]),
+            name=" ".join(name.split()),
+            command=shlex.join(["python", "-m", module, *map(without_values, arguments)]).replace("\n", "\n# "),
             flags="\n".join(lines),
             seconds=self.signal_seconds,
             folder=shlex.quote(str(folder)),
@@ -149,6 +156,8 @@ class Slurm:
             training=" \\\n  ".join(command),
         )
 
+
+PASSED = "TRAINER_ENV_"  # before the names of launch.env, on their way through sbatch
 
 TRAINING = """#!/usr/bin/env bash
 # {name}. Submit it again as it stands and the run goes on from its newest checkpoint.
@@ -188,15 +197,23 @@ def own(arguments: list[str]) -> list[str]:
     return [a for a in arguments if not re.match(r"(\+\+?|~)?launch[.=]|\+experiment=resumed$", a)]
 
 
+def without_values(argument: str) -> str:
+    """An argument as it may be written down: without what launch.env is set to."""
+    return re.sub(r"^(\+*launch\.env[^=]*=).*", r"\1...", argument, flags=re.DOTALL)
+
+
 def quoted(value: Any) -> str:
     """A value in an #SBATCH line, where double quotes hold a word together."""
-    return f'"{value}"' if re.search(r"[\s#']", str(value)) else str(value)
+    text = " ".join(str(value).splitlines())
+    return f'"{text}"' if re.search(r"[\s#']", text) else text
 
 
-def sbatch(file: Path) -> str:
-    """Submits a script; the number of the job. UserError with sbatch's own words."""
+def sbatch(file: Path, environment: dict[str, str]) -> str:
+    """Submits a script with these variables besides ours; the number of the job. UserError with sbatch's own words."""
     try:
-        done = subprocess.run(["sbatch", "--parsable", str(file)], capture_output=True, text=True)
+        done = subprocess.run(
+            ["sbatch", "--parsable", str(file)], capture_output=True, text=True, env=os.environ | environment
+        )
     except FileNotFoundError as error:
         raise UserError("launch=slurm: there is no sbatch here; run this on a login node of the cluster") from error
     if done.returncode:

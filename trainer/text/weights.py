@@ -48,7 +48,7 @@ def find_folder(path: str) -> Path:
 
 def is_complete(folder: Path) -> bool:
     """Whether a model, its configuration and a tokenizer seem to be there."""
-    names = {file.name for file in folder.iterdir()}
+    names = {file.name for file in folder.iterdir() if file.is_file()}
     has_tokenizer = any(name.startswith(("tokenizer", "vocab", "spiece")) for name in names)
     return "config.json" in names and has_tokenizer and any(name.endswith(WEIGHTS) for name in names)
 
@@ -60,7 +60,7 @@ def wanted(names: list[str]) -> list[str]:
 
 def fingerprint(folder: Path, checksums: Path) -> str:
     """Hex checksum over weights, configuration and tokenizer: equal ones mean equal features."""
-    files = sorted(file for file in folder.iterdir() if file.name.endswith(FILES))
+    files = sorted(file for file in folder.iterdir() if file.name.endswith(FILES) and file.is_file())
     return hashlib.sha256("\n".join(f"{file.name} {sha256(file, checksums)}" for file in files).encode()).hexdigest()
 
 
