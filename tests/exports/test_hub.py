@@ -136,6 +136,8 @@ def test_a_second_export_keeps_the_programs_of_the_first(run, run_of_ids, export
 
 def test_a_program_is_no_source_of_weights(exports, command, tmp_path):
     result = command(f"checkpoint={exports}", f"out={tmp_path}", main=main)
+    assert (result.code, "a program is code, and runs where you name its file" in result.err) == (2, True)
+    result = command(f"checkpoint={exports / 'model.onnx'}", f"out={tmp_path}", main=main)
     assert (result.code, "has no weights to take" in result.err) == (2, True)
 
 
