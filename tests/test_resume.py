@@ -145,3 +145,18 @@ def test_killed_under_each_strategy(tmp_path, strategy):
     assert all(path.is_dir() == parts for path in run.glob("checkpoints/*.ckpt"))
     same(final(run), final(tmp_path / "whole"))
     assert logged_steps(run) == logged_steps(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "then"), [("ddp", "fsdp"), ("fsdp", "zero2"), ("zero3", "ddp"), ("zero1", "single")])
+def test_a_run_goes_on_under_another_strategy(tmp_path, first, then):
+    """By the command line that a user types; where a strategy splits the weights, from a checkpoint in parts."""
+    parts = first in ("fsdp", "zero3")
+    two = (*SMALL, f"strategy={first}", "trainer.devices=2", f"callbacks.checkpoint.sharded={parts}")
+    finish(tmp_path, *two, "run_dir=run", "kimg=0.08")
+    ranks = "trainer.devices=1" if then == "single" else "trainer.devices=2"
+    finish(tmp_path, "resume=run", f"strategy={then}", ranks, "kimg=0.16", "callbacks.checkpoint.sharded=false")
+    newest = checkpoint.newest(tmp_path / "run")
+    saved = checkpoint.read(newest)
+    assert (saved["images_seen"], newest.is_file()) == (160, True)
+    assert saved["config"]["strategy"]["_target_"].rsplit(".", 1)[1].lower().startswith(then.rstrip("0123456789")[:4])

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -40,8 +41,11 @@ def start(folder):
 
 
 def rewrite(folder, **changes):
-    """As another process has left the lock. Its time stamp is old unless it says otherwise."""
-    (folder / run_lock.FILE).write_text(json.dumps(start(folder) | changes))
+    """As another process has left the lock."""
+    content = start(folder)
+    (folder / run_lock.FILE).touch()
+    inode = (folder / run_lock.FILE).stat().st_ino
+    (folder / run_lock.FILE).write_text(json.dumps(content | {"inode": inode} | changes))
 
 
 @pytest.mark.usefixtures("file_system")
@@ -63,6 +67,12 @@ def test_a_killed_process_blocks_nobody(tmp_path, holder, reaped):
         os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # a zombie has its number still
     assert start(tmp_path)["pid"] == os.getpid()
     assert not (tmp_path / run_lock.FILE).exists()
+
+
+def test_the_copy_of_a_living_run_is_free(tmp_path, holder):
+    copy = shutil.copytree(tmp_path, tmp_path.with_name(f"{tmp_path.name}-copy"))
+    assert (copy / run_lock.FILE).read_text()
+    start(copy)
 
 
 def test_a_number_given_to_another_process_is_not_the_holder(tmp_path):

@@ -69,7 +69,8 @@ def _open(path: Path) -> IO[str]:
 def _refuse(file: IO[str], path: Path) -> None:
     file.seek(0)
     holder = _parsed(file.read())
-    if holder and _lives(holder, path):
+    copied = holder.get("inode") != os.fstat(file.fileno()).st_ino  # with its folder
+    if holder and not copied and _lives(holder, path):
         job = f" (job {holder['job']})" if holder["job"] else ""
         raise UserError(
             f"process {holder['pid']} on {holder['host']}{job} trains in {path.parent} since {holder['since']}: "
@@ -104,6 +105,7 @@ def _write(file: IO[str], token: str) -> None:
         "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "machine": _machine(),
         "started": _started(os.getpid()),
+        "inode": os.fstat(file.fileno()).st_ino,
         "token": token,
     }
     with suppress(OSError):  # a full disk is told where something of worth is lost

@@ -7,9 +7,9 @@ import pytest
 import torch
 from pytorch_lightning import Callback
 
-from trainer import checkpoint
+from trainer import checkpoint, saved
 from trainer.callbacks.checkpoint import Checkpoint, link
-from trainer.callbacks.checkpoint_io import AtomicCheckpointIO
+from trainer.callbacks.checkpoint_io import AtomicCheckpointIO, agree, recover, remove, replace
 from trainer.callbacks.log import Log, record
 from trainer.callbacks.stop import Stop
 from trainer.errors import UserError
@@ -183,6 +183,95 @@ def test_a_best_that_a_resume_gives_up_is_set_aside(objective, data, make_traine
     assert saving.best is None
     assert "best.ckpt" not in names(tmp_path)
     assert (tmp_path / "checkpoints/set_aside/kimg000000.024.ckpt").exists()
+
+
+def as_parts(path):
+    """A checkpoint as two ranks would have written it."""
+    content = torch.load(path, weights_only=True)
+    path.unlink()
+    path.mkdir()
+    for rank in range(2):
+        torch.save(content, path / saved.rank_file(rank, 2))
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_kill_between_the_best_and_its_name_loses_nothing(objective, data, make_trainer, tmp_path, sharded):
+    make_trainer([Measure({2: 70.0, 4: 60.0}), Checkpoint(times=2)], max_steps=4).fit(objective, data)
+    folder = tmp_path / "checkpoints"
+    newest, older = folder / "kimg000000.016.ckpt", folder / "kimg000000.008.ckpt"
+    remove(folder / "best.ckpt")
+    for path in (newest, older) if sharded else ():
+        as_parts(path)
+    link(older, folder / "best.ckpt")  # as the kill left it
+    saving = Checkpoint(times=1)
+    trainer = make_trainer([saving], max_steps=5)
+    trainer.fit(type(objective)(), data, ckpt_path=str(newest), weights_only=True)
+    assert saving.best == 60.0
+    assert checkpoint.read(folder / "best.ckpt")["global_step"] == 4
+
+
+def test_a_better_best_is_not_replaced_by_the_newest(objective, data, make_trainer, tmp_path):
+    make_trainer([Measure({2: 50.0, 4: 60.0}), Checkpoint(times=2)], max_steps=4).fit(objective, data)
+    saving = Checkpoint(times=1)
+    newest = tmp_path / "checkpoints" / "kimg000000.016.ckpt"
+    make_trainer([saving], max_steps=5).fit(type(objective)(), data, ckpt_path=str(newest), weights_only=True)
+    assert saving.best == 50.0
+    assert checkpoint.read(tmp_path / "checkpoints" / "best.ckpt")["global_step"] == 2
+
+
+def test_a_damaged_best_is_told_and_replaced(objective, data, make_trainer, tmp_path, capsys):
+    make_trainer([Measure({2: 50.0, 3: 70.0}), Checkpoint(times=2, keep=1)], max_steps=4).fit(objective, data)
+    best = tmp_path / "checkpoints" / "best.ckpt"
+    best.write_bytes(best.read_bytes()[:-100])
+    saving = Checkpoint(times=1)
+    newest = tmp_path / "checkpoints" / "kimg000000.016.ckpt"
+    trainer = make_trainer([Measure({6: 65.0}), saving], max_steps=6)
+    trainer.fit(type(objective)(), data, ckpt_path=str(newest), weights_only=True)
+    assert saving.best == 65.0
+    assert "best.ckpt is cut short" in capsys.readouterr().err
+    assert checkpoint.read(best)["global_step"] == 6
+
+
+def test_beyond_a_billion_images_the_newest_stay(objective, data, make_trainer, tmp_path):
+    objective.images_seen = 999_999_980
+    make_trainer([Checkpoint(times=10, keep=2)], max_steps=10).fit(objective, data)
+    assert names(tmp_path) == ["kimg1000000.016.ckpt", "kimg1000000.020.ckpt"]
+    assert checkpoint.newest(tmp_path).name == "kimg1000000.020.ckpt"
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_folder_takes_the_place_of_another(tmp_path, monkeypatch, killed):
+    """The old one is gone only when the new one is there; a kill between the two leaves one of them."""
+    old, new = tmp_path / "1.ckpt", tmp_path / ".1.ckpt.tmp"
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "part").write_text("new" if folder is new else "old")
+    if killed:
+        rename = os.replace
+        monkeypatch.setattr(os, "replace", lambda a, b: rename(a, b) if a == old else (_ for _ in ()).throw(SystemExit))
+        with pytest.raises(SystemExit):
+            replace(new, old)
+        monkeypatch.undo()
+        assert not old.exists()
+        recover(tmp_path)
+    else:
+        replace(new, old)
+    assert (old / "part").read_text() == ("old" if killed else "new")
+    assert not list(tmp_path.glob(".*.old.tmp"))
+
+
+def test_an_error_of_one_rank_is_told_on_all(monkeypatch):
+    """Also one that is no UserError; the others would wait for it in the next collective."""
+
+    def gather(found, mine):
+        found[:] = [None, "RuntimeError: a bug"] if mine is None else [mine, None]
+
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    with pytest.raises(UserError, match="rank 1: RuntimeError: a bug"):
+        agree(lambda: None)
+    with pytest.raises(ZeroDivisionError):
+        agree(lambda: 1 / 0)
 
 
 @pytest.mark.parametrize("hard_links", [True, False])
