@@ -152,10 +152,10 @@ def test_killed_under_each_strategy(tmp_path, strategy):
 def test_a_run_goes_on_under_another_strategy(tmp_path, first, then):
     """By the command line that a user types; where a strategy splits the weights, from a checkpoint in parts."""
     parts = first in ("fsdp", "zero3")
-    two = (*SMALL, f"strategy={first}", "trainer.devices=2", f"callbacks.checkpoint.sharded={parts}")
+    two = (*SMALL, f"strategy={first}", "gpus_per_node=0", "trainer.devices=2", f"callbacks.checkpoint.sharded={parts}")
     finish(tmp_path, *two, "run_dir=run", "kimg=0.08")
-    ranks = "trainer.devices=1" if then == "single" else "trainer.devices=2"
-    finish(tmp_path, "resume=run", f"strategy={then}", ranks, "kimg=0.16", "callbacks.checkpoint.sharded=false")
+    ranks = ("gpus_per_node=0", f"trainer.devices={1 if then == 'single' else 2}")
+    finish(tmp_path, "resume=run", f"strategy={then}", *ranks, "kimg=0.16", "callbacks.checkpoint.sharded=false")
     newest = checkpoint.newest(tmp_path / "run")
     saved = checkpoint.read(newest)
     assert (saved["images_seen"], newest.is_file()) == (160, True)
