@@ -54,9 +54,7 @@ def read(run: str | Path) -> list[Figure]:
     if not path.is_file():  # nor a pipe, which would never end
         return []
     try:
-        return [Figure(**each) for each in json.loads(path.read_text(encoding="utf-8"))["figures"]]
-    except FileNotFoundError:
-        return []
+        return [_checked(Figure(**each)) for each in json.loads(path.read_text(encoding="utf-8"))["figures"]]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}): delete it and measure again with trainer.evaluate") from error
 
@@ -71,6 +69,17 @@ def add(run: str | Path, figures: Iterable[Figure]) -> Path:
         temporary.write_text(json.dumps({"figures": [asdict(each) for each in kept.values()]}, indent=2) + "\n")
         os.replace(temporary, path)
     return path
+
+
+def _checked(figure: Figure) -> Figure:
+    """ValueError unless every field is of its kind."""
+    numbers = (figure.value, figure.kimg, 0 if figure.std is None else figure.std)
+    texts = (figure.metric, figure.checkpoint)
+    if not all(isinstance(each, int | float) for each in numbers) or not all(isinstance(each, str) for each in texts):
+        raise ValueError("a number or a text is of another kind")
+    if figure.better not in ("lower", "higher") or not isinstance(figure.protocol, dict):
+        raise ValueError(f"better={figure.better!r:.40}")
+    return figure
 
 
 def _key(figure: Figure) -> str:

@@ -56,7 +56,7 @@ def overview(runs: Mapping[str, Run]) -> str:
     rows = []
     for number, (label, run) in enumerate(runs.items()):
         end = run.end
-        state = f'<span class="state {end["state"]}">{end["state"]}</span> {html.escape(end.get("reason", ""))}'
+        state = f"{page.state(end['state'])} {html.escape(end.get('reason', ''))}"
         budget = f"{run.kimg:,.10g} of {float(run.config.get('kimg') or 0):,.10g}"
         name = f'<p class="legend whole"><span class="s{number % 8}"><b>{html.escape(label)}</b></span></p>'
         rows.append((name, html.escape(run.name), state, budget, html.escape(str(run.folder))))

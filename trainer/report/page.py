@@ -25,6 +25,7 @@ for (const box of document.querySelectorAll(".evolution")) {
 }
 """
 LONG = 60  # letters of a cell that count as a text
+MAX_PIXELS = 2**27  # of a picture that is embedded
 PIXELS_WIDE = 1120  # of an embedded picture; larger ones are scaled down
 
 
@@ -89,6 +90,11 @@ def td(cell: str) -> str:
     return f'<td class="text">{cell}</td>' if len(cell) > LONG and "<p" not in cell else f"<td>{cell}</td>"
 
 
+def state(name: str) -> str:
+    """How a run ended, in the colour of it."""
+    return f'<span class="state {escape(name)}">{escape(name)}</span>'
+
+
 def details(summary: str, content: str) -> str:
     return f"<details><summary>{escape(summary)}</summary>\n{content}</details>"
 
@@ -106,9 +112,13 @@ def notes(lines: Iterable[str], kind: str = "warning") -> str:
 def picture(path: Path, caption: str) -> str:
     """A figure of an image file, embedded as JPEG; a line in its place where it cannot be read."""
     try:
-        with Image.open(path) as opened:
+        if not path.is_file():  # a pipe would never end
+            raise OSError
+        with Image.open(path, formats=["PNG"]) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
             image = opened.convert("RGB")
-    except OSError:  # cut short by a full disk
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # cut short by a full disk, or no grid
         return notes([f"{path.name} cannot be read"])
     with io.BytesIO() as held:
         if image.width > PIXELS_WIDE:

@@ -18,6 +18,7 @@ from trainer import figures, run_folder, saved
 from trainer.errors import UserError
 
 END = "end.json"  # of a run: state, reason, traceback, time
+STATES = ("finished", "stopped", "failed", "unfinished")
 UNKNOWN = "still running, or killed before it could say why"
 
 
@@ -97,11 +98,13 @@ class Run:
     def end(self) -> dict[str, str]:
         """state: finished, stopped, failed or unfinished; reason, traceback and time where there are any."""
         try:
-            known: dict[str, str] = json.loads(self._text(END))
-        except ValueError:
+            known = {str(key): str(value) for key, value in json.loads(self._text(END)).items()}
+            if known["state"] in STATES:
+                return known
+            return {"state": "unfinished", "reason": f"{END} says state={known['state']:.80}"}
+        except (ValueError, AttributeError, KeyError):
             done = self.kimg >= float(self.config.get("kimg") or math.inf)
             return {"state": "finished"} if done else {"state": "unfinished", "reason": UNKNOWN}
-        return known
 
     @cached_property
     def quoted(self) -> str:

@@ -54,7 +54,7 @@ def parts(run: Run) -> Iterator[str]:
 
 def head(run: Run) -> str:
     state, reason = run.end["state"], run.end.get("reason", "")
-    title = f'<div class="title"><h1>{html.escape(run.name)}</h1><span class="state {state}">{state}</span></div>'
+    title = f'<div class="title"><h1>{html.escape(run.name)}</h1>{page.state(state)}</div>'
     about = [run.panel.get("data"), run.panel.get("devices"), str(run.folder)]
     lines = [title, f'<p class="faint">{html.escape(" · ".join(part for part in about if part))}</p>']
     lines.append(page.notes([f"{state}: {reason}"] if reason else [], "failed" if state == "failed" else "warning"))
@@ -136,7 +136,7 @@ def figure_table(figures: Iterable[Figure]) -> str:
             (
                 html.escape(each.metric),
                 value(each),
-                each.better,
+                html.escape(each.better),
                 f"{each.kimg:.4g}",
                 html.escape(each.checkpoint),
                 html.escape(protocol(each)),
@@ -161,6 +161,6 @@ def environment(run: Run) -> str:
     last = run.starts[-1]
     packages = last.get("packages", "").split()
     main = [p for p in packages if p.partition("==")[0] in MAIN_PACKAGES]
-    rows = [(key, html.escape(value)) for key, value in last.items() if key != "packages"]
+    rows = [(html.escape(key), html.escape(value)) for key, value in last.items() if key != "packages"]
     lists = page.details(f"all {len(packages)} packages", f'<p class="faint">{html.escape(" ".join(packages))}</p>')
     return page.table((), [*rows, ("packages", html.escape(" ".join(main)))]) + lists
