@@ -72,7 +72,8 @@ ARROWS = {
     "config": {
         *("allowlist", "command_line", "mistakes", "signatures", "run_folder", "ranks", "sweeps", "signals"),
     },
-    "__init__": {"pipeline"},
+    "__init__": {"lazy", "pipeline"},
+    "lazy": set(),
     "report": {"command_line", "config", "run_folder", "mistakes", "figures", "signals", "saved"},
     "__main__": {
         *("allowlist", "signatures", "config", "earlier", "run_folder", "run_lock", "checkpoint", "signals", "ranks"),

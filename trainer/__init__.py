@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from trainer import lazy
+
 if TYPE_CHECKING:
     from trainer.pipeline import load
 
 __all__ = ["load"]
+
+lazy.install()  # whatever imports Lightning comes after this
 
 
 def __getattr__(name: str) -> Any:

@@ -1,3 +1,6 @@
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -16,14 +19,48 @@ def network():
     return load(32)
 
 
-def test_same_padding_puts_the_odd_pixel_right_and_below():
-    conv = Conv(1, 1, 3, stride=2)
-    conv.weight.data.fill_(1.0)
-    x = torch.arange(16.0).view(1, 1, 4, 4)
-    expected = [[x[0, 0, i : i + 3, j : j + 3].sum().item() for j in (0, 2)] for i in (0, 2)]
-    assert conv(x)[0, 0].tolist() == expected
-    odd = torch.rand(1, 1, 5, 7)  # here SAME is symmetric
-    torch.testing.assert_close(conv(odd), F.conv2d(odd, conv.weight, stride=2, padding=1))
+def same(x, weight, stride=1, groups=1):
+    """TensorFlow's convolution with SAME padding, as its documentation writes it; no bias."""
+    kernel = weight.shape[-1]
+    total = [max(0, (-(-size // stride) - 1) * stride + kernel - size) for size in x.shape[-2:]]
+    (top, bottom), (left, right) = ((each // 2, each - each // 2) for each in total)
+    return F.conv2d(F.pad(x, (left, right, top, bottom)), weight, stride=stride, groups=groups)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "size"), [(3, 1, 6), (3, 2, 6), (3, 2, 7), (5, 2, 6), (5, 2, 7)])
+def test_a_mirrored_picture_is_padded_as_same(kernel, stride, size):
+    conv, x = Conv(1, 1, kernel, stride), torch.rand(1, 1, size, size + 2)
+    expected = same(x, conv.weight.flip(2, 3), stride)
+    torch.testing.assert_close((conv(x.flip(2, 3)) - conv.bias).flip(2, 3), expected)
+
+
+@pytest.mark.parametrize("size", [64, 72])
+def test_features_are_those_of_the_published_layers(size):
+    """Written out from the file, with SAME padding and batch norms of their own; folding only rounds otherwise."""
+    package = importlib.util.find_spec(effnet_lite0._PACKAGE).submodule_search_locations[0]
+    weights = torch.load(Path(package, effnet_lite0._FILE), weights_only=True)
+
+    def norm(x, name):
+        mean, variance, scale, shift = (
+            weights[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        return F.batch_norm(x, mean, variance, scale, shift, eps=1e-3)
+
+    images = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    x = F.relu6(norm(same((images.float() - 127) / 128, weights["_conv_stem.weight"], 2), "_bn0"))
+    blocks = (
+        (expansion, stride if first else 1, in_channels if first else out_channels, out_channels)
+        for expansion, _, stride, in_channels, out_channels, count in effnet_lite0._STAGES
+        for first in [True] + [False] * (count - 1)
+    )
+    for number, (expansion, stride, in_channels, out_channels) in enumerate(blocks):
+        at, h = f"_blocks.{number}", x
+        if expansion > 1:
+            h = F.relu6(norm(same(h, weights[f"{at}._expand_conv.weight"]), f"{at}._bn0"))
+        h = same(h, weights[f"{at}._depthwise_conv.weight"], stride, groups=h.shape[1])
+        h = norm(same(F.relu6(norm(h, f"{at}._bn1")), weights[f"{at}._project_conv.weight"]), f"{at}._bn2")
+        x = x + h if stride == 1 and in_channels == out_channels else h
+    torch.testing.assert_close(load(size).features(images), x.mean((2, 3)), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 8])
@@ -41,7 +78,9 @@ def test_residual_only_where_shapes_agree():
 
 
 def test_size_of_the_published_network(network):
-    assert sum(p.numel() for p in network.parameters()) == 4_652_008  # 4.7M, Lite0's table
+    assert (
+        sum(p.numel() for p in network.parameters()) == 4_652_008 - 21_008
+    )  # 4.7M, Lite0's table; each channel's scale is folded
     assert not any(p.requires_grad for p in network.parameters()) and not network.training
 
 
