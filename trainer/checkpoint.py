@@ -31,7 +31,7 @@ UNREADABLE = (
 )
 KEYS = ("config", "state_dict", "ema", "images_seen")  # what a checkpoint of ours has
 
-REMEDY = "give a run folder, an export, or the id of a model within reach"
+REMEDY = "give a run folder, an export, or the id of a model within reach, as hf:me/model"
 
 
 def newest(path: str | Path) -> Path:

@@ -45,8 +45,10 @@ def test_grids_of_the_average_at_the_right_times(objective, data, make_trainer, 
     objective.ema = {}
     weights = Sampler(objective, data.text)(captions, range(3)).permute(0, 2, 3, 1).numpy()
     assert not np.array_equal(np.stack(images), weights)
+    seen = [caption in data.train.captions for caption in captions]
+    sheet = grid(torch.from_numpy(average).permute(0, 3, 1, 2), captions, 2, seen)
     latest = np.array(Image.open(tmp_path / "samples" / "latest.png"))
-    assert np.array_equal(latest, np.array(grid(torch.from_numpy(average).permute(0, 3, 1, 2), captions, columns=2)))
+    assert np.array_equal(latest, np.array(sheet))
 
 
 def test_a_grid_shows_each_image_enlarged_above_its_caption():
@@ -55,6 +57,6 @@ def test_a_grid_shows_each_image_enlarged_above_its_caption():
     sheet = np.array(grid(images, ["a", "", "a very long caption " * 9], columns=2))
     assert sheet.shape[1] == 2 * (128 + 8) + 8
     assert (sheet[8 : 8 + 128, 144 : 144 + 128] == [255, 0, 0]).all()
-    below = sheet[8 + 128 : 8 + 128 + 40]
+    below = sheet[8 + 128 + 1 : 8 + 128 + 40]
     assert (below[:, 8:136] < 128).any()  # text under the first
     assert (below[:, 144:] == 255).all()  # and none under the second

@@ -2,13 +2,14 @@
 
 import json
 import shutil
+import socket
 
 import pytest
 import torch
 import yaml
 from huggingface_hub import hub_mixin
 
-from trainer import checkpoint, figures, load
+from trainer import checkpoint, figures, hub, load
 from trainer.errors import UserError
 from trainer.export import main
 from trainer.figures import Figure
@@ -82,6 +83,7 @@ def test_an_id_is_a_checkpoint(run, export, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda hub_id, **o: asked.append(hub_id) or str(export))
     monkeypatch.chdir(tmp_path)
     assert torch.equal(drawn("me/model"), drawn(run))
+    assert torch.equal(drawn("hf:me/model"), drawn(run))
     assert set(asked) == {"me/model"}
 
 
@@ -90,7 +92,18 @@ def test_the_hub_is_asked_only_for_what_may_be_there(monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"^me/model is not on this machine and the Hugging Face hub gave none"):
         load("me/model")
     (tmp_path / "outputs").mkdir()
-    for path in ("outputs/typo", "./me/model", "/me/model", "~/model", "model", "me/model/deep", "me /model"):
+    for path in (
+        "outputs/typo",
+        "ouputs/typo",
+        "output/typo",
+        "some/kimg000001.ckpt",
+        "./me/model",
+        "/me/model",
+        "~/model",
+        "model",
+        "me/model/deep",
+        "me /model",
+    ):
         with pytest.raises(UserError, match=r"^checkpoint .* does not exist"):
             load(path)
 
@@ -150,3 +163,19 @@ def test_an_objective_that_draws_nothing_leaves_whole(run, command, tmp_path, mo
     again = checkpoint.load(tmp_path).state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in objective.state_dict().items())
     assert again.keys() == objective.state_dict().keys()
+
+
+def test_a_hub_that_does_not_answer_is_told_within_seconds(monkeypatch, tmp_path):
+    """No route but to a place that takes no connections: the client alone tries for longer."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: pytest.fail("waited for the hub"))
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"^me/model is not on this machine .* \(it does not answer\)"):
+        load("me/model")
+    assert not hub.is_reachable()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        assert hub.is_reachable()

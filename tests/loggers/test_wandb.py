@@ -219,3 +219,61 @@ def test_runs_of_a_wandb_sweep_are_one_group(tmp_path, monkeypatch):
     logger.log_metrics({"loss": 1.0}, step=1)
     logger.finalize("success")
     assert next(r["run"] for r in records(tmp_path) if r["type"] == "run")["run_group"] == "sweep k2j3"
+
+
+@pytest.mark.parametrize(
+    ("variables", "options", "told", "kept"),
+    [
+        (
+            {"WANDB_MODE": "bogus", "WANDB_PROJECT": "my/project", "WANDB_RUN_ID": "a:b", "WANDB_TAGS": "t" * 70},
+            {},
+            [
+                "WANDB_PROJECT=my/project: my-project",
+                "WANDB_TAGS=",
+                "WANDB_RUN_ID=a:b: a-b",
+                "WANDB_MODE=bogus: offline",
+            ],
+            {"project": "my-project", "run_id": "a-b", "tags": ["t" * 64]},
+        ),
+        (
+            {"WANDB_MODE": "", "WANDB_NAME": " "},
+            {"tags": ["t" * 65, "", "b"], "project": "my/project"},
+            ["logger.wandb.project=my/project: my-project", f"logger.wandb.tags={'t' * 65},b: "],
+            {"project": "my-project", "tags": ["t" * 64, "b"]},
+        ),
+    ],
+)
+def test_what_wandb_would_not_take_is_adapted_with_a_line(
+    tmp_path, monkeypatch, capsys, variables, options, told, kept
+):
+    for key, value in variables.items():
+        monkeypatch.setenv(key, value)
+    logger = WandB(str(tmp_path), **options)
+    logger.log_metrics({"loss": 1.0}, step=1)
+    logger.finalize("success")
+    run = next(record["run"] for record in records(tmp_path) if record["type"] == "run")
+    assert {key: run[key] for key in kept} == kept
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line, words in zip(lines, told, strict=True) if f"W&B takes no {words}" not in line] == []
+
+
+@pytest.mark.parametrize("broken", ["Settings", "setup", "init"])
+def test_whatever_keeps_wandb_from_starting_the_training_goes_on(tmp_path, monkeypatch, capsys, broken):
+    """As a user without a home folder has it, in `Settings`."""
+    import wandb
+
+    def refuse(*args, **options):
+        raise RuntimeError("Could not determine\nhome directory.")
+
+    monkeypatch.setattr(wandb, broken, refuse)
+    logger = WandB(str(tmp_path), tags=["a"])
+    logger.log_hyperparams({"seed": 7})
+    logger.log_metrics({"loss": 1.0}, step=1)
+    logger.log_summary({"best": 1.0})
+    logger.log_data("data", {"images": 3})
+    logger.alert("title", "text", "INFO")
+    assert logger.where == ""
+    logger.finalize("success")
+    err = capsys.readouterr().err
+    assert "Could not determine home directory." in err
+    assert err.count("\n") == (2 if broken == "init" else 1)  # offline, then disabled

@@ -18,6 +18,8 @@ from trainer.saved import kimg_name
 class Samples(Callback):
     """A grid of fixed captions and seeds, drawn with the EMA weights, `times` in a run and so at its end.
 
+    Half of the captions, as far as there are so many, were never trained on; the grid marks which.
+
     Writes RUN/samples/kimg000012.800.png and latest.png; to loggers that take them, each image with its caption as
     `samples/images` and, at the end alone, as a table of the first `table_rows` with their seeds as `samples/table`.
     """
@@ -41,10 +43,12 @@ class Samples(Callback):
         images = Sampler(objective, data.text)(captions, range(len(captions)))
         path = Path(trainer.default_root_dir, "samples", f"{kimg_name(objective.images_seen)}.png")
         temporary = path.with_suffix(".tmp")
+        trained_on = set(captions).intersection(data.train.captions)
+        seen = [caption in trained_on for caption in captions]
         with spared(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                grid(images, captions, self.columns).save(temporary, "PNG")
+                grid(images, captions, self.columns, seen).save(temporary, "PNG")
                 temporary.replace(path)
                 shutil.copyfile(path, path.with_name("latest.png"))
             finally:

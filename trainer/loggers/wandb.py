@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,37 @@ _ENVIRONMENT = {  # what a user may have set for all runs; it wins over the conf
     "resume": "WANDB_RESUME",
     "mode": "WANDB_MODE",
 }
+
+_MODES = ("online", "offline", "disabled", "dryrun", "run", "shared")
+_TAG_LETTERS = 64
+
+
+class Absent:
+    """Stands for a run of W&B where there is none: takes all that is logged."""
+
+    url, id, dir, offline = "", "", "", False
+
+    def __getattr__(self, name: str) -> Absent:
+        return self
+
+    def __call__(self, *args: Any, **options: Any) -> Absent:
+        return self
+
+
+def taken(key: str, value: str, source: str) -> str:
+    """The value of an option as W&B takes it; a line tells what was changed. source: where the user has set it."""
+    if key == "tags":  # an empty one is left out
+        value = ",".join(tag.strip() for tag in value.split(",") if tag.strip())
+    fit = value
+    if key == "mode" and value not in _MODES:
+        fit = "offline"
+    elif key in ("project", "id"):
+        fit = re.sub(r"[/\\#?%:]", "-", value)
+    elif key == "tags":
+        fit = ",".join(tag[:_TAG_LETTERS] for tag in value.split(","))
+    if fit != value:
+        print(f"W&B takes no {source}={value}: {fit} instead", file=sys.stderr, flush=True)
+    return fit
 
 
 def harmless(method: Callable[..., None]) -> Callable[..., None]:
@@ -86,6 +118,14 @@ class WandB(WandbLogger):
         return self._experiment
 
     def _start(self) -> Any:
+        """A run of W&B; whatever keeps one from starting, a line tells it and the training goes on without."""
+        try:
+            return self._init()
+        except Exception as error:  # of its settings, of an environment that it does not take, of its installation
+            print(f"W&B is left out: {' '.join(str(error).split())[:200]}", file=sys.stderr, flush=True)
+            return Absent()
+
+    def _init(self) -> Any:
         import wandb  # here: it takes a second
 
         stored = self.folder / "wandb_id"
@@ -97,7 +137,15 @@ class WandB(WandbLogger):
             options["group"] = f"sweep {os.environ['WANDB_SWEEP_ID']}"
         if stored.exists():
             options["id"] = stored.read_text().strip()
-        options = {key: value for key, value in options.items() if os.environ.get(_ENVIRONMENT.get(key, "")) is None}
+        for variable in [key for key in os.environ if key.startswith("WANDB_") and not os.environ[key].strip()]:
+            del os.environ[variable]  # empty, as compose files leave them
+        for key, variable in _ENVIRONMENT.items():
+            if variable in os.environ:
+                options[key] = os.environ[variable] = taken(key, os.environ[variable], variable)
+            elif options.get(key):
+                words = ",".join(options[key]) if key == "tags" else str(options[key])
+                options[key] = taken(key, words, f"logger.wandb.{key}")
+        options["tags"] = options["tags"].split(",") if options.get("tags") else []
         settings = wandb.Settings()
         if "WANDB_SILENT" not in os.environ:
             settings.silent = True
@@ -109,13 +157,13 @@ class WandB(WandbLogger):
                 if mode == "online" and not wandb.login(prompt=False, verify=False):
                     continue
                 run = wandb.init(**options | {"mode": mode}, settings=settings)
+                stored.write_text(f"{run.id}\n")
             except Exception as error:  # whatever it is, the training is worth more
                 print(f"W&B {mode}: {' '.join(str(error).split())[:200]}", file=sys.stderr, flush=True)
                 wandb.teardown()
             else:
-                stored.write_text(f"{run.id}\n")
                 return run
-        raise AssertionError("a disabled run always starts")
+        return Absent()
 
     @property
     def where(self) -> str:
