@@ -31,6 +31,7 @@ class Text:
     network: Any = MISSING
     width: int = MISSING
     max_tokens: int = MISSING
+    uncaptioned: str = "error"
 
 
 @dataclass

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.data import folder as folder_module
+from trainer.data import tables
 from trainer.data.cache import open_cache
 from trainer.data.folder import Folder
 from trainer.errors import UserError
@@ -120,12 +121,12 @@ WRONG = {
     ),
     "no object": (lines(A) + "[1]", "metadata.jsonl, line 2: [1] is no object; expected {"),
     "mistyped file_name": (
-        lines({"filename": "a.png", "text": "red"}),
-        "metadata.jsonl, line 1: no 'file_name' among filename, text; rename 'filename'",
+        lines({"fil_name": "a.png", "text": "red"}),
+        "metadata.jsonl, line 1: no 'file_name' among fil_name, text; rename 'fil_name' or say data.source.image_key=",
     ),
     "no text": (
-        "\n" + lines({"file_name": "a.png", "caption": "red"}),
-        "metadata.jsonl, line 2: no 'text' among file_name, caption; expected {",
+        "\n" + lines({"file_name": "a.png", "said": "red"}),
+        "line 2: no 'text' among file_name, said; say data.source.caption_key=, or write {",
     ),
     "number for a name": (lines(A | {"file_name": 3}), "line 1: file_name is 3; expected an image, relative to "),
     "missing image": (
@@ -133,14 +134,14 @@ WRONG = {
         "metadata.jsonl, line 2: there is no file {root}/sub/c.jpg; correct file_name or remove the line",
     ),
     "above the folder": (lines(A | {"file_name": "../x.png"}), "line 1: there is no file "),
-    "number for a caption": (lines(A | {"text": 7}), "line 1: caption is 7, a int; expected text or a list of texts"),
-    "number among captions": (lines(A | {"text": ["red", 7]}), "line 1: caption is ['red', 7], a list; expected text"),
-    "null caption": (lines(A | {"text": None}), "line 1: image without a caption; write one or remove the image"),
-    "no caption": (lines(A | {"text": []}), "line 1: empty caption; write one or remove the image"),
-    "empty caption": (lines(A, B | {"text": ["blue", " "]}), "metadata.jsonl, line 2: empty caption; write one"),
+    "number for a caption": (lines(A | {"text": 7.5}), "line 1: caption is 7.5, a float; expected text or"),
+    "number among captions": (lines(A | {"text": ["red", 7.5]}), "line 1: caption is ['red', 7.5], a list; exp"),
+    "null caption": (lines(A | {"text": None}, B), "1 image without a caption: {root}/metadata.jsonl, line 1; add to "),
+    "no caption": (lines(A | {"text": []}), "2 images without a caption: {root}/metadata.jsonl, line 1, {root}/s"),
+    "empty caption": (lines(A, B | {"text": ["", " "]}), "without a caption: {root}/metadata.jsonl, line 2; add to"),
     "image that no line names": (
         lines(A),
-        "{root}/sub/b.jpg: image without a caption; add it to {root}/metadata.jsonl or remove it",
+        "1 image without a caption: {root}/sub/b.jpg; add to {root}/metadata.jsonl, or say data.source.uncaptioned=s",
     ),
     "image twice": (
         lines(A, B, A),
@@ -160,25 +161,25 @@ def test_wrong_metadata(root, write, content, expected):
 
 
 WRONG_CSV = {
-    "no column": ("file_name,caption\na.png,red\n", "metadata.csv, line 2: no 'text' among file_name, caption; exp"),
+    "no column": ("file_name,said\na.png,red\n", "metadata.csv, line 2: no 'text' among file_name, said; say data"),
     "unquoted comma": ("file_name,text\na.png,a red, square\n", "metadata.csv, line 2: more values than columns; put"),
-    "value missing": ("file_name,text\na.png\n", "metadata.csv, line 2: image without a caption; write one"),
-    "empty": ("file_name,text\na.png,\n", "metadata.csv, line 2: empty caption"),
+    "value missing": ("file_name,text\na.png\n", "2 images without a caption: {root}/metadata.csv, line 2, {root}/su"),
+    "empty": ("file_name,text\na.png,\n", "2 images without a caption: {root}/metadata.csv, line 2, "),
     "open quote": ('file_name,text\na.png,"red\n', "metadata.csv, line 2: broken CSV (unexpected end of data); put"),
-    "no line": ("", "a.png: image without a caption; add it to "),
+    "no line": ("", "2 images without a caption: {root}/a.png, {root}/sub/b.jpg; add to "),
 }
 
 
 @pytest.mark.parametrize(("content", "expected"), WRONG_CSV.values(), ids=WRONG_CSV)
 def test_wrong_csv(root, write, content, expected):
     write("metadata.csv", content)
-    with pytest.raises(UserError, match=re.escape(expected)):
+    with pytest.raises(UserError, match=re.escape(expected.replace("{root}", str(root)))):
         Folder(str(root)).items()
 
 
 def test_image_without_a_text_file(root, write):
     write("a.txt", "red")
-    expected = f"{root}/sub/b.jpg: image without a caption; write {root}/sub/b.txt or a metadata.jsonl"
+    expected = f"1 image without a caption: {root}/sub/b.jpg; write {root}/a.txt and the like, or a metadata.jsonl"
     with pytest.raises(UserError, match=re.escape(expected)):
         Folder(str(root)).items()
 
@@ -186,7 +187,7 @@ def test_image_without_a_text_file(root, write):
 def test_wrong_text_files(root, write):
     write("sub/b.txt", "blue")
     write("a.txt", " \n")
-    with pytest.raises(UserError, match=re.escape(f"{root}/a.txt: empty caption; write one")):
+    with pytest.raises(UserError, match=re.escape(f"1 image without a caption: {root}/a.png; write")):
         list(Folder(str(root)).items())
     (root / "a.txt").write_bytes(b"caf\xe9")
     with pytest.raises(UserError, match=re.escape(f"{root}/a.txt: not UTF-8 text; save it as UTF-8")):
@@ -225,7 +226,10 @@ def test_fingerprint_follows_the_files(root, write, tmp_path):
     assert changed()  # by its content
     root.rename(tmp_path / "moved")
     root = tmp_path / "moved"
-    assert changed()
+    assert not changed()  # where it lies is no matter
+    shutil.copytree(root, tmp_path / "copy")
+    root = tmp_path / "copy"
+    assert not changed()
 
 
 def test_fingerprint_of_text_files(root, write):
@@ -239,7 +243,7 @@ def test_many_files_are_listed_fast(root, monkeypatch):
     """A million files in seconds: the list costs a few microseconds a file, and nothing is opened."""
     for i in range(2_000):
         (root / f"{i}.jpg").touch()
-    monkeypatch.setattr(folder_module, "_lines", None)
+    monkeypatch.setattr(tables, "lines", None)
     start = time.perf_counter()
     Folder(str(root)).fingerprint()
     assert time.perf_counter() - start < 1  # 0.02 s on an idle core

@@ -97,6 +97,7 @@ def test_postscript_is_not_run_whatever_its_name(folder, tmp_path, monkeypatch, 
 
 def test_captions_and_lines_have_a_limit(folder, monkeypatch):
     monkeypatch.setattr("trainer.data.folder.MAX_TEXT", 100)
+    monkeypatch.setattr("trainer.data.tables.MAX_TEXT", 100)
     (folder / "good.txt").write_text("x" * 101)
     with pytest.raises(UserError, match=r"good\.txt: 101 bytes; expected captions, at most 100"):
         list(Folder(str(folder)).items())

@@ -47,7 +47,7 @@ def test_image_struct_as_datasets_writes_it(write, tmp_path):
     file = write({"image": images, "text": ["a red square", "a blue square"]})
     items = list(Parquet(str(file)).items())
     assert [item.captions for item in items] == [("a red square",), ("a blue square",)]
-    assert [item.key for item in items] == [f"{file}, row 1 (a.png)", f"{file}, row 2"]
+    assert [item.key for item in items] == ["a.parquet, row 1 (a.png)", "a.parquet, row 2"]
     assert colours(Parquet(str(file)), tmp_path) == [[255, 0, 0], [0, 0, 255]]
 
 
@@ -80,19 +80,32 @@ def test_all_files_below_a_folder_in_order_with_their_number_of_rows(write, tmp_
 
 WRONG = {
     "no image column": (
-        {"img": [RED], "text": ["red"]},
-        "a.parquet: no column 'image' among img, text; set data.source.image_column=",
+        {"photo": [RED], "text": ["red"]},
+        "a.parquet: no column 'image' among photo, text; set data.source.image_column=",
     ),
     "no caption column": (
-        {"image": [RED], "caption": ["red"]},
-        "a.parquet: no column 'text' among image, caption; set data.source.caption_column=",
+        {"image": [RED], "said": ["red"]},
+        "a.parquet: no column 'text' among image, said; set data.source.caption_column=",
     ),
-    "null caption": ({"image": [RED, RED], "text": ["red", None]}, "a.parquet, row 2: image without a caption; write"),
-    "empty caption": ({"image": [RED], "text": [""]}, "a.parquet, row 1: empty caption; write one"),
-    "empty list": ({"image": [RED], "text": pyarrow.array([[]], pyarrow.list_(pyarrow.string()))}, "row 1: empty cap"),
-    "number for a caption": ({"image": [RED], "text": [4]}, "a.parquet, row 1: caption is 4, a int; expected text or"),
+    "null caption": (
+        {"image": [RED, RED], "text": ["red", None]},
+        "1 image without a caption: {folder}/a.parquet, row 2; write",
+    ),
+    "empty caption": (
+        {"image": [RED], "text": [""]},
+        "1 image without a caption: {folder}/a.parquet, row 1; write one",
+    ),
+    "empty list": (
+        {"image": [RED], "text": pyarrow.array([[]], pyarrow.list_(pyarrow.string()))},
+        "1 image without a caption",
+    ),
+    "number for a caption": (
+        {"image": [RED], "text": [4.5]},
+        "a.parquet, row 1: caption is 4.5, a float; expected text",
+    ),
     "number for an image": ({"image": [4], "text": ["red"]}, "row 1: image is a int; expected encoded image bytes"),
-    "null image": ({"image": [RED, None], "text": ["a", "b"]}, "row 2: image is a NoneType; expected encoded image"),
+    "list for an image": ({"image": [[1, 2]], "text": ["red"]}, "row 1: image is a list; expected encoded image"),
+    "base64": ({"image": ["iVBORw0KGgo" * 9], "text": ["red"]}, "row 1: image is text, iVBORw0KGgo"),
     "image that is elsewhere": (
         {"image": [{"bytes": None, "path": "b.png"}], "text": ["red"]},
         "a.parquet, row 1: there is no file {folder}/b.png; put it there or store the bytes of the image",

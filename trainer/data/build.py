@@ -56,7 +56,7 @@ def write_cache(source: Source, resolution: int, building: Path, name: str) -> i
                 individuals.append(_hash(item.key if item.concept == item.captions[0] else item.concept))
                 heldout.append(-1 if item.heldout is None else int(item.heldout))
                 record = {field: getattr(item, field) for field in _RECORD}
-                records.write(json.dumps(record) + "\n")  # ASCII: file names need not be UTF-8
+                records.write(json.dumps(record, default=str) + "\n")  # ASCII: file names need not be UTF-8
             progress(len(heldout) + num_skipped)
         _header(images, len(heldout), resolution)
     if not heldout:

@@ -1,10 +1,13 @@
-"""What sources of files share: finding them, opening a picture, checking a caption."""
+"""What sources of files share: finding them, telling whether they changed, opening a picture."""
 
 from __future__ import annotations
 
+import glob
 import os
+import re
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,16 @@ from trainer.data.source import Item, digest
 from trainer.errors import UserError
 from trainer.progress import Progress, say
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # whatever a name says: EPS would start Ghostscript
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".avif", ".ppm", ".pgm", ".tga", ".jp2"),
+)
+OTHER_SUFFIXES = (".heic", ".heif", ".jxl", ".svg", ".psd", ".eps", ".ico", ".dng", ".cr2", ".nef", ".arw", ".exr")
+# whatever a name says: EPS would start Ghostscript
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM", "TGA", "JPEG2000")
 MAX_PIXELS = 2**26  # of a picture as it is decoded: 200 MB; a JPEG is by then reduced towards the resolution
 MAX_BYTES = 2**28  # of a picture in a tar or table
+POINTER = "a Git LFS pointer in place of the file; run git lfs pull where it was cloned"
 MAX_TEXT = 2**24  # bytes of the captions of one picture
 
 
@@ -36,10 +45,38 @@ class Items:
 
 def existing(path: str) -> Path:
     """The file or folder, absolute and without links. Raises UserError where there is none."""
-    found = Path(path).expanduser()
+    found = Path(os.path.expanduser(path))
     if not found.exists():
         raise UserError(f"data.source.path={path}: no such file or folder; give the path of your data")
     return found.resolve()
+
+
+def existing_all(path: str) -> list[Path]:
+    """As `existing`, of a pattern too: *.tar, {00000..00003}.tar, {train,more}/*.tar. Each must stand for something."""
+    if os.path.exists(os.path.expanduser(path)):
+        return [existing(path)]
+    found = []
+    for each in braces(os.path.expanduser(path)):
+        if not glob.has_magic(each):
+            found.append(existing(each))
+        elif not (matching := sorted(glob.glob(each, recursive=True))):
+            raise UserError(f"data.source.path={path}: nothing is called {each}; give the path of your data")
+        else:
+            found += map(existing, matching)
+    return found
+
+
+def braces(pattern: str) -> list[str]:
+    """What a shell makes of {00000..00003} and {a,b}."""
+    match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
+    if not match:
+        return [pattern]
+    first, last, listed = match.groups()
+    if first is None:
+        middle = listed.split(",")
+    else:
+        middle = [str(number).zfill(len(first)) for number in range(int(first), min(int(last), int(first) + 10**6) + 1)]
+    return [each for part in middle for each in braces(pattern[: match.start()] + part + pattern[match.end() :])]
 
 
 def find_files(root: Path) -> dict[str, tuple[int, int]]:
@@ -79,13 +116,16 @@ def find_files(root: Path) -> dict[str, tuple[int, int]]:
     return dict(sorted(found.items()))
 
 
-def find_shards(root: Path, *suffixes: str) -> dict[str, tuple[int, int]]:
-    """`find_files`, those with a suffix where root is a folder. Raises UserError where there is none."""
-    files = find_files(root)
-    kept = files if root.is_file() else {file: files[file] for file in with_suffix(files, *suffixes)}
-    if not kept:
-        raise UserError(f"data.source.path={root}: no {suffixes[0]} file in this folder; give one that has some")
-    return kept
+def find_shards(roots: Sequence[Path], *suffixes: str) -> dict[str, tuple[int, int]]:
+    """`find_files`, those with a suffix where a root is a folder. Raises UserError where there is none."""
+    found = {}
+    for root in roots:
+        files = find_files(root)
+        kept = files if root.is_file() else {file: files[file] for file in with_suffix(files, *suffixes)}
+        if not kept:
+            raise UserError(f"data.source.path={root}: no {suffixes[0]} file in this folder; give one that has some")
+        found |= kept
+    return found
 
 
 def with_suffix(files: Iterable[str], *suffixes: str) -> list[str]:
@@ -93,8 +133,30 @@ def with_suffix(files: Iterable[str], *suffixes: str) -> list[str]:
 
 
 def stamp(files: dict[str, tuple[int, int]], *more: object) -> str:
-    """Changes when a file comes, goes, moves or is written."""
-    return digest(*more, *files.items())
+    """Changes when a file comes, goes, moves among the others or is written: names, sizes, times in whole seconds.
+
+    Not where they lie: a copy that keeps the times (cp -a, rsync -a, tar) has the stamp of the original.
+    """
+    base = base_of(files)
+    return digest(*more, *((file[len(base) :], size, time // 10**9) for file, (size, time) in files.items()))
+
+
+def base_of(files: Iterable[str]) -> str:
+    """The folder that all lie in, with a slash behind it."""
+    folders = {os.path.dirname(file) for file in files}
+    return os.path.join(os.path.commonpath(folders), "") if folders else ""
+
+
+def is_pointer(head: bytes | str) -> bool:
+    """Whether a file that begins so stands for one that Git LFS has not fetched."""
+    start = "version https://git-lfs.github.com/spec/"
+    return head[: len(start)] in (start, start.encode())
+
+
+def refuse_pointer(file: str) -> None:
+    with open(file, "rb") as content:
+        if is_pointer(content.read(64)):
+            raise UserError(f"{file}: {POINTER}")
 
 
 def open_image(file: Any, resolution: int) -> Image.Image:
@@ -104,30 +166,16 @@ def open_image(file: Any, resolution: int) -> Image.Image:
     """
     if isinstance(file, str | os.PathLike) and not os.path.isfile(file):
         raise OSError(f"{file} is no regular file")
-    image = Image.open(file, formats=FORMATS)
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except Image.UnidentifiedImageError as error:
+        with open(file, "rb") if isinstance(file, str | os.PathLike) else nullcontext(file) as content:
+            content.seek(0)
+            if is_pointer(content.read(64)):
+                raise OSError(POINTER) from error
+        raise
     image.draft("RGB", (2 * resolution, 2 * resolution))
     if image.width * image.height > MAX_PIXELS:
         size = f"{image.width} x {image.height} pixels"
         raise Image.DecompressionBombError(f"{size}, more than the {MAX_PIXELS:,} that are decoded: make it smaller")
     return image
-
-
-def caption_list(text: object, where: str) -> tuple[str, ...]:
-    """One caption or a list of them, checked. Raises UserError that begins with `where`."""
-    if text is None:
-        raise UserError(f"{where}: image without a caption; write one or remove the image")
-    captions = [text] if isinstance(text, str) else text
-    if not isinstance(captions, list | tuple) or not all(isinstance(caption, str) for caption in captions):
-        raise UserError(f"{where}: caption is {text!r:.60}, a {type(text).__name__}; expected text or a list of texts")
-    if not captions or not all(caption.strip() for caption in captions):
-        raise UserError(f"{where}: empty caption; write one or remove the image")
-    return tuple(caption.strip() for caption in captions)
-
-
-def concept_name(concept: object, captions: tuple[str, ...], where: str) -> str:
-    """What groups images for the split: text or a whole number; the first caption where there is none."""
-    if concept is None or concept == "":
-        return captions[0]
-    if not isinstance(concept, str | int):
-        raise UserError(f"{where}: concept is {concept!r:.60}, a {type(concept).__name__}; expected text or a number")
-    return str(concept)

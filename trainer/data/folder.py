@@ -1,23 +1,23 @@
-"""Pictures in a folder: the imagefolder convention of Hugging Face datasets, or a text file beside each picture."""
+"""Pictures in a folder: the imagefolder convention of Hugging Face datasets, COCO's, or a text file beside each."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import os
+import unicodedata
 from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from trainer.data import tables
+from trainer.data.captions import CAPTION_KEYS, IMAGE_KEYS, Uncaptioned, caption_list, concept_name, key_of
 from trainer.data.files import (
     IMAGE_SUFFIXES,
     MAX_TEXT,
+    OTHER_SUFFIXES,
     Items,
-    caption_list,
-    concept_name,
     existing,
     find_files,
     open_image,
@@ -26,133 +26,175 @@ from trainer.data.files import (
 )
 from trainer.data.source import Item
 from trainer.errors import UserError
-from trainer.progress import Progress
+from trainer.progress import Progress, say
 
-_EXAMPLE = '{"file_name": "a.jpg", "text": "a caption"}'
-_METADATA = ("metadata.jsonl", "metadata.csv")
+_METADATA = tuple(f"metadata{suffix}" for suffix in tables.SUFFIXES)
+_TEXTS = (".txt", ".caption")
 
 
 class Folder:
     """Images under `path`, at any depth, captioned in one of two ways.
 
-    metadata.jsonl or metadata.csv, in any folder: file_name (relative to it), text (one caption, or in jsonl a list of
-    captions), optionally concept; all else becomes attributes. Or a.txt beside a.jpg, one caption a line.
-    The concept defaults to the first caption. Raises UserError that names the file and line of whatever is wrong.
+    A table: metadata.jsonl, .csv, .json or .parquet in any folder, or the file `annotations`, COCO's JSON among them.
+    Its rows name an image, relative to the table or to `path`, and one or a list of captions, optionally a concept; all
+    else becomes attributes. Or a text file beside each image, a.txt or a.caption for a.jpg, one caption a line.
+    image_key, caption_key: their names in tables; None takes the usual ones.
+    uncaptioned: what is done with images that neither names, see `Uncaptioned`. The concept defaults to the first
+    caption, or to the image where that is made up. UserError that names the file and line of whatever is wrong.
     """
 
     attribution = ""
 
-    def __init__(self, path: str) -> None:
+    def __init__(
+        self,
+        path: str,
+        annotations: str | None = None,
+        image_key: str | None = None,
+        caption_key: str | None = None,
+        uncaptioned: str = "error",
+    ) -> None:
         self.root = existing(path)
         if not self.root.is_dir():
             raise UserError(f"data.source.path={path}: a file; expected a folder of images")
+        Uncaptioned(uncaptioned)
+        self.uncaptioned, self.image_key, self.caption_key = uncaptioned, image_key, caption_key
+        self.annotations = None if annotations is None else self._annotations(annotations)
+
+    def _annotations(self, path: str) -> str:
+        file = Path(os.path.expanduser(path))
+        file = file if file.is_file() else self.root / file
+        if not file.is_file():
+            raise UserError(f"data.source.annotations={path}: no such file, nor in {self.root}")
+        return str(file.resolve())
 
     def fingerprint(self) -> str:
         files = find_files(self.root)
-        metadata = _metadata(files)
-        kept = [*with_suffix(files, *IMAGE_SUFFIXES), *(metadata or with_suffix(files, ".txt"))]
+        metadata = self._metadata(files)
+        kept = [*with_suffix(files, *IMAGE_SUFFIXES), *([] if metadata else with_suffix(files, *_TEXTS))]
         contents = (hashlib.blake2b(Path(file).read_bytes()).hexdigest() for file in metadata)
-        return stamp({file: files[file] for file in kept}, *contents)
+        places = [os.path.relpath(file, self.root) for file in metadata]
+        how = (self.image_key, self.caption_key, self.uncaptioned)
+        return stamp({file: files[file] for file in kept}, *how, *places, *contents)
 
     def items(self) -> Items:
+        """Every caption is checked before the first image is decoded."""
         files = find_files(self.root)
         images = with_suffix(files, *IMAGE_SUFFIXES)
         if not images:
             raise UserError(f"data.source.path={self.root}: no image in it; expected {' '.join(IMAGE_SUFFIXES)}")
-        metadata = _metadata(files)
-        if not metadata:
-            for image in images:
-                if (text := _text_of(image)) not in files:
-                    raise UserError(f"{image}: image without a caption; write {text} or a metadata.jsonl")
-            return Items(partial(_from_texts, images), len(images))
-        read = partial(_from_metadata, metadata, files, images)
-        progress, count = Progress("reading", "lines of metadata"), 0
-        for count, _ in enumerate(read(), 1):  # every line is checked before the first image is decoded
+        if others := with_suffix(files, *OTHER_SUFFIXES):
+            say(f"{len(others):,} pictures of a kind that is not read are left out, as {others[0]}")
+        metadata = self._metadata(files)
+        if metadata:
+            read = partial(self._from_tables, metadata, files, images)
+            remedy = f"add to {metadata[0]}"
+        else:
+            read = partial(self._from_texts, files, images)
+            remedy = f"write {os.path.splitext(images[0])[0]}.txt and the like, or a metadata.jsonl{_near(files)}"
+        rule = Uncaptioned(self.uncaptioned)
+        progress, count = Progress("reading", "captions"), 0
+        for count, _ in enumerate(read(rule), 1):
             progress(count)
-        return Items(read, count)
+        rule.tell(remedy)
+        return Items(lambda: read(Uncaptioned(self.uncaptioned)), count)
+
+    def _metadata(self, files: dict[str, Any]) -> list[str]:
+        if self.annotations:
+            return [self.annotations]
+        return [file for file in files if os.path.basename(file) in _METADATA]
+
+    def _from_texts(self, files: dict[str, Any], images: list[str], rule: Uncaptioned) -> Iterator[Item]:
+        for image in images:
+            captions: tuple[str, ...] = ()
+            stem = os.path.splitext(image)[0]
+            text = next((stem + suffix for suffix in _TEXTS if stem + suffix in files), None)
+            if text:
+                if files[text][0] > MAX_TEXT:
+                    raise UserError(f"{text}: {files[text][0]:,} bytes; expected captions, at most {MAX_TEXT:,}")
+                captions = caption_list(list(tables.lines(text)), text)
+            yield from self._item(image, captions, None, {}, "", rule)
+
+    def _from_tables(
+        self, metadata: list[str], files: dict[str, Any], images: list[str], rule: Uncaptioned
+    ) -> Iterator[Item]:
+        captioned: dict[str, str] = {}
+        find = Finder(str(self.root), files)
+        for file in metadata:
+            for where, row in tables.rows(file):
+                name_key = self._key(row, where, "image_key", self.image_key, IMAGE_KEYS)
+                text_key = self._key(row, where, "caption_key", self.caption_key, CAPTION_KEYS)
+                image = find(row[name_key], file, where, name_key)
+                if image in captioned:
+                    remedy = 'write all captions of an image into one line, "text": ["one", "two"]'
+                    raise UserError(f"{where}: {row[name_key]} has its captions in {captioned[image]}; {remedy}")
+                captioned[image] = where
+                attributes = {key: row[key] for key in row if key not in (name_key, text_key, "concept")}
+                captions = caption_list(row[text_key], where)
+                yield from self._item(image, captions, row.get("concept"), attributes, where, rule)
+        for image in images:
+            if image not in captioned:
+                yield from self._item(image, (), None, {}, "", rule)
+
+    def _key(self, row: dict[str, Any], where: str, option: str, wanted: str | None, usual: tuple[str, ...]) -> str:
+        key = key_of(row, wanted, usual)
+        if key is None:
+            near = get_close_matches(wanted or usual[0], map(str, row), 1)
+            remedy = f"rename {near[0]!r} or say data.source.{option}=" if near else f"say data.source.{option}=, or"
+            expected = "" if near else f" write {tables.EXAMPLE}"
+            among = ", ".join(map(str, row)) or "no keys"
+            raise UserError(f"{where}: no {wanted or usual[0]!r} among {among}; {remedy}{expected}")
+        return key
+
+    def _item(
+        self,
+        image: str,
+        captions: tuple[str, ...],
+        concept: Any,
+        attributes: dict[str, Any],
+        where: str,
+        rule: Uncaptioned,
+    ) -> Iterator[Item]:
+        key = os.path.relpath(image, self.root)
+        if not captions:
+            captions = rule(image, where)
+            concept = key if concept in (None, "") else concept
+        if captions:
+            yield Item(key, captions, concept_name(concept, captions, where), partial(open_image, image), attributes)
 
 
-def _metadata(files: dict[str, Any]) -> list[str]:
-    return [file for file in files if os.path.basename(file) in _METADATA]
+class Finder:
+    """The file that a table means by a name: relative to the table, to the root, or to the folder above the table.
+
+    Backslashes count as slashes and names match in any Unicode normal form, as systems write them differently.
+    """
+
+    def __init__(self, root: str, files: dict[str, Any]) -> None:
+        self.root, self.files = root, files
+        self._normal: dict[str, str] | None = None
+
+    def __call__(self, name: Any, table: str, where: str, key: str) -> str:
+        if not isinstance(name, str) or not name:
+            raise UserError(f"{where}: {key} is {name!r:.60}; expected an image, relative to {table}")
+        folder = os.path.dirname(table)
+        places = [folder, self.root, os.path.dirname(folder)]
+        for spelled in dict.fromkeys((name, name.replace("\\", "/"))):
+            for place in places:
+                if (found := os.path.normpath(os.path.join(place, spelled))) in self.files:
+                    return found
+        if self._normal is None:
+            self._normal = {unicodedata.normalize("NFC", file): file for file in self.files}
+        for place in places:
+            path = os.path.normpath(os.path.join(place, name.replace("\\", "/")))
+            if found := self._normal.get(unicodedata.normalize("NFC", path)):
+                return found
+        missing = os.path.normpath(os.path.join(folder, name))
+        raise UserError(f"{where}: there is no file {missing}; correct {key} or remove the line")
 
 
-def _text_of(image: str) -> str:
-    return os.path.splitext(image)[0] + ".txt"
-
-
-def _from_texts(images: list[str]) -> Iterator[Item]:
-    for image in images:
-        text = _text_of(image)
-        if os.path.getsize(text) > MAX_TEXT:
-            raise UserError(f"{text}: {os.path.getsize(text):,} bytes; expected captions, at most {MAX_TEXT:,}")
-        captions = caption_list([line for line in _lines(text) if line.strip()], text)
-        yield Item(image, captions, captions[0], partial(open_image, image))
-
-
-def _from_metadata(metadata: list[str], files: dict[str, Any], images: list[str]) -> Iterator[Item]:
-    captioned: dict[str, str] = {}
-    for file in metadata:
-        for where, row in _jsonl(file) if file.endswith(".jsonl") else _csv(file):
-            for key in ("file_name", "text"):
-                if key not in row:
-                    near = get_close_matches(key, map(str, row), 1)
-                    remedy = f"rename {near[0]!r}" if near else f"expected {_EXAMPLE}"
-                    raise UserError(f"{where}: no {key!r} among {', '.join(map(str, row)) or 'no keys'}; {remedy}")
-            name = row["file_name"]
-            if not isinstance(name, str) or not name:
-                raise UserError(f"{where}: file_name is {name!r:.60}; expected an image, relative to {file}")
-            image = os.path.normpath(os.path.join(os.path.dirname(file), name))
-            if image not in files:
-                raise UserError(f"{where}: there is no file {image}; correct file_name or remove the line")
-            if image in captioned:
-                remedy = 'write all captions of an image into one line, "text": ["one", "two"]'
-                raise UserError(f"{where}: {name} has its captions in {captioned[image]}; {remedy}")
-            captioned[image] = where
-            captions = caption_list(row["text"], where)
-            concept = concept_name(row.get("concept"), captions, where)
-            attributes = {key: row[key] for key in row if key not in ("file_name", "text", "concept")}
-            yield Item(image, captions, concept, partial(open_image, image), attributes)
-    for image in images:
-        if image not in captioned:
-            raise UserError(f"{image}: image without a caption; add it to {metadata[0]} or remove it")
-
-
-def _jsonl(file: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """("file, line n", row) of each line that is not blank."""
-    for number, line in enumerate(_lines(file), 1):
-        if not line.strip():
-            continue
-        where = f"{file}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            problem = f"broken JSON ({error.msg}, column {error.colno})"
-            raise UserError(f"{where}: {problem}; expected one object a line, {_EXAMPLE}") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{where}: {line.strip():.40} is no object; expected {_EXAMPLE}")
-        yield where, row
-
-
-def _csv(file: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    rows = csv.DictReader(_lines(file), strict=True)
-    try:
-        for row in rows:
-            where = f"{file}, line {rows.line_num}"
-            if None in row:
-                raise UserError(f"{where}: more values than columns; put captions with commas in double quotes")
-            yield where, row
-    except csv.Error as error:
-        where = f"{file}, line {rows.reader.line_num}"
-        raise UserError(f"{where}: broken CSV ({error}); put captions in double quotes") from error
-
-
-def _lines(file: str) -> Iterator[str]:
-    """Lines as files have them; str.splitlines would also cut captions at U+2028 and its like."""
-    try:
-        with open(file, encoding="utf-8-sig") as lines:
-            while line := lines.readline(MAX_TEXT):
-                if len(line) == MAX_TEXT:
-                    raise UserError(f"{file}: a line of more than {MAX_TEXT:,} letters; expected one a picture")
-                yield line
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 text; save it as UTF-8") from error
+def _near(files: dict[str, Any]) -> str:
+    """What looks like a table of captions, but is not called so."""
+    names = ((file, os.path.basename(file).lower()) for file in files)
+    tabular = [file for file, name in names if name.endswith(tables.SUFFIXES) or name.startswith("metadata.")]
+    if not tabular:
+        return ""
+    return f" (there is {tabular[0]}: name it metadata.jsonl, .csv, .json or .parquet, or say data.source.annotations=)"

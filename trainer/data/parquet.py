@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,67 +12,133 @@ from typing import Any
 
 from PIL import Image
 
-from trainer.data.files import MAX_BYTES, Items, caption_list, concept_name, existing, find_shards, open_image, stamp
+from trainer.data.captions import CAPTION_KEYS, Uncaptioned, caption_list, concept_name, key_of
+from trainer.data.files import (
+    IMAGE_SUFFIXES,
+    MAX_BYTES,
+    Items,
+    base_of,
+    existing_all,
+    find_files,
+    find_shards,
+    open_image,
+    refuse_pointer,
+    stamp,
+    with_suffix,
+)
 from trainer.data.source import Item
 from trainer.distribution import install
 from trainer.errors import UserError
+from trainer.progress import Progress
+
+IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp", "file_name", "path")
 
 
 class Parquet:
-    """One parquet file, or all under a folder.
+    """One parquet file, a folder or a pattern of them.
 
     image_column: encoded image bytes, or {"bytes", "path"} where null bytes leave a path relative to the file, inside
-    the data.
-    caption_column: text or a list of texts. A column `concept`, if there is one, groups images for the split.
+    the data, or such a path. caption_column: text, a class number or a list of texts; the names that datasets keeps of
+    a ClassLabel are used. None takes the usual names. A column `concept`, if there is one, groups images for the split.
+    uncaptioned: what is done with images without a caption, see `Uncaptioned`; they are counted before one is decoded.
     Raises UserError that names the file and row of whatever is wrong.
     """
 
     attribution = ""
 
-    def __init__(self, path: str, image_column: str = "image", caption_column: str = "text") -> None:
-        self.root, self.image_column, self.caption_column = existing(path), image_column, caption_column
+    def __init__(
+        self,
+        path: str,
+        image_column: str | None = None,
+        caption_column: str | None = None,
+        uncaptioned: str = "error",
+    ) -> None:
+        Uncaptioned(uncaptioned)
+        self.roots, self.uncaptioned = existing_all(path), uncaptioned
+        self.image_column, self.caption_column = image_column, caption_column
 
     def fingerprint(self) -> str:
-        return stamp(find_shards(self.root, ".parquet"), self.image_column, self.caption_column)
+        beside: dict[str, tuple[int, int]] = {}
+        for root in self.roots:  # where rows name pictures beside the file
+            files = find_files(root) if root.is_dir() else {}
+            beside |= {file: files[file] for file in with_suffix(files, *IMAGE_SUFFIXES)}
+        how = (self.image_column, self.caption_column, self.uncaptioned)
+        return stamp(find_shards(self.roots, ".parquet") | beside, *how)
 
     def items(self) -> Items:
-        files = list(find_shards(self.root, ".parquet"))
-        num_rows = sum(self._num_rows(file) for file in files)
+        files = list(find_shards(self.roots, ".parquet"))
+        base, rule, num_rows = base_of(files), Uncaptioned(self.uncaptioned), 0
+        progress = Progress("reading", "captions")
+        for file in files:
+            for name, captions, _ in self._captions(file):
+                num_rows += bool(captions or rule(name))
+                progress(num_rows + rule.count)
+        rule.tell("write one or remove the image")
         if not num_rows:
-            raise UserError(f"data.source.path={self.root}: {len(files)} parquet files without a row; expected images")
-        return Items(lambda: (item for file in files for item in self._rows(file)), num_rows)
+            where = ", ".join(map(str, self.roots[:3]))
+            raise UserError(f"data.source.path={where}: {len(files)} parquet files without a row; expected images")
+        return Items(lambda: (item for file in files for item in self._rows(file, file[len(base) :])), num_rows)
 
-    def _num_rows(self, file: str) -> int:
-        with _open(file) as table:
-            present = table.schema_arrow.names
-            for key, column in (("image_column", self.image_column), ("caption_column", self.caption_column)):
-                if column not in present:
-                    raise UserError(f"{file}: no column {column!r} among {', '.join(present)}; set data.source.{key}=")
-            return table.metadata.num_rows
+    def _columns(self, table: Any, file: str) -> tuple[str, str]:
+        found = []
+        present = table.schema_arrow.names
+        images, captions = (self.image_column, IMAGE_COLUMNS), (self.caption_column, CAPTION_KEYS)
+        for option, (wanted, names) in {"image_column": images, "caption_column": captions}.items():
+            name = key_of(present, wanted, names)
+            if name is None:
+                lack = f"no column {wanted or names[0]!r} among {', '.join(present)}"
+                raise UserError(f"{file}: {lack}; set data.source.{option}=")
+            found.append(name)
+        return found[0], found[1]
 
-    def _rows(self, file: str) -> Iterator[Item]:
-        with _open(file) as table:
-            columns = [self.image_column, self.caption_column]
-            columns += ["concept"] if "concept" in table.schema_arrow.names else []
+    def _captions(self, file: str) -> Iterator[tuple[str, tuple[str, ...], Any]]:
+        """(where, captions, concept) of each row, without reading an image."""
+        with opened(file) as table:
+            column = self._columns(table, file)[1]
+            classes = class_names(table, column)
+            columns = [column] + ["concept"] * ("concept" in table.schema_arrow.names)
             number = 0
-            for rows in table.iter_batches(batch_size=256, columns=columns):
-                for row in rows.to_pylist():
+            for batch in table.iter_batches(batch_size=4096, columns=columns):
+                for row in batch.to_pylist():
                     number += 1
-                    yield self._item(row, file, f"{file}, row {number}")
+                    where, text = f"{file}, row {number}", row[column]
+                    if classes and isinstance(text, int) and 0 <= text < len(classes):
+                        text = classes[text]
+                    yield where, caption_list(text, where), row.get("concept")
 
-    def _item(self, row: dict[str, Any], file: str, where: str) -> Item:
-        captions = caption_list(row[self.caption_column], where)
-        image = row[self.image_column]
-        content, name = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, None)
-        if content is None and name:
-            content = self._beside(file, str(name), where)
-        elif not isinstance(content, bytes):
+    def _rows(self, file: str, key: str) -> Iterator[Item]:
+        rule = Uncaptioned(self.uncaptioned)
+        with opened(file) as table:
+            column = self._columns(table, file)[0]
+            images = (row for batch in table.iter_batches(256, columns=[column]) for row in batch.to_pylist())
+            described = self._captions(file)
+            for number, (row, (where, captions, concept)) in enumerate(zip(images, described, strict=True), 1):
+                content, name = self._content(row[column], column, file, where)
+                own = f"{key}, row {number}" + f" ({name})" * bool(name)
+                if not captions:
+                    captions, concept = rule(os.path.join(file, name or "")), own if concept is None else concept
+                if captions:
+                    yield Item(own, captions, concept_name(concept, captions, where), partial(_load, content))
+
+    def _content(self, image: Any, column: str, file: str, where: str) -> tuple[bytes | str | None, str]:
+        """(bytes or path of the picture, the name that the row gives it); None where the row has no picture."""
+        if isinstance(image, dict):
+            content, name = image.get("bytes"), str(image.get("path") or "")
+        elif isinstance(image, str):
+            content, name = None, image
+            if len(image) > 1024 or not os.path.splitext(image)[1]:
+                is_64 = f"{where}: {column} is text, {image:.20}..., and no path; if it is base64, store the bytes"
+                raise UserError(is_64)
+        else:
+            content, name = image, ""
+        if content is None:
+            return (self._beside(file, name, where) if name else None), name
+        if not isinstance(content, bytes):
             kind = type(content).__name__
-            raise UserError(f"{where}: {self.image_column} is a {kind}; expected encoded image bytes, or their path")
-        elif len(content) > MAX_BYTES:
+            raise UserError(f"{where}: {column} is a {kind}; expected encoded image bytes, or their path")
+        if len(content) > MAX_BYTES:
             raise UserError(f"{where}: an image of {len(content):,} bytes, more than {MAX_BYTES:,}; make it smaller")
-        concept = concept_name(row.get("concept"), captions, where)
-        return Item(f"{where} ({name})" if name else where, captions, concept, partial(_load, content))
+        return content, name
 
     def _beside(self, file: str, name: str, where: str) -> str:
         """The picture that a row names, relative to its file. UserError where that leads out of the data set."""
@@ -79,7 +146,7 @@ class Parquet:
         path = os.path.realpath(os.path.join(folder, name))
         if not os.path.exists(path):
             raise UserError(f"{where}: there is no file {path}; put it there or store the bytes of the image")
-        roots = [os.path.realpath(folder), *([str(self.root)] if self.root.is_dir() else [])]
+        roots = [os.path.realpath(folder), *(str(root) for root in self.roots if root.is_dir())]
         is_within = any(os.path.commonpath([root, path]) == root for root in roots)
         if os.path.isabs(name) or not is_within or not os.path.isfile(path):
             raise UserError(f"{where}: {name} is no file within {roots[-1]}; store the bytes of the image instead")
@@ -87,7 +154,7 @@ class Parquet:
 
 
 @contextmanager
-def _open(file: str) -> Iterator[Any]:
+def opened(file: str) -> Iterator[Any]:
     try:
         import pyarrow
         from pyarrow.parquet import ParquetFile
@@ -97,9 +164,22 @@ def _open(file: str) -> Iterator[Any]:
         with ParquetFile(file) as table:
             yield table
     except (pyarrow.ArrowException, OSError) as error:
+        refuse_pointer(file)
         reason = str(error).splitlines()[0]
         raise UserError(f"{file}: not a whole parquet file ({reason}); fetch it again or remove it") from error
 
 
-def _load(content: bytes | str, resolution: int) -> Image.Image:
+def class_names(table: Any, column: str) -> list[str]:
+    """What the numbers in a column stand for, as Hugging Face datasets notes it; [] where it does not."""
+    try:
+        features = json.loads(table.schema_arrow.metadata[b"huggingface"])["info"]["features"]
+        names = features[column]["names"]
+    except (KeyError, TypeError, ValueError):
+        return []
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _load(content: bytes | str | None, resolution: int) -> Image.Image:
+    if not content:
+        raise OSError("the row has no image")
     return open_image(io.BytesIO(content) if isinstance(content, bytes) else content, resolution)

@@ -13,22 +13,23 @@ from typing import Any
 
 from PIL import Image
 
+from trainer.data.captions import CAPTION_KEYS, Uncaptioned, caption_list, concept_name, key_of
 from trainer.data.files import (
     IMAGE_SUFFIXES,
     MAX_BYTES,
     MAX_TEXT,
-    caption_list,
-    concept_name,
-    existing,
+    base_of,
+    existing_all,
     find_shards,
     open_image,
+    refuse_pointer,
     stamp,
 )
 from trainer.data.source import Item
 from trainer.errors import UserError
 
 _BROKEN = (tarfile.TarError, EOFError, zlib.error)
-_TEXTS = ("txt", "json")
+TEXTS = {"txt", "json"}
 _HEADERS = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -49,81 +50,137 @@ class _Member(tarfile.TarInfo):
 
 
 class WebDataset:
-    """One tar, or all under a folder; compressed ones too.
+    """One tar, a folder or a pattern of them, as {00000..00003}.tar; compressed ones too.
 
     A sample is a run of members with the same name up to the first dot: one image, and captions in .txt (one a line)
-    or in .json under `caption_key`, with an optional `concept`; samples without an image are left out. Raises UserError
-    that names the tar and the sample of whatever is wrong.
+    or in .json under `caption_key`, with an optional `concept`; samples without an image are left out. Where only the
+    last dot tells, as in img.v1.0.png and img.v1.0.txt, it does. caption_key: None takes the usual names.
+    uncaptioned: what is done with images without a caption, see `Uncaptioned`; folders are those within the tar.
+    Raises UserError that names the tar and the sample of whatever is wrong.
     """
 
     attribution = ""
 
-    def __init__(self, path: str, caption_key: str = "text") -> None:
-        self.root, self.caption_key = existing(path), caption_key
+    def __init__(self, path: str, caption_key: str | None = None, uncaptioned: str = "error") -> None:
+        Uncaptioned(uncaptioned)
+        self.roots, self.caption_key, self.uncaptioned = existing_all(path), caption_key, uncaptioned
 
     def fingerprint(self) -> str:
-        return stamp(self._files(), self.caption_key)
+        return stamp(self._files(), self.caption_key, self.uncaptioned)
 
     def items(self) -> Iterator[Item]:
-        for file in self._files():
+        files, rule = self._files(), Uncaptioned(self.uncaptioned)
+        base = base_of(files)
+        for file in files:
             try:
                 with tarfile.open(file, "r|*", tarinfo=_Member) as tar:
-                    yield from self._items(tar, file)
+                    yield from self._items(tar, file, file[len(base) :], rule)
+                    _refuse_another_tar(tar, file)
             except _BROKEN as error:
+                refuse_pointer(file)
                 raise UserError(f"{file}: not a whole tar file ({error}); fetch it again or remove it") from error
+        rule.tell("pack a .txt or a .json beside each")
 
     def _files(self) -> dict[str, tuple[int, int]]:
-        return find_shards(self.root, ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+        return find_shards(self.roots, ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
-    def _items(self, tar: tarfile.TarFile, file: str) -> Iterator[Item]:
-        members = (member for member in tar if member.isfile())
-        for name, parts in groupby(members, lambda member: _split(member.name)[0]):
-            sample = {suffix: content for suffix, content in (self._read(tar, each, file) for each in parts) if suffix}
-            image = next((content for suffix, content in sample.items() if suffix not in _TEXTS), None)
+    def _items(self, tar: tarfile.TarFile, file: str, key: str, rule: Uncaptioned) -> Iterator[Item]:
+        """Once an image without a caption has shown that there is nothing to build, only the others are counted."""
+        bare: set[str] = set()
+        texts: set[str] = set()
+        for name, sample in _samples(self._read(tar, file)):
+            image = next((content for suffix, content in sample.items() if suffix not in TEXTS), None)
             if image is None:
-                continue  # other modalities, or a tar's own notes
+                texts.add(name)  # or other modalities, or a tar's own notes
+                continue
             where = f"{file}, sample {name}"
-            text, concept = self._described(where, sample)
-            captions = caption_list(text, where)
-            yield Item(where, captions, concept_name(concept, captions, where), partial(_load, image))
+            captions, concept = self._described(where, sample)
+            if not captions:
+                bare.add(name)
+                captions, concept = rule(f"{file}/{name}.", where), concept or f"{key}, sample {name}"
+            if captions and not (rule.count and rule.rule == "error"):
+                concept = concept_name(concept, captions, where)
+                yield Item(f"{key}, sample {name}", captions, concept, partial(_load, image))
+        if apart := bare & texts:
+            remedy = "pack it anew with tar --sort=name"
+            raise UserError(f"{file}: the image and the caption of {min(apart)} stand apart; {remedy}")
 
-    def _read(self, tar: tarfile.TarFile, member: tarfile.TarInfo, file: str) -> tuple[str, bytes]:
-        """(suffix, content) of an image or a caption; of all else nothing is read. UserError for what is too large."""
-        suffix = _split(member.name)[1]
-        if suffix not in _TEXTS and f".{suffix}" not in IMAGE_SUFFIXES:
-            return "", b""
-        limit = MAX_TEXT if suffix in _TEXTS else MAX_BYTES
-        if member.size > limit:
-            raise UserError(
-                f"{file}, {member.name}: {member.size:,} bytes, more than the {limit:,} that are read; remove it"
-            )
-        content = tar.extractfile(member)
-        return (suffix, content.read()) if content else ("", b"")
+    def _read(self, tar: tarfile.TarFile, file: str) -> Iterator[tuple[str, bytes]]:
+        """(name, content) of images and captions; of all else nothing is read. UserError for what is too large."""
+        for member in tar:
+            suffix = member.name.lower().rpartition(".")[2]
+            if suffix not in TEXTS and f".{suffix}" not in IMAGE_SUFFIXES:
+                continue
+            if member.islnk() or member.issym():
+                remedy = "pack the files themselves with tar --dereference --hard-dereference"
+                raise UserError(f"{file}, {member.name}: a link to {member.linkname}; {remedy}")
+            limit = MAX_TEXT if suffix in TEXTS else MAX_BYTES
+            if member.size > limit:
+                raise UserError(
+                    f"{file}, {member.name}: {member.size:,} bytes, more than the {limit:,} that are read; remove it"
+                )
+            if content := tar.extractfile(member):
+                yield member.name, content.read()
 
-    def _described(self, where: str, sample: dict[str, bytes]) -> tuple[Any, Any]:
-        """The sample's captions and concept, as they are in the tar."""
+    def _described(self, where: str, sample: dict[str, bytes]) -> tuple[tuple[str, ...], Any]:
+        """The sample's captions, () without, and its concept as it is in the tar."""
         try:
             fields = json.loads(sample.get("json", b"{}").decode("utf-8-sig"))
             if not isinstance(fields, dict):
                 raise UserError(f"{where}: .json is a {type(fields).__name__}; expected an object with the caption")
             if "txt" in sample:
-                lines = sample["txt"].decode("utf-8-sig").split("\n")
-                return [line for line in lines if line.strip()], fields.get("concept")
+                return caption_list(sample["txt"].decode("utf-8-sig").split("\n"), where), fields.get("concept")
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise UserError(f"{where}: unreadable caption ({error}); expected UTF-8 text or JSON") from error
         if "json" not in sample:
-            raise UserError(f"{where}: image without a caption; expected a .txt or a .json beside it")
-        if self.caption_key not in fields:
+            return (), None
+        key = key_of(fields, self.caption_key, CAPTION_KEYS)
+        if key is None and self.uncaptioned == "error":
             among = ", ".join(fields) or "no keys"
-            raise UserError(f"{where}: no {self.caption_key!r} among {among} of .json; set data.source.caption_key=")
-        return fields[self.caption_key], fields.get("concept")
+            wanted = self.caption_key or CAPTION_KEYS[0]
+            raise UserError(f"{where}: no {wanted!r} among {among} of .json; set data.source.caption_key=")
+        return caption_list(fields.get(key), where), fields.get("concept")
 
 
-def _split(name: str) -> tuple[str, str]:
-    """Sample name and lower-case suffix: "a/b.c.jpg" is sample "a/b" with "c.jpg", as WebDataset has it."""
-    folder, _, base = name.rpartition("/")
-    stem, _, suffix = base.partition(".")
-    return f"{folder}/{stem}" if folder else stem, suffix.lower()
+def _samples(members: Iterator[tuple[str, bytes]]) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Name and {suffix: content} of each sample; at most a few of them in memory."""
+    for first, run in groupby(members, lambda member: _stem(member[0], first_dot=True)):
+        parts: dict[str, dict[str, bytes]] = {}
+        for name, content in run:
+            stem, suffix = _stem(name), name.lower().rpartition(".")[2]
+            if suffix in parts.get(stem, {}):  # the name again: another sample
+                yield stem, parts.pop(stem)
+            if stem not in parts and first not in parts:
+                for done in [each for each, sample in parts.items() if has_image(sample) and sample.keys() & TEXTS]:
+                    yield done, parts.pop(done)
+            parts.setdefault(stem, {})[suffix] = content
+        if has_image(parts.get(first, {})):
+            yield first, parts[first]
+            continue
+        with_image = [stem for stem, sample in parts.items() if has_image(sample)]
+        apart = [sample for stem, sample in parts.items() if stem not in with_image]
+        texts = {suffix: text for sample in apart for suffix, text in sample.items()}
+        for stem in with_image:
+            yield stem, (texts if len(with_image) == 1 else {}) | parts[stem]
+        if not with_image:
+            yield from parts.items()
+
+
+def has_image(sample: dict[str, bytes]) -> bool:
+    return not sample.keys() <= TEXTS
+
+
+def _stem(name: str, first_dot: bool = False) -> str:
+    """Of "a/b.c.jpg" it is "a/b.c", or "a/b" up to the first dot."""
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + (base.partition(".")[0] if first_dot else base.rpartition(".")[0])
+
+
+def _refuse_another_tar(tar: tarfile.TarFile, file: str) -> None:
+    """UserError where tars were joined by `cat`: readers stop at the end of the first."""
+    rest: bytes = tar.fileobj.read(2**20) if tar.fileobj else b""
+    if any(rest[at + 257 : at + 262] == b"ustar" for at in range(0, len(rest), 512)):
+        raise UserError(f"{file}: another tar follows the end of the first; join tars by tar -A, or leave them apart")
 
 
 def _load(content: bytes, resolution: int) -> Image.Image:
