@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
-from trainer.callbacks.guard import check_finite
+from trainer.callbacks.guard import check_finite, check_gradients
 from trainer.callbacks.schedule import last
 
 
@@ -28,7 +28,8 @@ class Log(Callback):
     """Every `every_steps` steps: means of `objective.logs` since the last time, over all ranks; learning rates.
 
     A loss that is absent on some steps (a lazy penalty) is averaged over the steps that have it. The sums stay on the
-    device: one transfer a report, none a step. Stops the run with a UserError where a mean is not finite.
+    device: one transfer a report, none a step. Stops the run with a UserError where a mean is not finite, or a gradient
+    was: on a CPU in that step, on a GPU with the next report, until when it changes nothing (`strategies.hold`).
     """
 
     def __init__(self, every_steps: int = 20) -> None:
@@ -44,6 +45,8 @@ class Log(Callback):
         for key, value in objective.logs.items():
             self._sums[key] = self._sums[key] + value if key in self._sums else value
             self._counts[key] = self._counts.get(key, 0) + 1
+        if objective.device.type == "cpu":  # where nothing has to be waited for
+            check_gradients(trainer)
         if self._sums and (trainer.global_step % self.every_steps == 0 or last(trainer)):
             means = torch.stack([total.float() / self._counts[key] for key, total in self._sums.items()])
             means = trainer.strategy.reduce(means, reduce_op="mean")
@@ -52,4 +55,5 @@ class Log(Callback):
             for phase, optimizer in zip(objective.phases, trainer.optimizers, strict=True):
                 metrics[f"{phase}/learning_rate"] = optimizer.param_groups[0]["lr"]
             record(trainer, metrics)
+            check_gradients(trainer)
             check_finite(trainer, metrics)

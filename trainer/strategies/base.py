@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from trainer import noise
 from trainer.errors import UserError
+from trainer.strategies.hold import Hold
 from trainer.strategies.parts import Part, fill, save_parts
 
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -30,6 +31,7 @@ class PerNetwork:
     sharded_checkpoints = False
     restore_checkpoint_after_setup = True  # weights and states go where the engines have put them
     optimizers: list[Optimizer]
+    holds: list[Hold]  # of each optimiser's network
 
     def setup(self: Any, trainer: Any) -> None:
         if trainer.precision not in PRECISIONS:
@@ -39,6 +41,10 @@ class PerNetwork:
             seed, rank = trainer.lightning_module.seed, torch.tensor([self.global_rank])
             torch.manual_seed(int(noise.bits(seed, "rank", rank, 1)))
 
+    def setup_optimizers(self: Any, trainer: Any) -> None:
+        super().setup_optimizers(trainer)  # type: ignore[misc]
+        self.holds = [Hold(self.root_device) for _ in self.optimizers]
+
     # A step ---------------------------------------------------------------------------------------------------------
 
     def backward(self, value: Tensor, optimizer: Optimizer, sync: bool = True) -> None:
@@ -46,10 +52,27 @@ class PerNetwork:
         value.backward()
 
     def optimizer_step(self, optimizer: Optimizer, clip: float | None = None, **_: Any) -> Tensor | None:
-        """Steps the optimiser; returns the network's gradient norm if `clip` limits it."""
-        norm = clip_grad_norm_(parameters(optimizer), clip) if clip is not None else None
-        optimizer.step()
-        return norm
+        """Steps the optimiser, unless its gradient has left the numbers; returns the norm of that if `clip` limits it."""
+        trained = [p for p in parameters(optimizer) if p.requires_grad]
+        for parameter in trained:
+            if parameter.grad is None:  # no loss has come by: as where it has come by on another rank
+                parameter.grad = torch.zeros_like(parameter)
+        gradients: list[Any] = [p.grad for p in trained]
+        norm = self.norm(gradients)
+        if clip is not None:
+            clip_grads_with_norm_(parameters(optimizer), clip, norm)
+        hold = self.hold(optimizer)
+        hold.see(norm)
+        hold.step(optimizer, gradients)
+        return norm if clip is not None else None
+
+    def norm(self, gradients: list[Any]) -> Tensor:
+        """() norm of a network's whole gradient, from what this rank has of it."""
+        return get_total_norm(gradients)
+
+    def hold(self, optimizer: Optimizer) -> Hold:
+        """What holds the network of an optimiser back."""
+        return self.holds[[id(each) for each in self.optimizers].index(id(optimizer))]
 
     @contextmanager
     def full_params(self, network: nn.Module) -> Iterator[None]:

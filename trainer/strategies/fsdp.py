@@ -9,11 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from torch.optim import Optimizer
+from torch.nn.utils import get_total_norm
 
 from trainer.errors import UserError
-from trainer.strategies.base import parameters
 from trainer.strategies.parts import Part
 from trainer.strategies.sharded import Sharded
 
@@ -41,16 +39,8 @@ class FSDP(Sharded):
         # now, as else the first child to run would take itself for the root
         network._get_fsdp_state()._lazy_init()  # type: ignore[operator]
 
-    def optimizer_step(  # type: ignore[override]
-        self, optimizer: Optimizer, clip: float | None = None, **_: Any
-    ) -> Tensor | None:
-        norm = None
-        if clip is not None:
-            gradients = [p.grad for p in parameters(optimizer) if p.grad is not None]
-            norm = get_total_norm(gradients).full_tensor()  # type: ignore[attr-defined]
-            clip_grads_with_norm_(parameters(optimizer), clip, norm)
-        optimizer.step()
-        return norm
+    def norm(self, gradients: list[Any]) -> Tensor:
+        return get_total_norm(gradients).full_tensor()  # type: ignore[attr-defined]
 
     @contextmanager
     def full_params(self, network: nn.Module) -> Iterator[None]:

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from trainer.distribution import install
 from trainer.errors import UserError
 from trainer.strategies.base import is_moment, num_bytes, parameters, placed
+from trainer.strategies.hold import LIMIT
 from trainer.strategies.parts import Part, fill
 from trainer.strategies.sharded import Sharded
 
@@ -52,6 +53,7 @@ class ZeRO(Sharded):
             self.engines[id(optimizer)] = deepspeed.initialize(
                 model=network, optimizer=optimizer, config=self.config()
             )[0]
+            optimizer.register_step_pre_hook(self.hold_back)
 
     def config(self) -> dict[str, Any]:
         # DeepSpeed's own linear rounds otherwise than PyTorch's under bf16, so stage 3 would not equal the others
@@ -78,10 +80,19 @@ class ZeRO(Sharded):
     def optimizer_step(  # type: ignore[override]
         self, optimizer: Optimizer, clip: float | None = None, **_: Any
     ) -> Tensor | None:
-        engine = self.engines[id(optimizer)]
+        engine, hold = self.engines[id(optimizer)], self.hold(optimizer)
         engine.optimizer.clip_grad = clip or 0.0
-        engine.step()
-        return torch.as_tensor(engine.get_global_grad_norm()) if clip is not None else None
+        engine.step()  # leaves out a gradient that is not finite: DeepSpeed waits for the norm in every step
+        norm = torch.as_tensor(engine.get_global_grad_norm(), device=hold.age.device)
+        hold.see(norm)
+        return norm if clip is not None else None
+
+    def hold_back(self, optimizer: Optimizer, *_: Any) -> None:
+        """Before the optimiser reads a rank's share of the gradient, which DeepSpeed has found finite in float64."""
+        if self.hold(optimizer).age or not self.engines[id(optimizer)].optimizer._global_grad_norm < LIMIT:
+            for flat in parameters(optimizer):
+                if flat.grad is not None:
+                    flat.grad.zero_()
 
     @contextmanager
     def full_params(self, network: nn.Module) -> Iterator[None]:
