@@ -90,9 +90,9 @@ def make_taught_gan(*arguments, **changes):
     return gan
 
 
-def run(objective, batches, **trainer_arguments):
+def run(objective, batches, ckpt_path=None, **trainer_arguments):
     options = {"max_epochs": 1, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     options |= {"enable_model_summary": False, "use_distributed_sampler": False, "accelerator": "cpu"}
     trainer = pl.Trainer(strategy=Single("cpu"), **(options | trainer_arguments))
-    trainer.fit(objective, DataLoader(batches, batch_size=None))
+    trainer.fit(objective, DataLoader(batches, batch_size=None), ckpt_path=ckpt_path)
     return trainer

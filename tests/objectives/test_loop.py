@@ -151,3 +151,22 @@ def test_optimizers_must_match_the_phases(batches):
     gan.make_optimizer["critic"] = gan.make_optimizer.pop("generator")
     with pytest.raises(UserError, match="critic"):
         run(gan, batches)
+
+
+def test_another_schedule_on_resume_is_told(capsys, tmp_path):
+    """A longer budget lifts the learning rate that had fallen to its end by a factor of 20, and more."""
+
+    def trained(kimg, ckpt_path=None, **options):
+        vae = make_vae(schedule=partial(schedules.linear, kimg=kimg, start=0.0, final=0.05))
+        vae.config = {"kimg": kimg, "data": {"batch_size": 8}}
+        start = 32 if ckpt_path else 0
+        batches = [random_batch(start=start + 8 * i) for i in range(4)]
+        return run(vae, batches, ckpt_path=ckpt_path, **options)
+
+    trained(0.032).save_checkpoint(tmp_path / "end.ckpt")
+    trained(0.032, tmp_path / "end.ckpt", max_epochs=2)
+    assert "learning rate" not in capsys.readouterr().out
+    trained(0.064, tmp_path / "end.ckpt", max_epochs=2)
+    told = capsys.readouterr().out
+    assert "the learning rate goes from 0.288 to 0.525 of its first value: objective.schedule now is that of" in told
+    assert "kimg=0.064, it was that of kimg=0.032" in told

@@ -50,6 +50,7 @@ class Objective(pl.LightningModule):
     ):
         super().__init__()
         self.make_optimizer = optimizer
+        schedule(0)  # what it refuses it refuses before anything is read
         self.schedule = schedule
         self.seed = seed
         self.clip = clip
@@ -217,3 +218,19 @@ class Objective(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.images_seen = checkpoint["images_seen"]
         self.ema = checkpoint["ema"]  # whole; the EMA callback takes what this rank keeps
+        self.tell_learning_rate(checkpoint)
+
+    def tell_learning_rate(self, checkpoint: dict[str, Any]) -> None:
+        """A line where another schedule than the checkpoint's goes on, as one does with another budget."""
+        group = checkpoint["optimizer_states"][0]["param_groups"][0]
+        batch = checkpoint["config"].get("data", {}).get("batch_size")
+        if self.global_rank or not batch:
+            return
+        then, same = group["lr"] / group["initial_lr"], self.schedule(self.images_seen - batch)
+        if abs(then - same) > 1e-6:
+            print(
+                f"the learning rate goes from {then:.3g} to {self.schedule(self.images_seen):.3g} of its first value: "
+                f"objective.schedule now is that of kimg={self.config.get('kimg')}, it was that of "
+                f"kimg={checkpoint['config'].get('kimg')}",
+                flush=True,
+            )
