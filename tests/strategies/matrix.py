@@ -67,8 +67,9 @@ def table(folder):
             cells.append(f"{fp32_difference:.0e} / {against_ddp}")
         rows.append(f"| `{strategy}` | {' | '.join(cells)} |")
     memory = {s: result(folders[s], fp32[0], 1 if s == "single" else 2)["seen"]["memory"] for s in folders}
-    kinds = ("parameters", "gradients", "optimizer", "master")
-    rows += ["", "| bytes of G on a rank | parameters | gradients | optimiser | fp32 copy |", "|" + "---|" * 5]
+    kinds = ("parameters", "gradients", "optimizer", "master", "buckets")
+    rows += ["", "| bytes of G on a rank | parameters | gradients | optimiser | fp32 copy | buckets |"]
+    rows += ["|" + "---|" * 6]
     for strategy, held in memory.items():
         rows.append(f"| `{strategy}` | " + " | ".join(f"{held['generator'].get(k, 0):,}" for k in kinds) + " |")
     return "\n".join(rows)

@@ -1,6 +1,7 @@
 """Trains tiny objectives with one strategy, alone or as one of several ranks, and writes what tests compare.
 
 worker.py STRATEGY FOLDER CASE...   a case is OBJECTIVE/PRECISION with /seed=1 /save=NAME /sharded=NAME /from=NAME
+/break=VALUE: factor of one gradient of the second rank in the tenth step
 """
 
 import os
@@ -26,6 +27,26 @@ from trainer.strategies.single import Single
 from trainer.strategies.zero import ZeRO
 
 STEPS, GLOBAL_BATCH = 20, 8
+
+
+def spare(make, images=8, **options):
+    """With a part of each network that no loss ever uses, and one that the first images do, in every fourth step."""
+    objective = make(**options)
+    for name, loss in list(objective.phases.items()):
+        network = objective.network(name)
+        network.never, network.seldom = torch.nn.Linear(3, 5), torch.nn.Linear(1, 1)
+
+        def phase(batch, loss=loss, network=network):
+            value, logs = loss(batch)
+            chosen = (batch.position % 8 < images) & (batch.position // 8 % 4 == 3)
+            if chosen.any():
+                value = value + (network.seldom(torch.ones(len(batch), 1))[:, 0] * chosen).mean()
+            return value, logs
+
+        objective.phases[name] = phase
+    return objective
+
+
 # eps: some gradients vanish by symmetry (a bias under hinge); Adam would blow their rounding noise up to full steps
 ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.0, 0.9), eps=1e-4)
 SPLIT = {"accumulate": 2, "clip": 0.5}
@@ -42,6 +63,8 @@ OBJECTIVES = {
     "matching": partial(make_matching, ADAM, clip=0.5),
     "taught": partial(make_taught_gan, Hinge(), ADAM),
 }
+OBJECTIVES["spare"] = partial(spare, OBJECTIVES["minimax"])
+OBJECTIVES["uneven"] = partial(spare, OBJECTIVES["minimax"], images=4)  # of two ranks the first alone has them
 STRATEGIES = {
     "single": partial(Single, "cpu"),
     "ddp": DDP,
@@ -60,11 +83,13 @@ def count(state, bucket):
 class Watch(pl.Callback):
     """What a rank saw: positions, latents, what torch itself draws, memory, bytes that DDP reduced in each phase."""
 
-    def __init__(self):
+    def __init__(self, options):
+        self.options = options
         self.seen = {"positions": [], "latents": [], "bytes": [], "memory": {}, "own": torch.empty(0)}
 
     def on_train_start(self, trainer, objective):
-        self.phase_bytes = dict.fromkeys(objective.phases, 0)
+        self.phase_bytes, self.objective = dict.fromkeys(objective.phases, 0), objective
+        self.broken = float(self.options.get("break", 0))
         self.seen["own"] = torch.randn(4)
         if isinstance(trainer.strategy, DDP):
             for name, engine in trainer.strategy.engines.items():
@@ -80,8 +105,14 @@ class Watch(pl.Callback):
         trainer.strategy.optimizer_step = measured
 
     def enter(self, name, loss, batch):
+        """The loss, which runs as a phase of `name`."""
         self.running = name
-        return loss(batch)
+        value, logs = loss(batch)
+        objective = self.objective
+        late = objective.trainer.global_step == STEPS // 2 - 1 and name == [*objective.phases][-1]
+        if self.broken and late and objective.global_rank == 1:
+            value = value * self.broken
+        return value, logs
 
     def on_train_batch_start(self, trainer, objective, batch, index):
         self.seen["positions"].append(batch.position.clone())
@@ -127,7 +158,7 @@ def train(strategy, case, folder):
         with torch.no_grad():
             for parameter in objective.parameters():
                 parameter.add_(1.0)
-    watch = Watch()
+    watch = Watch(options)
     saved = options.get("save") or options.get("sharded")
     save = Save(folder / saved if saved else None, "sharded" in options)
     callbacks = [EMA(halflife_kimg=0.05, rampup_ratio=1.0), watch, save]
@@ -152,6 +183,7 @@ def train(strategy, case, folder):
         "optimizer": final["optimizer_states"],
         "images": getattr(save, "images", None),
         "seen": watch.seen,
+        "ages": [hold.age.item() for hold in trainer.strategy.holds],
         "images_seen": objective.images_seen,
     }
     torch.save(result, folder / f"{case.replace('/', '_').replace('=', '-')}.{rank}-of-{ranks}.pt")

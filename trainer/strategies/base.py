@@ -52,7 +52,7 @@ class PerNetwork:
         value.backward()
 
     def optimizer_step(self, optimizer: Optimizer, clip: float | None = None, **_: Any) -> Tensor | None:
-        """Steps the optimiser, unless its gradient has left the numbers; returns the norm of that if `clip` limits it."""
+        """Steps the optimiser, unless its network is held back; returns the gradient's norm if `clip` limits it."""
         trained = [p for p in parameters(optimizer) if p.requires_grad]
         for parameter in trained:
             if parameter.grad is None:  # no loss has come by: as where it has come by on another rank

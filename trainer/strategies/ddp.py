@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import torch
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from trainer.strategies.base import PerNetwork
+from trainer.strategies.base import PerNetwork, parameters
 from trainer.strategies.gather import Gather
 
 
@@ -58,4 +59,21 @@ class DDP(Parallel):
             reducer = self.engines[self.name_of(optimizer)].reducer
             reducer._rebuild_buckets()  # after the first backward: buckets in the order in which gradients came
             reducer.prepare_for_backward([])
+            value = Reached.apply(value, *parameters(optimizer))
         value.backward()
+
+
+class Reached(torch.autograd.Function):
+    """A loss as it is, with the gradient "none" for every parameter: those that it does not use are then done at once.
+
+    Else the reducer would wait for them for ever. On a rank whose loss does not use one, it counts as a gradient of 0.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.nothing = [None] * len(parameters)
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return *gradients, *ctx.nothing
