@@ -87,6 +87,7 @@ class ZeRO(Sharded):
         engine.optimizer.clip_grad = clip or 0.0
         engine.step()  # leaves out a gradient that is not finite: DeepSpeed waits for the norm in every step
         if self.stage == 3:
+            engine.optimizer.grad_partitions_flat_buffer.zero_()  # where no loss comes by, the last one stays
             engine.optimizer.parameter_offload.get_param_coordinator().reset_step()
         norm = torch.as_tensor(engine.get_global_grad_norm(), device=hold.age.device)
         hold.see(norm)
