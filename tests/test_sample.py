@@ -34,7 +34,7 @@ def test_files_and_grid_with_their_origin(draw, trained):
     assert image.info == {
         "Software": "trainer",
         "experiment": "small",
-        "checkpoint": str(trained / "checkpoints" / "kimg000001.500.ckpt"),
+        "checkpoint": f"{trained.name}/kimg000001.500.ckpt",
         "kimg": "1.500",
         "step": "30",
         "prompt": "a blue car",

@@ -157,7 +157,8 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
     if "r_precision" in wanted and cfg.matching:
         matching = Matching(cfg.matching, pipe.sampler.device)
         teacher = pipe.config["objective"].get("matcher") or pipe.config.get("matcher")
-        if teacher and Path(teacher).resolve() in (matching.path.resolve(), *matching.path.resolve().parents):
+        own = (matching.path.resolve(), *matching.path.resolve().parents)
+        if teacher and (Path(teacher).resolve() in own or teacher in (each.name for each in own)):  # a name in exports
             raise UserError(f"matching={cfg.matching}: it taught the generator; another one has to judge")
         chosen.append(TextMatch(matching, matching.images, matching.captions, ["r_precision"]))
     if cfg.clip and {"r_precision", "clip_score"} & set(wanted):

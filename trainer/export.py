@@ -12,7 +12,7 @@ from omegaconf import MISSING, DictConfig
 
 from trainer.config import entry
 from trainer.errors import UserError
-from trainer.exports.files import CARD, PICTURES, PROGRAMS, WEIGHTS, merged, write_settings, write_weights
+from trainer.exports.files import CARD, PICTURES, PROGRAMS, WEIGHTS, merged, published, write_settings, write_weights
 
 if TYPE_CHECKING:
     from trainer.objectives.drawing import Drawing
@@ -93,11 +93,13 @@ def drawing(cfg: DictConfig, path: Path, out: Path, formats: list[str]) -> list[
 def whole(path: Path, out: Path) -> list[str]:
     """Exports an objective that draws nothing, with its averaged weights."""
     from trainer import checkpoint
+    from trainer.objectives.drawing import KEPT
 
     saved = checkpoint.read(path)
     weights = {**dict(saved["state_dict"]), **dict(saved["ema"])}
     write_weights(out, weights)
-    write_settings(out, {key: saved[key] for key in ("images_seen", "global_step", "config")})
+    config = {key: saved["config"][key] for key in (*KEPT, "objective") if key in saved["config"]}
+    write_settings(out, {key: saved[key] for key in ("images_seen", "global_step")} | {"config": published(config)})
     told(path, out, len(weights))
     return []
 

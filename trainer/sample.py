@@ -82,7 +82,7 @@ def sample(cfg: DictConfig) -> None:
     origin = {
         "Software": "trainer",
         "experiment": str(pipe.config.get("name")),
-        "checkpoint": str(pipe.path.resolve()),
+        "checkpoint": f"{run_folder.of(pipe.path.resolve()).name}/{pipe.path.name}",  # no paths: pictures travel
         "kimg": f"{pipe.objective.images_seen / 1000:.3f}",
         "step": str(pipe.step),
     }
@@ -214,7 +214,9 @@ def from_origin(file: Path, origin: Origin) -> bool:
     from PIL import Image
 
     try:
-        with Image.open(file) as image:
+        if not file.is_file():
+            return False
+        with Image.open(file, formats=["PNG"]) as image:
             return origin.items() <= image.info.items()
     except OSError:  # no image, or cut short
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,19 @@ from trainer import figures, run_folder
 from trainer.exports.files import PICTURES, TOKENIZER
 
 LICENSE = "unknown"  # the hub's word for it
-LOADING = '''## Use
+LOADING = """## Use
 
 ```python
 from trainer import load
 load("THIS FOLDER OR ID")("a red apple", seeds=range(4)).grid()
-```'''
+```"""
 CODE = {
-    "model.onnx": '''import onnxruntime
-images = onnxruntime.InferenceSession("model.onnx").run(None, {{name: numpy_array, ...}})[0]''',
-    "model.pt2": '''import torch
-images = torch.export.load("model.pt2").module()(*tensors)''',
-    "model.aot.pt2": '''import torch  # runs on {machine}
-images = torch._inductor.aoti_load_package("model.aot.pt2")(*tensors)''',
+    "model.onnx": """import onnxruntime
+images = onnxruntime.InferenceSession("model.onnx").run(None, {{name: numpy_array, ...}})[0]""",
+    "model.pt2": """import torch
+images = torch.export.load("model.pt2").module()(*tensors)""",
+    "model.aot.pt2": """import torch  # runs on {machine}
+images = torch._inductor.aoti_load_package("model.aot.pt2")(*tensors)""",
 }
 
 
@@ -42,11 +43,16 @@ def of(
         pipeline_tag="text-to-image",
         tags=["text-to-image", "trainer", "pytorch_model_hub_mixin", "model_hub_mixin"],
     )
-    parts = [f"---\n{front.to_yaml()}\n---", f"# {config['name']}", about(config, kimg)]
+    parts = [f"---\n{front.to_yaml()}\n---", f"# {plain(config['name'])}", about(config, kimg)]
     parts += [f"![samples]({PICTURES})"] if pictures else []
     parts += [LOADING, *(program(name, each) for name, each in sorted(settings.get("programs", {}).items()))]
     parts += [table] if source and (table := measured(source)) else []
     return ModelCard("\n\n".join(parts) + "\n", ignore_metadata_errors=True)
+
+
+def plain(value: Any) -> str:
+    """One line of text, whatever Markdown or HTML a configuration has in it."""
+    return re.sub(r"([\\`*\[\]<>|!#])", r"\\\1", " ".join(str(value).split()))
 
 
 def about(config: dict[str, Any], kimg: float) -> str:
@@ -55,7 +61,7 @@ def about(config: dict[str, Any], kimg: float) -> str:
     source = data.get("source") or {}
     lines = [f"Draws images of captions. Trained for {kimg:,.1f} thousand images."]
     if target := source.get("_target_"):
-        given = ", ".join(f"{key} {value}" for key, value in source.items() if key != "_target_")
+        given = plain(", ".join(f"{key} {value}" for key, value in source.items() if key != "_target_"))
         lines.append(f"Data: {target.rpartition('.')[2]} at {data['resolution']} pixels. {given}")
         if credit := getattr(get_class(target), "attribution", ""):
             lines.append(f"Credit: {credit}.")
@@ -63,7 +69,7 @@ def about(config: dict[str, Any], kimg: float) -> str:
     path = encoder.get("path") or ""
     own = path.startswith(("/", ".", "~"))  # a folder of this machine says nothing to others
     name = (not own and path) or encoder.get("name") or encoder["_target_"].rpartition(".")[2]
-    lines.append(f"Captions are read by {name}, at most {encoder['max_tokens']} tokens.")
+    lines.append(f"Captions are read by {plain(name)}, at most {encoder['max_tokens']} tokens.")
     return "\n".join(lines)
 
 
@@ -84,7 +90,7 @@ def measured(source: Path) -> str:
     run = run_folder.of(source)
     found = {each.metric: each for each in figures.read(run) if each.checkpoint == source.name}  # the newest of each
     rows = [
-        f"| {each.metric} | {each.value:.5g} | {each.better} | {each.protocol.get('num_images', '')} |"
+        f"| {plain(each.metric)} | {each.value:.5g} | {each.better} | {each.protocol.get('num_images', '')} |"
         for each in found.values()
     ]
     head = ["## Figures", "", "| metric | value | better | samples |", "|---|---|---|---|"]

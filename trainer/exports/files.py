@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trainer import allowlist
+from trainer import allowlist, run_folder
 from trainer.errors import UserError
+from trainer.progress import say
 
 WEIGHTS, SETTINGS, TOKENIZER, CARD, PICTURES = (
     "model.safetensors", "config.json", "tokenizer.json", "README.md", "samples.png"
@@ -45,6 +46,33 @@ def settings(path: Path) -> dict[str, Any]:
         encoder = {"_target_": TOKENS, "max_tokens": max_tokens, "path": str(path.with_name(TOKENIZER))}
         config["text"] = config["text"] | {"encoder": encoder}
     return saved | {"config": config}
+
+
+def published(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as others may read it: absolute paths are cut to their last name, that of a run where it is one.
+
+    The folder of a text encoder stays, as nothing can be drawn without.
+    """
+    found = {key: _cut(node) for key, node in config.items()}
+    path = (config.get("text") or {}).get("encoder", {}).get("path")
+    if isinstance(path, str) and path.startswith(("/", "~")):
+        found["text"]["encoder"]["path"] = path
+        say(
+            f"export: {SETTINGS} names text.encoder.path={path}, which others lack: take a hub id, or include_text=true"
+        )
+    return found
+
+
+def _cut(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: None if key == "cache_dir" else _cut(each) for key, each in node.items()}
+    if isinstance(node, list):
+        return [_cut(each) for each in node]
+    if isinstance(node, str) and node.startswith(("/", "~")):
+        path = Path(node)
+        is_model = path.suffix == ".ckpt" or path.name in MODELS
+        return (run_folder.of(path) if is_model else path).name
+    return node
 
 
 def merged(folder: Path, new: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from trainer import checkpoint
 from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.exports import card
-from trainer.exports.files import CARD, DRAWING, PICTURES, WEIGHTS, is_program, write_settings, write_weights
+from trainer.exports.files import CARD, DRAWING, PICTURES, WEIGHTS, is_program, published, write_settings, write_weights
 
 KEPT = ("name", "text", "data", "runtime", "teacher", "matcher")  # of a run's configuration, beside the generator's
 
@@ -76,7 +76,8 @@ class Drawing(nn.Module, PyTorchModelHubMixin):
 
     def settings(self) -> dict[str, Any]:
         """What config.json says beside the programs."""
-        return {"images_seen": self.images_seen, "global_step": self.global_step, "config": self.config}
+        config = published(self.config)
+        return {"images_seen": self.images_seen, "global_step": self.global_step, "config": config}
 
     # Of the hub's mixin -----------------------------------------------------------------------------------------------
 
