@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from test_resume import SMALL
+from tests.test_resume import SMALL
 
 from trainer import checkpoint
 
