@@ -5,8 +5,8 @@ import sys
 
 import pytest
 import torch
-from tests.test_resume import SMALL
 
+from tests.test_resume import SMALL
 from trainer import checkpoint
 
 pytestmark = pytest.mark.gpu

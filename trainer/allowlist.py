@@ -19,7 +19,7 @@ from typing import Any
 from trainer.errors import UserError
 
 VARIABLE = "TRAINER_ALLOW"  # names with commas between them; also for the processes that this one starts
-RESOLVERS = ("oc.select", "steps", "run_dir", "num_nodes", "devices", "accelerator")  # of conf/; oc.env would tell what is secret
+RESOLVERS = ("oc.select", "steps", "run_dir", "num_nodes", "devices", "accelerator")  # of conf/; oc.env tells secrets
 BUILT = ("objective", "text", "data", "runtime")  # of a checkpoint; nothing else in one is ever instantiated
 LOGGING = {  # keys of loggers; with others a run could send the user's W&B key to another server
     *(
