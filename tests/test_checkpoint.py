@@ -89,7 +89,7 @@ def test_order_is_of_numbers(tmp_path):
     (tmp_path / "best.ckpt").touch()
     (tmp_path / "kimg_kept.ckpt").touch()
     assert [saved.images_of(path) for path in saved.in_order(tmp_path)] == sorted(images)
-    assert saved.newest(tmp_path).name == "kimg1000000.160.ckpt"
+    assert saved.in_order(tmp_path)[-1].name == "kimg1000000.160.ckpt"
     assert saved.kimg_name(12_800) == "kimg000012.800"
 
 
@@ -174,3 +174,26 @@ def test_a_later_change_of_the_conf_folder_does_not_matter(trained, tmp_path, mo
     (tmp_path / "conf" / "objective" / "gan.yaml").write_text("_target_: nothing\n")
     monkeypatch.chdir(tmp_path)
     assert checkpoint.load(trained).latent_channels == 8
+
+
+@pytest.mark.parametrize("verb", ["sample", "export", "average", "report"])
+def test_every_verb_takes_the_newest_whole_one(command, trained, tmp_path, verb):
+    from trainer.compression.average import kept
+    from trainer.export import main as export
+    from trainer.report.run import Run
+    from trainer.sample import main as sample
+
+    path = trained / "checkpoints" / NEWEST
+    flip(path, record_of(path, "/data/7")[0])
+    if verb == "average":
+        assert [path.name for path in kept(trained)] == ["kimg000000.500.ckpt"]
+    elif verb == "report":
+        cut(path)
+        (trained / "config.yaml").write_text("name: small\n")
+        assert Run(trained).checkpoint.name == "kimg000000.500.ckpt"
+    else:
+        given = ["prompts=[a red apple]"] if verb == "sample" else ["formats=[safetensors]"]
+        result = command(
+            f"checkpoint={trained}", f"out={tmp_path / 'out'}", *given, main=sample if verb == "sample" else export
+        )
+        assert (result.code, result.err.count("taking an older one")) == (0, 1), result.err

@@ -39,8 +39,8 @@ def in_order(folder: Path, suffix: str = ".ckpt") -> list[Path]:
 
 
 def newest(folder: Path) -> Path | None:
-    """The one with the most images seen, whole or not."""
-    return next(reversed(in_order(folder)), None)
+    """The one with the most images seen that was not cut short; what is in it is not looked at."""
+    return next((path for path in reversed(in_order(folder)) if not damage(path, content=False)), None)
 
 
 def rank_file(rank: int, num_ranks: int) -> str:
@@ -53,22 +53,23 @@ def files_of(checkpoint: Path) -> list[Path]:
     return sorted(checkpoint.glob("rank*.pt")) if checkpoint.is_dir() else [checkpoint]
 
 
-def damage(checkpoint: Path) -> str | None:
+def damage(checkpoint: Path, content: bool = True) -> str | None:
     """What is wrong with a checkpoint or the model of an export, None if every byte is as it was written.
 
     About half a second a GiB on a core, and once a process: a file that has not changed since is not read again.
+    content: false for whether all of it is there, which takes no time.
     """
     if not checkpoint.is_dir():
-        return _unchanged(checkpoint)
+        return _unchanged(checkpoint, content)
     files = files_of(checkpoint)
     counted = re.fullmatch(r"rank\d+-of-(\d+)\.pt", files[0].name) if files else None
     parts = [rank_file(rank, int(counted[1])) for rank in range(int(counted[1]))] if counted else []
     if not parts or [file.name for file in files] != parts:
         return f"has {len(files)} of {len(parts) or 'its'} parts"
-    return next((f"{file.name} {wrong}" for file in files if (wrong := _unchanged(file))), None)
+    return next((f"{file.name} {wrong}" for file in files if (wrong := _unchanged(file, content))), None)
 
 
-def _unchanged(file: Path) -> str | None:
+def _unchanged(file: Path, content: bool) -> str | None:
     """`damage` of one file, from memory where it is as it was."""
     try:
         status = file.stat()
@@ -78,6 +79,8 @@ def _unchanged(file: Path) -> str | None:
         key: tuple[Any, ...] = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         if file.name in MODELS:
             key += (file, file.with_name(SETTINGS).stat().st_mtime_ns)
+        elif not content:
+            return _wrong_archive(file, content=False)
         if key not in _known:
             _known[key] = _wrong_model(file) if file.name in MODELS else _wrong_archive(file)
         return _known[key]
@@ -87,7 +90,7 @@ def _unchanged(file: Path) -> str | None:
         return f"cannot be read ({error.strerror})"
 
 
-def _wrong_archive(file: Path) -> str | None:
+def _wrong_archive(file: Path, content: bool = True) -> str | None:
     """torch writes a zip with a CRC-32 of each record; what was cut short has no table of contents at its end."""
     try:
         with zipfile.ZipFile(file) as archive:
@@ -96,6 +99,8 @@ def _wrong_archive(file: Path) -> str | None:
         return "is cut short, or no checkpoint"
     if not any(record.filename.endswith("/data.pkl") for record in records):
         return "is no checkpoint"
+    if not content:
+        return None
     progress = Progress(f"checking {file.name}:", "MiB", os.path.getsize(file) // _MIB)
     with open(file, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         done = 0

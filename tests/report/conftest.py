@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,8 @@ def make(tmp_path: Path) -> Callable[..., Path]:
         lines = [",".join(columns), *(",".join(str(row.get(key, "")) for key in columns) for row in table)]
         (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
         for kimg in (2.0, 4.0):
-            (folder / "checkpoints" / f"kimg{kimg:010.3f}.ckpt").touch()
+            with zipfile.ZipFile(folder / "checkpoints" / f"kimg{kimg:010.3f}.ckpt", "w") as archive:
+                archive.writestr("checkpoint/data.pkl", "what a report does not read")
             Image.new("RGB", (1100, 700), (round(50 * kimg), 0, 0)).save(folder / "samples" / f"kimg{kimg:010.3f}.png")
         if end:
             (folder / "end.json").write_text(json.dumps({"time": "2026-01-31 15:02:03 +0200", **end}))
