@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "trainer"
-EVERYONE = {"distribution", "errors", "locks", "noise", "progress"}  # know nothing themselves
+EVERYONE = {"caches", "distribution", "errors", "locks", "noise", "progress"}  # know nothing themselves
 
 # part of trainer/ -> parts that it may import, besides itself and EVERYONE
 ARROWS = {
     "distribution": set(),
+    "caches": set(),
     "errors": set(),
     "noise": set(),
     "allowlist": set(),

@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainer import caches
 from trainer.errors import UserError
 from trainer.locks import acquire
 from trainer.progress import Progress, say
@@ -19,7 +20,7 @@ _MIB = 2**20
 
 def folder() -> Path:
     """Where weight files are kept: weights/ in $TRAINER_CACHE, else in ~/.cache/trainer."""
-    return Path(os.environ.get("TRAINER_CACHE") or "~/.cache/trainer").expanduser() / "weights"
+    return caches.root() / "weights"
 
 
 def find(url: str, digest: str, key: str, path: str | None = None) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,7 @@ from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader
 
-from trainer import noise
+from trainer import caches, noise
 from trainer.batch import Batch
 from trainer.data.augment import Augment
 from trainer.data.cache import open_cache
@@ -28,7 +27,7 @@ from trainer.errors import UserError
 
 
 def default_cache_dir() -> Path:
-    return Path(os.environ.get("TRAINER_CACHE", "~/.cache/trainer")).expanduser() / "data"
+    return caches.root() / "data"
 
 
 class DataModule(LightningDataModule):
@@ -150,14 +149,20 @@ class DataModule(LightningDataModule):
         )
 
     def fixed_captions(self, n: int) -> list[str]:
-        """At most n distinct captions for sample grids, held-out and training ones in turn; the same for every run."""
+        """At most n distinct captions for sample grids, held-out and training ones in turn; the same for every run.
+
+        Classes come again and again, to n.
+        """
         self.prepare()
         heldout = list(dict.fromkeys(_spread(self.heldout, n)))
         train = [caption for caption in dict.fromkeys(_spread(self.train, n)) if caption not in set(heldout)]
         num_heldout = min(len(heldout), max(n // 2, n - len(train)))
         chosen = [train[: n - num_heldout], heldout[:num_heldout]]
         mixed = [caption for pair in zip(*chosen, strict=False) for caption in pair]
-        return mixed + chosen[0][num_heldout:] + chosen[1][len(chosen[0]) :]
+        distinct = mixed + chosen[0][num_heldout:] + chosen[1][len(chosen[0]) :]
+        if getattr(self.text, "grouped", True):
+            return distinct
+        return (distinct * n)[:n]  # of a class, or of none, many pictures are to be seen
 
 
 def _spread(side: Split, n: int) -> list[str]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.exports.files import TOKENIZER
+from trainer.progress import say
 from trainer.text.models import FAMILIES, last, mean, projected, unit_mean
 from trainer.text.pretrained import FLOAT16_MAX, Pretrained
 
@@ -105,6 +106,8 @@ class Tokens:
         encoded = self._tokenizer.encode_batch(list(captions))
         ids = torch.tensor([each.ids for each in encoded])
         mask = torch.tensor([each.attention_mask for each in encoded]) > 0
+        if cut := sum(bool(each.overflowing) for each in encoded):
+            say(f"text: {cut} of {len(encoded)} captions cut to text.max_tokens={self.max_tokens}")
         return Condition(ids, mask, torch.empty(len(ids), 0))
 
     def prepare(self, captions: Sequence[str]) -> Ids:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trainer import caches
 from trainer.errors import UserError
 from trainer.locks import acquire
 from trainer.progress import say
@@ -36,7 +37,7 @@ STALE_SECONDS = 86_400  # half a shard that old was left by a killed process
 
 def cache_root(cache_dir: str | Path | None) -> Path:
     """Where text features live: text/ in cache_dir, else in $TRAINER_CACHE, else in ~/.cache/trainer."""
-    return Path(cache_dir or os.environ.get("TRAINER_CACHE") or "~/.cache/trainer").expanduser() / "text"
+    return (Path(os.path.expanduser(cache_dir)) if cache_dir else caches.root()) / "text"
 
 
 def caption_keys(captions: Sequence[str]) -> np.ndarray:
