@@ -218,3 +218,9 @@ def test_every_pass_has_its_place(option):
     file = CONF / "compression" / f"{option}.yaml"
     assert file.read_text().startswith(f"# @package passes.{option}\n# ")
     assert "_target_" in OmegaConf.load(file) or option == "finetune"
+
+
+def test_checkpoints_may_be_left_out(compose):
+    """What alerts and a sweep look at was named there."""
+    alerts = compose("+experiment=cgan", "callbacks.checkpoint=null").callbacks.alerts
+    assert (alerts.metric, alerts.better) == ("val/fd_effnet", "lower")

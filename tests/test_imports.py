@@ -23,6 +23,7 @@ ARROWS = {
     "locks": set(),
     "batch": set(),
     "fonts": set(),
+    "runs": set(),
     "images": {"fonts"},
     "schedules": set(),
     "figures": set(),
@@ -100,7 +101,7 @@ ARROWS = {
     },
     "benchmark": {"config", "run_folder", "callbacks", "strategies", "batch", "ranks"},
     "proof": {"batch", "benchmark", "compression", "pipeline", "report", "sampling"},
-    "speed": {"config", "pipeline", "proof"},
+    "speed": {"config", "exports", "pipeline", "proof"},
     "launch": {"checkpoint", "run_folder", "run_lock"},
 }
 TORCH_ONLY = ("errors", "noise", "progress", "batch", "schedules", "losses", "metrics")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -107,7 +108,9 @@ def commands(run: Run) -> str:
     if run.end["state"] != "finished" and run.checkpoint:
         offers.append(("go on where it was", f"python -m trainer resume={run.quoted}"))
     if run.checkpoint and run.grids:  # it draws
-        offers.append(("draw", f"python -m trainer.sample checkpoint={run.quoted} 'prompts=[a red apple, a blue car]'"))
+        of_data = re.search(r"'prompts=\[([\w ]+)\]'", run.panel.get("draw", ""))  # a caption that the run knows
+        prompt = of_data[1] if of_data else "a red apple, a blue car"
+        offers.append(("draw", f"python -m trainer.sample checkpoint={run.quoted} 'prompts=[{prompt}]'"))
         offers.append(("measure", f"python -m trainer.evaluate checkpoint={run.quoted}"))
     if not run.checkpoint and run.starts:
         offers.append(("there is no checkpoint; start again", run.starts[-1].get("command", "")))
