@@ -56,6 +56,7 @@ OBJECTIVES = {
     "hinge+split": partial(make_gan, Hinge(), ADAM, matching=1.0, **SPLIT),
     "rpgan": partial(make_gan, Relativistic(), ADAM, **RPGAN),
     "rpgan+split": partial(make_gan, Relativistic(), ADAM, **RPGAN, **SPLIT),
+    "reuse": partial(make_gan, Hinge(), ADAM, text=Reader, matching=1.0, reuse_fakes=True, **SPLIT),
     "cvae": partial(make_vae, ADAM),
     # for bounds below 1e-5: the last bias of D has a gradient, which in the others cancels but for rounding
     "minimax": partial(make_gan, NonSaturating(), ADAM, text=Reader, matching=1.0, r1=0.1, penalty_interval=2),

@@ -45,7 +45,7 @@ class Bare:
         kind = objective._target_.rpartition(".")[2]
         if kind not in ("GAN", "VAE"):
             return f"objective {kind} has no bare loop; GAN and VAE have one"
-        others = ("r2", "gradient_penalty", "finite_difference", "warmup_kimg")
+        others = ("r2", "gradient_penalty", "finite_difference", "warmup_kimg", "reuse_fakes")
         if objective.get("accumulate", 1) > 1 or any(objective.get(key) for key in others):
             return f"the bare loop knows no accumulate, {', '.join(others)}"
         if kind == "GAN" and not objective.loss._target_.endswith(".NonSaturating"):

@@ -59,6 +59,7 @@ class Objective(pl.LightningModule):
         self.config: dict[str, Any] = {}  # the resolved configuration, kept in every checkpoint
         self.logs: dict[str, Tensor] = {}
         self.ema: dict[str, Tensor] = {}
+        self.frozen: list[nn.Parameter] = []  # by the phase that runs
         self.time_phases = False
         self.phase_seconds: dict[str, SupportsFloat] = {}
         self.until_backward = ExitStack()  # a loss may enter contexts that last until its backward is done
@@ -97,14 +98,27 @@ class Objective(pl.LightningModule):
     def only(self, name: str) -> Iterator[None]:
         """Within it, gradients reach the parameters of network `name` alone."""
         others = [self.network(other) for other in self.phases if other != name]
-        frozen = [p for network in others for p in network.parameters() if p.requires_grad]
-        for parameter in frozen:
+        self.frozen = [p for network in others for p in network.parameters() if p.requires_grad]
+        for parameter in self.frozen:
             parameter.requires_grad_(False)
         try:
             yield
         finally:
-            for parameter in frozen:
+            for parameter in self.frozen:
                 parameter.requires_grad_(True)
+
+    @contextmanager
+    def ahead_of(self, name: str) -> Iterator[None]:
+        """In another's phase, within it, what network `name` makes is kept differentiable, for its own phase."""
+        mine = {id(parameter) for parameter in self.network(name).parameters()}
+        thawed = [parameter for parameter in self.frozen if id(parameter) in mine]
+        for parameter in thawed:
+            parameter.requires_grad_(True)
+        try:
+            yield
+        finally:
+            for parameter in thawed:
+                parameter.requires_grad_(False)
 
     def split(self, batch: Batch) -> list[Batch]:
         size, rest = divmod(len(batch), self.accumulate)

@@ -93,7 +93,7 @@ class Distillation(GAN):
         return super().generated(batch, "distillation")
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        generated = self.generated(batch, "generator")
+        generated = self.fresh(batch)
         loss, logs = self.distance(generated, batch) if self.pixel or self.feature else (generated.new_zeros(()), {})
         if self.adversarial:
             judged, more = self.judged(generated, batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import nullcontext
 from typing import Any, Protocol
 
@@ -36,6 +37,8 @@ class GAN(Objective):
     gradient_penalty: weight of WGAN-GP (Gulrajani et al. 2017).
     penalty_interval: penalties every so many batches, scaled by it (lazy regularisation, Karras et al. 2020). Where one
     is exact, the discriminator runs in float32 whatever the precision.
+    reuse_fakes: the generator's phase takes the images that the discriminator has just seen, augmented anew, not new
+    ones: the generator runs once a step. They are kept with all that their gradient needs, of all micro-batches.
     matcher: run of objective=matching; matcher_weight times its DAMSM loss of generated images joins the generator's
     (AttnGAN, Xu et al. 2018). It is frozen, read when a training starts, and in no checkpoint.
     """
@@ -58,6 +61,7 @@ class GAN(Objective):
         gradient_penalty: float = 0.0,
         finite_difference: float = 0.0,
         penalty_interval: int = 1,
+        reuse_fakes: bool = False,
         matcher: str | None = None,
         matcher_weight: float = 0.0,
         **loop: Any,
@@ -72,6 +76,8 @@ class GAN(Objective):
         self.r1, self.r2, self.gradient_penalty = r1, r2, gradient_penalty
         self.finite_difference = finite_difference
         self.penalty_interval = penalty_interval
+        self.reuse_fakes = reuse_fakes
+        self.kept: deque[Tensor] = deque()  # of each micro-batch, from one phase to the next
         if bool(matcher) != bool(matcher_weight) or (matcher and self.accumulate > 1):
             raise UserError(
                 f"objective.matcher={matcher}, matcher_weight={matcher_weight}, accumulate={self.accumulate}: expected "
@@ -91,7 +97,11 @@ class GAN(Objective):
         due = self.trainer.global_step % self.penalty_interval == 0
         penalize = due and (self.r1 or self.r2 or self.gradient_penalty)
         real = self.augmented(batch.image, batch, "discriminator/real")
-        fake = self.augmented(self.generated(batch, "discriminator"), batch, "discriminator/fake").detach()
+        with self.ahead_of("generator") if self.reuse_fakes else nullcontext():
+            generated = self.generated(batch, "discriminator")
+        if self.reuse_fakes:
+            self.kept.append(generated)
+        fake = self.augmented(generated.detach(), batch, "discriminator/fake").detach()
         twice = penalize and (self.gradient_penalty or not self.finite_difference)  # differentiates twice
         if twice:
             self.until_backward.enter_context(self.strategy.full_params(self.discriminator))
@@ -118,7 +128,11 @@ class GAN(Objective):
         return loss.mean(), logs
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.judged(self.generated(batch, "generator"), batch)
+        return self.judged(self.fresh(batch), batch)
+
+    def fresh(self, batch: Batch) -> Tensor:
+        """The images (N, 3, H, W) of the generator's phase: new ones, or those of the discriminator's."""
+        return self.kept.popleft() if self.kept else self.generated(batch, "generator")
 
     def judged(self, generated: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and logs of generated images (N, 3, H, W) before the discriminator, and the matcher if there is one."""
