@@ -32,7 +32,7 @@ def spared(file: Path) -> Iterator[None]:
 @contextmanager
 def spared_output() -> Iterator[None]:
     """The same for stdout and stderr, which may be files, too. A closed pipe stays an error: nobody reads any more."""
-    with redirect_stdout(_Spared(sys.stdout)), redirect_stderr(_Spared(sys.stderr)):  # type: ignore[type-var]
+    with redirect_stdout(_Spared(sys.stdout)), redirect_stderr(_Spared(sys.stderr)):
         yield
 
 

@@ -102,9 +102,9 @@ def _wrong_archive(file: Path, content: bool = True) -> str | None:
     if not content:
         return None
     progress = Progress(f"checking {file.name}:", "MiB", os.path.getsize(file) // _MIB)
-    with open(file, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with open(file, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         done = 0
-        with memoryview(content) as view, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+        with memoryview(mapped) as view, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
             whole = threads.map(lambda record: _is_whole(view, record), records)
             for record, is_whole in zip(records, whole, strict=True):
                 if not is_whole:
