@@ -18,6 +18,8 @@ from trainer.progress import say
 from trainer.sampling import Sampler
 from trainer.saved import kimg_name
 
+_AT_ONCE = 64  # images; on one CPU core a sixth quicker than the 16 of a sampler
+
 
 class Evaluation(Callback):
     """`val/METRIC` of EMA samples for the captions of held-out images, `times` in a run and so at its end.
@@ -27,8 +29,8 @@ class Evaluation(Callback):
     num_references only: the fewer images, the larger the distance, also between two sets of real ones. The last values
     of a run go into RUN/metrics.json with their protocol.
 
-    All ranks share the work and get the same values. On one CPU core features of effnet cost 1.5 ms an image, the
-    distance 20 ms. Training waits, because the best checkpoint is chosen by these values.
+    All ranks share the work and get the same values. On one core of a Xeon with AVX-512 500 samples of cgan cost 0.6 s,
+    their features 0.9 s, the distance 10 ms. Training waits, because the best checkpoint is chosen by these values.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class Evaluation(Callback):
             return
         self._fidelity = Fidelity(self.backbone, data.cache_dir, self.metrics)
         self._study = Study(
-            sampler=Sampler(objective, data.text),  # one for the run: it remembers the conditions of captions
+            sampler=Sampler(objective, data.text, _AT_ONCE),  # one for the run: it remembers conditions of captions
             references=data.heldout,
             split="heldout",
             num_images=self.num_images,
