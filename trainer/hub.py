@@ -32,7 +32,7 @@ def may_have(path: str | Path) -> bool:
     owner, _, name = text.partition("/")
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", f"{owner}/{name}") or Path(owner).exists() or name.endswith(".ckpt"):
         return False
-    return not difflib.get_close_matches(owner, [each.name for each in Path().iterdir()], cutoff=0.7)
+    return not difflib.get_close_matches(owner, ["outputs", *(each.name for each in Path().iterdir())], cutoff=0.7)
 
 
 def is_reachable() -> bool:
