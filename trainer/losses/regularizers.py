@@ -39,8 +39,10 @@ def approximate_r1(discriminate: Discriminate, images: Tensor, logits: Tensor, n
     """R1 (or R2 on generated images) by a finite difference: no double backward, so it compiles and needs no whole D.
 
     (D(x) - D(x + sigma n))^2 / sigma^2, n ~ N(0, I). Lin et al. 2025 (Seaweed-APT) write ||D(x) - D(N(x, sigma I))||^2
-    with a weight of 100 at sigma = 0.01. Divided by sigma^2 its expectation is ||grad_x D(x)||^2 + O(sigma^2), so that
-    a weight means the same here and for `r1` (theirs is 100 * 0.01^2 = 0.01). One draw varies as chi^2 with one degree.
+    with a weight of 100 at sigma = 0.01 (here 100 * 0.01^2 = 0.01). Divided by sigma^2 its expectation tends to
+    ||grad_x D(x)||^2 as sigma goes to 0; D bends within a larger one. After 10 kimg of cgan_shapes sigma = 0.01 gave
+    6.7 times the exact value on real images and 1.2 times on generated ones, sigma = 0.1 gave 23 to 56 times: a weight
+    does not mean quite what it means for `r1`. One draw varies as chi^2 with one degree.
 
     Both D(x) are float32, outside autocast: bf16 would round more of them than their difference is.
     images: (N, C, H, W); logits: (N,), D(images) that the loss has already computed, graph and all, taken where they
