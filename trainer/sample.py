@@ -66,7 +66,8 @@ def sample(cfg: DictConfig) -> None:
     if cfg.launch or cfg.processes or cfg.seeds == "line":
         raise UserError("launch, processes and seeds=line draw into tar files: say images_per_file=1000, too")
     streamed = cfg.prompts_file == "-"
-    prompts = [] if streamed else parse_prompts(cfg.prompts, cfg.prompts_file)
+    wordless = not cfg.prompts and not cfg.prompts_file  # as an unconditional model may be drawn
+    prompts = [] if streamed or wordless else parse_prompts(cfg.prompts, cfg.prompts_file)
     seeds = parse_seeds(cfg.seeds)
 
     import torch  # here, because these take seconds: a mistyped seed is told at once
@@ -78,6 +79,8 @@ def sample(cfg: DictConfig) -> None:
     alone = cfg.mode == "latency" or (streamed and cfg.mode is None and cfg.batch_size is None)
     pipe = load(cfg.checkpoint, cfg.device, 1 if alone else cfg.batch_size, fixed=alone, compiled=cfg.compile)
     say_which(pipe.path, Path(cfg.checkpoint))
+    if wordless:
+        prompts = [""] if getattr(pipe.text, "wordless", False) else parse_prompts(cfg.prompts, None)
     folder = Path(cfg.out or run_folder.of(pipe.path) / "samples" / pipe.path.stem).expanduser()
     origin = {
         "Software": "trainer",
@@ -90,7 +93,7 @@ def sample(cfg: DictConfig) -> None:
         stream(pipe, seeds, folder, origin)
         return
     pairs = list(itertools.product(prompts, seeds))
-    files = [folder / f"{slug(prompt)}_seed{seed:04d}.png" for prompt, seed in pairs]
+    files = [folder / f"{slug(prompt) or 'image'}_seed{seed:04d}.png" for prompt, seed in pairs]
     for file in files:
         if file.exists() and not from_origin(file, origin):
             raise UserError(f"{file} is there already and not from {pipe.path}: choose another out=FOLDER")

@@ -61,7 +61,9 @@ class Labels:
 
 
 class Nothing(Labels):
-    """Every picture under the same condition, whatever its caption: an unconditional model."""
+    """Every picture under the same condition, whatever its caption: an unconditional model, drawn without a prompt."""
+
+    wordless = True
 
     def prepare(self, captions: Sequence[str]) -> Codes:
         return self._codes([""] * len(captions))
