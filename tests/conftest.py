@@ -88,7 +88,7 @@ class Trainer:
     def __init__(self, strategy, callbacks, logger, max_steps: int, default_root_dir: str, accelerator: str = "auto"):
         self.word = f"strategy={type(strategy).__name__} callbacks={len(callbacks)} max_steps={max_steps}"
         self.root = Path(default_root_dir)
-        self.world_size = 1 if type(strategy).__name__ == "Single" else int(os.environ.get("SLURM_NTASKS", 1))
+        self.world_size = 1 if type(strategy).__name__ == "Single" else int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
     def fit(self, objective, datamodule, ckpt_path):
         print(f"{self.word} start={datamodule.start} checkpoint={ckpt_path} root={self.root}")
 

@@ -138,14 +138,15 @@ def test_children_find_the_folder_in_the_environment(project, command, monkeypat
 
 
 def test_tasks_of_a_slurm_step_share_a_folder(project, command, monkeypatch):
-    for key, value in {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "12", "SLURM_STEP_ID": "0"}.items():
+    for key, value in {"SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "12", "SLURM_STEP_ID": "0"}.items():
         monkeypatch.setenv(key, value)
     for _ in range(2):
         assert "root=outputs/small/slurm-12.0\n" in command("experiment=small").out
 
 
 def test_one_process_strategy_among_many_processes(project, command, monkeypatch):
-    monkeypatch.setenv("SLURM_NTASKS", "2")
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     result = command("experiment=small", "strategy=single")
     assert result.err == "strategy Single is of one process, the launcher started 2; say strategy=ddp\n"
 

@@ -5,20 +5,24 @@ from __future__ import annotations
 import pytest
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments import SLURMEnvironment
 
 from trainer import ranks, strategies
 from trainer.errors import UserError
 from trainer.strategies.single import Single
 
 TORCHRUN = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}
-SRUN = {"SLURM_PROCID": "3", "SLURM_NTASKS": "6", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "3"}
+SRUN = {"SLURM_PROCID": "3", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "6", "SLURM_STEP_NUM_NODES": "2"}
+BATCH = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "6", "SLURM_NNODES": "2", "SLURM_PROCID": "0"}
 CASES = {  # environment -> rank, launched
     "alone": ({}, 0, None),
     "torchrun": (TORCHRUN, 5, (2, 4)),
     "srun": (SRUN, 3, (2, 3)),
-    "srun without tasks per node": ({**SRUN, "SLURM_NTASKS_PER_NODE": ""}, 3, (2, 3)),
+    "a batch script": (BATCH, 0, None),
+    "srun in a shell of salloc": (SRUN | BATCH | {"SLURM_PROCID": "3", "SLURM_JOB_NAME": "interactive"}, 3, (2, 3)),
+    "empty variables": ({"SLURM_NTASKS": "", "SLURM_PROCID": "", "SLURM_STEP_ID": ""}, 0, None),
     "torchrun in srun": (SRUN | TORCHRUN, 5, (2, 4)),
-    "shell on a node": ({**SRUN, "SLURM_JOB_NAME": "interactive"}, 3, None),
+    "shell on a node": (BATCH | {"SLURM_JOB_NAME": "interactive"}, 0, None),
     "child of Lightning": ({"LOCAL_RANK": "2"}, 2, None),
 }
 
@@ -26,7 +30,7 @@ CASES = {  # environment -> rank, launched
 @pytest.fixture
 def launcher(monkeypatch):
     def set_to(variables):
-        for key in {*TORCHRUN, *SRUN, "SLURM_JOB_NAME", "NODE_RANK"}:
+        for key in {*TORCHRUN, *SRUN, *BATCH, "SLURM_NTASKS_PER_NODE", "NODE_RANK"}:
             monkeypatch.delenv(key, raising=False)
         for key, value in variables.items():
             monkeypatch.setenv(key, value)
@@ -42,6 +46,33 @@ def test_rank_and_launched(launcher, case):
     assert ranks.launched() == launched
     assert ranks.num_nodes(1) == (launched or (1, 0))[0]
     assert ranks.devices("auto") == (launched or (0, "auto"))[1]
+
+
+def test_lightning_goes_by_what_srun_started(launcher):
+    launcher(SRUN | BATCH | {"SLURM_JOB_NAME": "interactive", "SLURM_NTASKS": "8"})
+    ranks.tell_lightning()
+    assert SLURMEnvironment.detect()
+    assert SLURMEnvironment(auto_requeue=False).world_size() == 6
+    launcher(BATCH | {"SLURM_JOB_NAME": "bash"})
+    ranks.tell_lightning()
+    assert not SLURMEnvironment.detect(), "a shell trains alone"
+    launcher(BATCH | {"SLURM_NTASKS": "1"})
+    ranks.tell_lightning()
+    assert not SLURMEnvironment.detect()
+
+
+def test_a_batch_script_without_srun_is_told_at_once(launcher):
+    launcher(BATCH)
+    with pytest.raises(UserError, match="6 tasks, but srun did not start this process"):
+        ranks.tell_lightning()
+
+
+def test_gpus_that_are_bound_to_their_tasks_are_told(launcher):
+    launcher(SRUN)
+    with pytest.raises(UserError, match="--gpus-per-task"):
+        ranks.check(1, "auto", visible=1)
+    ranks.check(1, "auto", visible=3)
+    ranks.check(1, 0, visible=1)
 
 
 def test_no_gpus_mean_the_cpu(launcher):

@@ -49,7 +49,8 @@ def train(cfg: DictConfig) -> float | None:
 
     visible = torch.cuda.device_count()
     ranks.check_devices(visible, cfg.gpus_per_node, cfg.trainer.accelerator, cfg.trainer.get("devices", 1))
-    ranks.check(cfg.nodes, cfg.gpus_per_node)
+    ranks.check(cfg.nodes, cfg.gpus_per_node, visible)
+    ranks.tell_lightning()
 
     folder = run_folder.make(cfg)
     run_folder.absolute_paths(cfg)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import signal
@@ -118,7 +119,7 @@ def work(cfg: DictConfig, plan: bulk.Plan, folder: Path, device: str | None) -> 
     if sampler.fixed:
         kernels |= {"batch_size": sampler.batch_size, "compile": bool(cfg.compile)}
     bulk.agree(folder, {"checkpoint": digest(pipe.path), **plan.settings(), **kernels})
-    rank, count = ranks.rank(), int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1)))
+    rank, count = ranks.rank(), math.prod(ranks.launched() or (1,))
     if cfg.batch_size is None and not sampler.fixed:
         share = len(bulk.missing(plan, folder)) * plan.images_per_file // count
         sampler.batch_size = fastest(sampler, [prompt for _, prompt in plan.lines[:LARGEST]], share)

@@ -11,6 +11,12 @@ from typing import Any, TextIO
 
 EVERY_SECONDS = 5.0
 _told: set[Path] = set()
+ticks = 0  # pieces of work that this process has done, of whatever kind: one that counts no further is stuck
+
+
+def tick() -> None:
+    global ticks
+    ticks += 1
 
 
 def say(line: str, end: str = "\n") -> None:
@@ -71,6 +77,7 @@ class Progress:
         self.began = self.spoke = time.monotonic()
 
     def __call__(self, done: int) -> None:
+        tick()
         now = time.monotonic()
         finished = done == self.total and self.spoke > self.began
         if now - self.spoke < EVERY_SECONDS and not finished:

@@ -11,7 +11,7 @@ from trainer.errors import UserError
 def rank() -> int:
     """Number of this process among all; 0 where it is alone."""
     keys = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # torchrun inside srun: its own count is finer
-    return next((int(os.environ[key]) for key in keys if key in os.environ), 0)
+    return next((int(os.environ[key]) for key in keys if os.environ.get(key)), 0)
 
 
 def leads() -> bool:
@@ -26,10 +26,36 @@ def launched() -> tuple[int, int] | None:
     env = os.environ
     if "LOCAL_WORLD_SIZE" in env:
         return int(env["WORLD_SIZE"]) // int(env["LOCAL_WORLD_SIZE"]), int(env["LOCAL_WORLD_SIZE"])
-    if "SLURM_NTASKS" in env and env.get("SLURM_JOB_NAME") not in ("bash", "interactive"):  # as Lightning tells them
-        nodes = int(env.get("SLURM_NNODES", 1))
-        return nodes, int(env.get("SLURM_NTASKS_PER_NODE") or int(env["SLURM_NTASKS"]) // nodes)
+    if env.get("SLURM_STEP_ID") and env.get("SLURM_STEP_NUM_TASKS"):  # of srun; a batch script and a shell have none
+        nodes = int(env.get("SLURM_STEP_NUM_NODES") or 1)
+        return nodes, max(1, int(env["SLURM_STEP_NUM_TASKS"]) // nodes)
     return None
+
+
+def tell_lightning() -> None:
+    """Sets what Lightning reads of SLURM to what srun has started: it goes by the job, its name and its flags.
+
+    UserError in a job of several tasks that srun did not start: this process would wait for the others for ever.
+    """
+    env = os.environ
+    found = launched()
+    if not (tasks := env.get("SLURM_NTASKS")):
+        env.pop("SLURM_NTASKS", None)  # an empty one is none
+        return
+    if "LOCAL_WORLD_SIZE" in env:
+        return
+    if found is None:
+        if int(tasks) > 1 and env.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+            raise UserError(
+                f"this SLURM job has {tasks} tasks, but srun did not start this process: say srun python -m trainer "
+                f"..., or launch=slurm; srun --ntasks=1 for one process alone"
+            )
+        env["SLURM_JOB_NAME"] = "interactive"  # to Lightning: not started by SLURM
+        return
+    if env.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+        env["SLURM_JOB_NAME"] = "srun"
+    nodes, each = found
+    env |= {"SLURM_NTASKS": str(nodes * each), "SLURM_NNODES": str(nodes), "SLURM_NTASKS_PER_NODE": str(each)}
 
 
 def num_nodes(nodes: int) -> int:
@@ -71,8 +97,11 @@ def check_devices(visible: int, gpus_per_node: int | str, accelerator: str, devi
         )
 
 
-def check(nodes: int, gpus_per_node: int | str) -> None:
-    """UserError unless the processes that were launched are those that `nodes` and `gpus_per_node` speak of."""
+def check(nodes: int, gpus_per_node: int | str, visible: int = 0) -> None:
+    """UserError unless the processes that were launched are those that `nodes` and `gpus_per_node` speak of.
+
+    visible: GPUs that this one sees.
+    """
     found = launched()
     if found is None:
         if nodes > 1 and "NODE_RANK" not in os.environ:
@@ -80,6 +109,11 @@ def check(nodes: int, gpus_per_node: int | str) -> None:
                 f"nodes={nodes}: this process was not started on several nodes; say launch=slurm, or see launch/"
             )
         return
+    if 0 < visible < found[1] and gpus_per_node != 0:
+        raise UserError(
+            f"the launcher started {found[1]} processes on this node and {visible} GPU is visible to each: let all see "
+            f"all (--gpus-per-node in place of --gpus-per-task, or --gpu-bind=none)"
+        )
     if nodes not in (1, found[0]):
         raise UserError(f"nodes={nodes}: the launcher started processes on {found[0]}; leave nodes out, or say that")
     if gpus_per_node not in ("auto", 0, found[1]):

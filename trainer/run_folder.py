@@ -33,7 +33,7 @@ PATHS = (DATA_PATH, "data.cache_dir", "text.encoder.cache_dir", "init", "objecti
 
 def default(name: str) -> str:
     """$TRAINER_RUN_DIR, else outputs/NAME/TIME; in a SLURM step of several tasks its number, which they share."""
-    step = os.environ.get("SLURM_STEP_ID") if int(os.environ.get("SLURM_NTASKS", 1)) > 1 else None
+    step = os.environ.get("SLURM_STEP_ID") if int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1 else None
     stamp = STAMP if step is None else f"slurm-{os.environ['SLURM_JOB_ID']}.{step}"
     return os.environ.get(VARIABLE) or f"outputs/{name}/{stamp}"
 

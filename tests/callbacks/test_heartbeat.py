@@ -46,7 +46,7 @@ def pids(run: Path) -> dict[int, int]:
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
+            words = (process / "cmdline").read_bytes().replace(b"'", b"").split(b"\0")  # a child has them quoted
             environment = (process / "environ").read_bytes().split(b"\0")
         except OSError:
             continue

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
+
+from trainer import ranks
 
 if TYPE_CHECKING:
     import torch
@@ -37,11 +38,8 @@ def fit(cfg: DictConfig, last: Any) -> Any:
     objective, data, config = build(cfg)
     callbacks = [instantiate(config["callbacks"][name]) for name in CALLBACKS if config["callbacks"].get(name)]
     options: dict[str, Any] = {"max_steps": last.plan(objective), "logger": False, "callbacks": [*callbacks, last]}
-    if "LOCAL_WORLD_SIZE" in os.environ:
-        options["devices"] = int(os.environ["LOCAL_WORLD_SIZE"])
-        options["num_nodes"] = int(os.environ["WORLD_SIZE"]) // options["devices"]
-    elif "SLURM_NTASKS" not in os.environ:
-        options |= {"devices": 1, "num_nodes": 1}
+    ranks.tell_lightning()
+    options["num_nodes"], options["devices"] = ranks.launched() or (1, 1)
     trainer = instantiate(config["trainer"], strategy=instantiate(config["strategy"]), **options)
     trainer.fit(objective, datamodule=data)
     return last

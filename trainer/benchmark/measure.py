@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
@@ -13,7 +14,7 @@ from omegaconf import DictConfig
 
 from trainer import run_folder
 from trainer.progress import say
-from trainer.ranks import rank
+from trainer.ranks import launched, rank
 
 
 def strategy(cfg: DictConfig, ranks: int) -> str:
@@ -47,7 +48,7 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
 
     looked = probe(cfg) if cfg.probe else None  # first: what it says of memory is without the bare loop
     runs = []
-    alone = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))) == 1
+    alone = math.prod(launched() or (1,)) == 1
     reason = Bare.refuses(cfg) if alone else "the bare loop has one rank"
     if not cfg.bare:
         reason = "left out"

@@ -20,8 +20,8 @@ class Loader(DataLoader[Batch]):
     parent ends them, or is gone.
     """
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, worker_init_fn=obey_parent, **options)
+    def __init__(self, stream: Any, **options: Any) -> None:
+        super().__init__(stream, worker_init_fn=obey_parent, **options)
 
     def __iter__(self) -> Any:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # workers that start now inherit it

@@ -6,6 +6,8 @@ from datetime import timedelta
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from lightning_fabric.utilities.distributed import _init_dist_connection
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -13,17 +15,45 @@ from torch.optim import Optimizer
 
 from trainer.strategies.base import PerNetwork, parameters
 from trainer.strategies.gather import Gather
+from trainer.strategies.rendezvous import meet
 
 
 class Parallel(PerNetwork, DDPStrategy):  # type: ignore[misc]
     """What the strategies of several ranks share: Lightning's launch, process group, broadcast and reduce.
 
     A collective waits for six hours, not for the ten minutes of NCCL: one rank may decode a large data set or measure
-    while the others wait. It is the heartbeat that ends a run whose rank is dead.
+    while the others wait. It is the heartbeat that ends a run whose rank is dead or stuck.
+    rendezvous_seconds: how long a rank waits at the start until all are there. Then callbacks that have `on_rendezvous`
+    are told, before anything is prepared. children: processes of other ranks that this one has started.
     """
 
-    def __init__(self, **options: Any):
+    def __init__(self, rendezvous_seconds: float = 60, **options: Any):
         super().__init__(**{"timeout": timedelta(hours=6)} | options)
+        self.rendezvous_seconds = rendezvous_seconds
+        self.children: list[Any] = []
+
+    def setup_distributed(self) -> None:
+        self.set_world_ranks()
+        self._process_group_backend = self._get_process_group_backend()
+        if procs := getattr(self.launcher, "procs", None):
+            self.children = list(procs)
+            procs.clear()  # Lightning would kill all without a word within 5 s of the death of one
+        if not dist.is_initialized():
+            place: Any = self.cluster_environment
+            where = place.main_address, place.main_port, self.global_rank, self.world_size
+            try:
+                store = meet(*where, self.rendezvous_seconds, self.children)
+            except BaseException:
+                for child in self.children:
+                    child.kill()
+                raise
+            device = self.root_device if self.root_device.type != "cpu" else None
+            options: dict[str, Any] = {"store": store, "timeout": self._timeout, "device_id": device}
+            _init_dist_connection(place, self._process_group_backend, **options)
+        trainer: Any = self.lightning_module and self.lightning_module.trainer
+        for callback in trainer.callbacks if trainer else ():
+            if hasattr(callback, "on_rendezvous"):
+                callback.on_rendezvous(trainer)
 
     def gather(self, rows: Tensor) -> Tensor:
         return Gather.apply(rows)
