@@ -62,8 +62,8 @@ def test_prompts_are_what_was_typed(typed):
         (["--prompts=a car", "--seeds", "0-3"], ["prompts=['a car']", "seeds=0-3"]),
         (["prompts=[a", "red", "apple,", "a", "car]", "seeds=0"], ["prompts=['a red apple','a car']", "seeds=0"]),
         (["prompts=a", "red", "apple"], ["prompts=['a red apple']"]),
-        (["some/run", "seeds=0,2,5-9"], ["checkpoint='some/run'", "seeds=[0,2,5-9]"]),
-        (["--checkpoint", "a", "--batch-size=4", "--compile"], ["checkpoint='a'", "batch_size=4", "compile=true"]),
+        (["some/run", "seeds=0,2,5-9"], ["checkpoint=some/run", "seeds=[0,2,5-9]"]),
+        (["--checkpoint", "a", "--batch-size=4", "--compile"], ["checkpoint=a", "batch_size=4", "compile=true"]),
         (["-m", "checkpoint=a,b", "seeds=1"], ["-m", "checkpoint=a,b", "seeds=1"]),
         (["--cfg", "job", "-p", "data"], ["--cfg", "job", "-p", "data"]),
         (["out=null", "~logger"], ["out=null", "~logger"]),
@@ -101,7 +101,7 @@ def test_a_path_may_be_called_anything(key, path):
 def test_home_and_references_in_paths(monkeypatch):
     monkeypatch.setenv("HOME", "/home/jo")
     assert value(overrides(["data.source.path=~/pics"])[0]) == "/home/jo/pics"
-    assert overrides(["run_dir=${name}/x"]) == ["run_dir='${name}/x'"]  # Hydra still fills it in
+    assert overrides(["run_dir=${name}/x"]) == ["run_dir=${name}/x"]  # Hydra still fills it in
     assert overrides(["+data.source.path=[a.parquet,b.parquet]"]) == ["+data.source.path=[a.parquet,b.parquet]"]
 
 

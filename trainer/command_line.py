@@ -129,8 +129,9 @@ def readable(argument: str, sweeping: bool = False) -> str:
         return f"{key}=[{value}]"
     if (key.lstrip("+") in PATHS or name in LAST) and value not in ("", "null") and not QUOTED.fullmatch(value):
         several = sweeping or (value.startswith("[") and value.endswith("]"))
-        if not (several and parsed(argument)):
-            return f"{key}={quoted(os.path.expanduser(value))}"
+        override, path = parsed(f"{key}={value}"), os.path.expanduser(value)
+        if not (override and (several or override.value() == path)):
+            return f"{key}={quoted(path)}"
     override = parsed(argument)
     if override is None:
         return f"{key}={plain(value)}"

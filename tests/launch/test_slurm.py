@@ -107,7 +107,7 @@ def test_the_script_is_good_shell_and_quotes_what_needs_it(login_node, command):
         (["launch=slurm"], "gpus_per_node=auto: launch=slurm needs the number of GPUs on each node"),
         (["launch=slurm", "gpus_per_node=5"], "data.batch_size=64: expected a multiple of the 5 ranks"),
         ([*FOUR, "launch.tasks_per_node=2"], "launch.tasks_per_node=2: with gpus_per_node=4"),
-        (["launch=slurm", "gpus_per_node=1", "nodes=0"], "nodes=0, 1 processes on each: expected at least 1"),
+        (["launch=slurm", "gpus_per_node=1", "nodes=0"], "nodes=0: expected 1 or more"),
         ([*FOUR, "data.resolutoin=3"], "did you mean data.resolution?"),
         ([*FOUR, "launch.tme=3"], "launch.tme: no such key; did you mean launch.time?"),
         (["launch=slrm"], "launch=slrm: no such option; did you mean slurm?"),

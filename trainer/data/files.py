@@ -118,7 +118,7 @@ def find_files(root: Path) -> dict[str, tuple[int, int]]:
 
 def find_shards(roots: Sequence[Path], *suffixes: str) -> dict[str, tuple[int, int]]:
     """`find_files`, those with a suffix where a root is a folder. Raises UserError where there is none."""
-    found = {}
+    found: dict[str, tuple[int, int]] = {}
     for root in roots:
         files = find_files(root)
         kept = files if root.is_file() else {file: files[file] for file in with_suffix(files, *suffixes)}

@@ -185,8 +185,8 @@ class Finder:
             self._normal = {unicodedata.normalize("NFC", file): file for file in self.files}
         for place in places:
             path = os.path.normpath(os.path.join(place, name.replace("\\", "/")))
-            if found := self._normal.get(unicodedata.normalize("NFC", path)):
-                return found
+            if path := self._normal.get(unicodedata.normalize("NFC", path), ""):
+                return path
         missing = os.path.normpath(os.path.join(folder, name))
         raise UserError(f"{where}: there is no file {missing}; correct {key} or remove the line")
 
