@@ -71,9 +71,15 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize(
+    ("launcher", "blow", "victim"),  # of ranks alone, without a training: tests/strategies/test_watch.py
+    [
+        ("lightning", signal.SIGKILL, 1),
+        ("lightning", signal.SIGSTOP, 0),
+        ("torchrun", signal.SIGKILL, 0),
+        ("torchrun", signal.SIGSTOP, 1),
+    ],
+)
 def test_the_others_name_the_rank_and_end(tmp_path, launcher, blow, victim):
     run, log = tmp_path / "run", tmp_path / "run.txt"
     process = start(run, launcher, *TINY)
