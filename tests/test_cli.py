@@ -145,8 +145,8 @@ def test_tasks_of_a_slurm_step_share_a_folder(project, command, monkeypatch):
 
 
 def test_one_process_strategy_among_many_processes(project, command, monkeypatch):
-    monkeypatch.setenv("SLURM_STEP_ID", "0")
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    for key, value in {"SLURM_JOB_ID": "12", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}.items():
+        monkeypatch.setenv(key, value)
     result = command("experiment=small", "strategy=single")
     assert result.err == "strategy Single is of one process, the launcher started 2; say strategy=ddp\n"
 

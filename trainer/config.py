@@ -100,6 +100,7 @@ def entry(
     for resolver in (ranks.num_nodes, ranks.devices, ranks.accelerator):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
     OmegaConf.register_new_resolver("help", lambda: mistakes.listing(conf_folders()), replace=True)
+    signals.arm()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions on instead of printing them
 
     def job(cfg: DictConfig) -> Any:
@@ -133,6 +134,10 @@ def reported(composing: bool = False) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         sys.exit(130)
+    except SystemExit:
+        if signals.aborted():  # for which Lightning has a code of its own
+            sys.exit(130)
+        raise
     except BrokenPipeError:  # of `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -73,7 +72,6 @@ def processes(cfg: DictConfig, device: str | None) -> int:
 def start(count: int, plan: bulk.Plan, folder: Path) -> None:
     """This command again as `count` processes; UserError if files stay missing."""
     before, began = len(bulk.missing(plan, folder)), time.monotonic()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that `finally` ends the others
     rank = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
     command = [sys.executable, "-m", "trainer.sample", *sys.argv[1:]]
     environments = [{**os.environ, **rank, "RANK": str(i), "LOCAL_RANK": str(i)} for i in range(count)]

@@ -1,9 +1,10 @@
-"""SIGINT, SIGTERM, SIGUSR1 and SIGHUP end a run in order, whatever it is doing. Knows only the standard library.
+"""SIGINT, SIGTERM, SIGHUP and SIGUSR1 end a run in order, whatever it is doing. Knows nothing but the standard library.
 
 Before training there is nothing to save: the process leaves at once. Once training is under way a signal is only
-noted, and `callbacks.stop` ends the run at the end of a batch, with everything saved. A job goes back into the queue of
-SLURM after SIGUSR1, which comes shortly before the time limit (`sbatch --signal=USR1@120`), and after SIGTERM where
-SLURM preempts it; what `scancel` ends with the same SIGTERM stays ended.
+noted, and `callbacks.stop` ends the run at the end of a batch, with everything saved. After its last save a run that is
+complete leaves at once again. A job goes back into the queue of SLURM after SIGUSR1, which comes shortly before the
+time limit (`sbatch --signal=USR1@120`), and after SIGTERM where SLURM preempts it; what `scancel` ends with the same
+SIGTERM stays ended.
 """
 
 from __future__ import annotations
@@ -11,41 +12,61 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 from types import FrameType
 from typing import Any
 
 from trainer.ranks import rank
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+PATIENCE = 5.0  # seconds that the main thread may take to notice a signal
+UNWINDING = 30.0  # seconds that it may take to leave
 
 received = 0  # number of the first signal since `arm` or `immediate`
 _deferred = False
+_complete = False
+_process = 0  # that has armed; what it forks answers to nobody
+_aborted = False
+_interrupts = 0
+_handled = 0.0  # when the main thread last noticed a signal
 
 
 def arm() -> dict[int, Any]:
     """From now on signals end this process in order; returns the handlers that stood there before."""
-    numbers = [n for n in STOPPING if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]  # nohup ignores it
-    return {number: signal.signal(number, _handle) for number in numbers}
+    global received, _interrupts, _process
+    received = _interrupts = 0
+    if _process != os.getpid():
+        _process = os.getpid()
+        _listen()
+    heard = [n for n in STOPPING if not (n == signal.SIGHUP and signal.getsignal(n) == signal.SIG_IGN)]  # by nohup
+    return {number: signal.signal(number, _handle) for number in heard}
 
 
 def restore(handlers: dict[int, Any]) -> None:
-    """Puts back what `arm` returned, and forgets what was received."""
-    global received
-    received = 0
+    """Puts back what `arm` returned. Where that was of somebody else, what was received is forgotten."""
     for number, handler in handlers.items():
         signal.signal(number, handler)
+    if _handle not in handlers.values():
+        immediate()
 
 
 def immediate() -> None:
     """A signal ends the process where it stands: there is nothing to save."""
-    global received, _deferred
-    received, _deferred = 0, False
+    global received, _interrupts, _deferred, _complete
+    received, _interrupts, _deferred, _complete = 0, 0, False, False
 
 
 def defer() -> None:
     """A signal is only noted in `received`: whoever trains looks there."""
     global _deferred
     _deferred = True
+
+
+def complete() -> None:
+    """A signal ends the process where it stands: everything is saved, and nothing is left to come back for."""
+    global _deferred, _complete
+    _deferred, _complete = False, True
 
 
 def leaving() -> int:
@@ -56,20 +77,30 @@ def leaving() -> int:
     return 0 if _deferred else received
 
 
+def aborted() -> bool:
+    """Whether a second Ctrl-C ended a training without a save."""
+    return _aborted
+
+
 def _handle(number: int, frame: FrameType | None) -> None:
-    global received
-    again = received == number == signal.SIGINT  # SLURM delivers the others twice: through srun, and itself
+    global received, _aborted, _handled
+    if os.getpid() != _process:
+        os._exit(128 + number)
+    _handled = time.monotonic()
+    first, again = not received, received == number == signal.SIGINT  # SLURM delivers the others twice
     received = received or number
     if number == signal.SIGHUP:
         _leave_terminal()
-    if again:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        raise KeyboardInterrupt
     if not _deferred:
-        if rank() == 0:
+        if first and rank() == 0 and not _complete:
             requeue(number)
-        raise SystemExit(128 + number)
-    if rank() == 0:
+        if first or again:
+            raise SystemExit(128 + number)
+    elif again:
+        _aborted = True
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+    elif first and rank() == 0:
         remark = "; once more to abort" if number == signal.SIGINT else ""
         os.write(2, f"{signal.Signals(number).name}: finishing the batch and saving{remark}\n".encode())
 
@@ -81,6 +112,35 @@ def _leave_terminal() -> None:
         if os.isatty(stream):
             os.dup2(nowhere, stream)
     os.close(nowhere)
+
+
+def _listen() -> None:
+    """Python runs handlers in the main thread alone, which may wait in a library for ranks that never come."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_enforce, args=(reader,), daemon=True, name="signals").start()
+
+
+def _enforce(reader: int) -> None:
+    global _interrupts
+    while word := os.read(reader, 1):
+        number = word[0]
+        _interrupts += number == signal.SIGINT
+        if number in STOPPING and (not _deferred or (number == signal.SIGINT and _interrupts > 1)):
+            threading.Thread(target=_end, args=(number, time.monotonic()), daemon=True).start()
+
+
+def _end(number: int, came: float) -> None:
+    """Of a process whose main thread takes no notice of a signal, or does not get out."""
+    time.sleep(PATIENCE)
+    if _handled > came - PATIENCE:
+        time.sleep(UNWINDING)
+        if not received:  # whoever trained here has gone on to something else
+            return
+    elif rank() == 0 and not (_complete or _deferred):
+        requeue(number)
+    os._exit(128 + number)
 
 
 def requeue(number: int) -> None:

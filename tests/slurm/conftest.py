@@ -16,6 +16,7 @@ from tests.slurm.cluster import Cluster, missing
 
 ROOT = Path(__file__).parents[2]
 STEPS = 60
+OWN = ["allow=[watch]"]  # a part of a stored configuration that is not of this package
 TINY = [
     *("experiment=cgan_shapes", "data.source.num_images=64", "data.resolution=16", "data.batch_size=8", "text=scratch"),
     *("text.width=16", "text.network.num_layers=1", "text.encoder.vocabulary=64", "callbacks.samples=null"),

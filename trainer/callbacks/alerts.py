@@ -38,6 +38,9 @@ class Alerts(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._best, self._warned = state_dict["best"], state_dict["warned"]
 
+    def on_train_start(self, trainer: Trainer, objective: Any) -> None:
+        self.on_train_batch_end(trainer, objective)  # a measurement that was broken off has been made up for
+
     def on_train_batch_end(self, trainer: Trainer, objective: Any, *_: Any) -> None:
         measured = trainer.callback_metrics.get(self.metric)
         if measured is None:

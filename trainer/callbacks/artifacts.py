@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,18 +10,21 @@ from typing import Any
 
 from pytorch_lightning import Callback, Trainer
 
-from trainer import checkpoint
+from trainer import checkpoint, signals
 from trainer.callbacks.checkpoint import BEST
 from trainer.callbacks.guard import newest_checkpoint
 
 
 class Artifacts(Callback):
-    """At the end of a run, also of one that fails or is stopped, to loggers that take them:
+    """At the end of a run, also of one that fails or Ctrl-C stops, to loggers that take them:
 
     - the data: where it is from, its fingerprint and counts, no pixels; a dataset artifact
     - the newest checkpoint with the alias latest and that of the best measurement with the alias best, which may be
       one; metadata: experiment, kimg, the measurement, the data's fingerprint
     - that best measurement as `best/value` and `best/kimg` of the run's summary
+
+    Not where another signal stops the run: checksums of large files take longer than a cluster waits. The run that goes
+    on leaves them.
 
     upload: store the content of checkpoints; else their place and checksum alone, which costs no space.
     Stands behind `Checkpoint`.
@@ -30,11 +34,12 @@ class Artifacts(Callback):
         self.upload = upload
 
     def on_train_end(self, trainer: Trainer, objective: Any) -> None:
-        self._log(trainer, objective)
+        if signals.received in (0, signal.SIGINT):
+            self._log(trainer, objective)
 
     def on_exception(self, trainer: Trainer, objective: Any, exception: BaseException) -> None:
         try:
-            if hasattr(trainer.datamodule, "train"):  # type: ignore[attr-defined]
+            if not signals.received and hasattr(trainer.datamodule, "train"):  # type: ignore[attr-defined]
                 self._log(trainer, objective)
         except Exception as error:  # the run's own failure is what has to be told
             print(f"no artifacts: {error}", file=sys.stderr, flush=True)

@@ -95,6 +95,9 @@ class Checkpoint(Callback):
         self.best = trainer.strategy.broadcast(self.best)
         if self._random_state is not None:  # now, as building the networks and the loader has drawn numbers
             restore_random_state(self._random_state)
+        improved = self._improves(trainer, objective)
+        if self._value is not None and self.save(trainer, objective) and improved and trainer.is_global_zero:
+            self._name_best(self.folder / f"{kimg_name(objective.images_seen)}.ckpt")  # measured now: see Evaluation
 
     def _set_aside(self, now: int) -> None:
         """Moves checkpoints that a resume from before them gives up; they would pass for the newest."""

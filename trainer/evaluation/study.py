@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trainer.errors import UserError
 from trainer.figures import Figure
+from trainer.metrics import ranks
 from trainer.progress import Progress
 from trainer.sampling import Sampler
 
@@ -113,14 +114,27 @@ class Measure(Protocol):
     def figures(self) -> list[Figure]: ...
 
 
-def run(study: Study, measures: Sequence[Measure]) -> list[Figure]:
-    """All figures of all measures; on several ranks all of them call this, and all get the same."""
+def run(study: Study, measures: Sequence[Measure], stop: Callable[[], bool] = lambda: False) -> list[Figure]:
+    """All figures of all measures; on several ranks all of them call this, and all get the same.
+
+    stop: asked now and then whether to break off; where it is true on one rank, there are no figures on any.
+    """
     for measure in measures:
         measure.prepare(study)
-    for numbers, images in study.samples():
+    stopped = stop()
+    for numbers, images in () if stopped else study.samples():
         for measure in measures:
             measure.update(numbers, images)
+        if stopped := stop():
+            break
+    if any_rank(stopped, study.device):
+        return []
     return [figure for measure in measures for figure in measure.figures()]
+
+
+def any_rank(here: bool, device: torch.device) -> bool:
+    """Whether it is true on one of the ranks."""
+    return bool(ranks.add(torch.tensor([float(here)], dtype=torch.float64), device))
 
 
 def spread(available: int, count: int) -> list[int]:

@@ -70,7 +70,11 @@ class CSV(Logger):
             csv.DictWriter(file, self._columns).writerow(self._row)
 
     def _open(self, step: int) -> None:
-        rows = [row for row in self._read() if int(row["step"]) < step]
+        before = self._read()
+        rows = [row for row in before if int(row["step"]) < step]
+        for row in before:
+            if int(row["step"]) == step:  # a measurement that a signal broke off is made up for at the same step
+                self._row = {"step": step} | {key: value for key, value in row.items() if value and key != "step"}
         self._columns = list(rows[0]) if rows else ["step"]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._rewrite(rows)
