@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
+from trainer import signals
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -20,6 +23,16 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.delenv("TRAINER_RUN_DIR", raising=False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """What a run in this process has armed or received does not reach the next test."""
+    before = {number: signal.getsignal(number) for number in signals.STOPPING}
+    yield
+    signals.immediate()
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -59,6 +59,13 @@ def test_while_training_it_is_noted(armed, capfd):
     assert "SIGTERM: finishing the batch and saving\n" in capfd.readouterr().err
 
 
+def test_putting_back_what_was_never_armed_forgets_nothing(armed):
+    with pytest.raises(SystemExit):
+        os.kill(os.getpid(), signal.SIGTERM)
+    signals.restore({})  # of a part whose turn to arm had not come
+    assert signals.leaving() == signal.SIGTERM
+
+
 def test_a_second_interrupt_aborts(armed):
     signals.defer()
     os.kill(os.getpid(), signal.SIGINT)

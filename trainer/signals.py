@@ -24,6 +24,7 @@ PATIENCE = 5.0  # seconds that the main thread may take to notice a signal
 UNWINDING = 30.0  # seconds that it may take to leave
 
 received = 0  # number of the first signal since `arm` or `immediate`
+_begun = 0  # how often `immediate` has begun anew: an order of before does not hold any more
 _deferred = False
 _complete = False
 _process = 0  # that has armed; what it forks answers to nobody
@@ -47,14 +48,15 @@ def restore(handlers: dict[int, Any]) -> None:
     """Puts back what `arm` returned. Where that was of somebody else, what was received is forgotten."""
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    if _handle not in handlers.values():
+    if handlers and _handle not in handlers.values():
         immediate()
 
 
 def immediate() -> None:
     """A signal ends the process where it stands: there is nothing to save."""
-    global received, _interrupts, _deferred, _complete
-    received, _interrupts, _deferred, _complete = 0, 0, False, False
+    global received, _interrupts, _deferred, _complete, _aborted, _begun
+    received, _interrupts, _deferred, _complete, _aborted = 0, 0, False, False, False
+    _begun += 1
 
 
 def defer() -> None:
@@ -128,19 +130,18 @@ def _enforce(reader: int) -> None:
         number = word[0]
         _interrupts += number == signal.SIGINT
         if number in STOPPING and (not _deferred or (number == signal.SIGINT and _interrupts > 1)):
-            threading.Thread(target=_end, args=(number, time.monotonic()), daemon=True).start()
+            threading.Thread(target=_end, args=(number, time.monotonic(), _begun), daemon=True).start()
 
 
-def _end(number: int, came: float) -> None:
+def _end(number: int, came: float, begun: int) -> None:
     """Of a process whose main thread takes no notice of a signal, or does not get out."""
     time.sleep(PATIENCE)
     if _handled > came - PATIENCE:
         time.sleep(UNWINDING)
-        if not received:  # whoever trained here has gone on to something else
-            return
-    elif rank() == 0 and not (_complete or _deferred):
+    elif rank() == 0 and not (_complete or _deferred) and begun == _begun:
         requeue(number)
-    os._exit(128 + number)
+    if begun == _begun:  # else whoever trained here has gone on to something else
+        os._exit(128 + number)
 
 
 def requeue(number: int) -> None:
