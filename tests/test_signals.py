@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from trainer import signals
+from trainer.callbacks.stop import Stop
 
 ROOT = Path(__file__).parent.parent
 SCONTROL = """#!/bin/sh
@@ -57,6 +60,15 @@ def test_while_training_it_is_noted(armed, capfd):
     os.kill(os.getpid(), signal.SIGUSR1)
     assert signals.received == signal.SIGTERM
     assert "SIGTERM: finishing the batch and saving\n" in capfd.readouterr().err
+
+
+def test_an_order_that_a_library_swallowed_still_holds(armed):
+    with suppress(SystemExit):
+        os.kill(os.getpid(), signal.SIGUSR1)
+    stop = Stop()
+    with pytest.raises(SystemExit) as end:
+        stop.setup(SimpleNamespace(), None, "fit")
+    assert end.value.code == 128 + signal.SIGUSR1
 
 
 def test_putting_back_what_was_never_armed_forgets_nothing(armed):

@@ -40,7 +40,7 @@ def start(cfg: DictConfig) -> float | None:
 
 
 def train(cfg: DictConfig) -> float | None:
-    signals.immediate()
+    signals.begin()
     import torch  # here, so that --help and a mistyped key are answered at once
 
     for library in ("pytorch_lightning", "lightning_fabric"):  # its notices; our callbacks report

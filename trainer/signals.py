@@ -36,7 +36,8 @@ _handled = 0.0  # when the main thread last noticed a signal
 def arm() -> dict[int, Any]:
     """From now on signals end this process in order; returns the handlers that stood there before."""
     global received, _interrupts, _process
-    received = _interrupts = 0
+    if signal.getsignal(signal.SIGTERM) is not _handle:  # else an order may have come already
+        received = _interrupts = 0
     if _process != os.getpid():
         _process = os.getpid()
         _listen()
@@ -50,6 +51,13 @@ def restore(handlers: dict[int, Any]) -> None:
         signal.signal(number, handler)
     if handlers and _handle not in handlers.values():
         immediate()
+
+
+def begin() -> None:
+    """As `immediate`, but an order that has come already still holds: a library may have swallowed the exit."""
+    if number := leaving():
+        raise SystemExit(128 + number)
+    immediate()
 
 
 def immediate() -> None:

@@ -30,7 +30,7 @@ class Stop(Callback):
 
     def setup(self, trainer: Trainer, objective: Any, stage: str) -> None:
         self._previous = signals.arm()
-        signals.immediate()  # measuring references, say, before the first step
+        signals.begin()  # measuring references, say, before the first step
         # Lightning's own handlers would broadcast in the middle of whatever is running, and requeue by themselves.
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
