@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import sys
 import time
@@ -32,7 +33,8 @@ class Progress(Callback):
         self.every_seconds = every_seconds
         self._bar: rich_progress.Progress | None = None
         self._panel: list[tuple[str, str]] = []
-        self._history: list[tuple[float, float]] = []  # (kimg, val/fd_effnet) at each evaluation
+        self._last: tuple[float, float] | None = None  # (kimg, val/fd_effnet) of the newest evaluation
+        self._best: tuple[float, float] | None = None  # of all, restarts included
         self._started = self._printed = 0.0
         self._first_step = self._first_images = 0
 
@@ -41,6 +43,7 @@ class Progress(Callback):
         self._first_step, self._first_images = trainer.global_step, objective.images_seen
         if not trainer.is_global_zero:
             return
+        self._best = best_so_far(Path(trainer.default_root_dir), objective.images_seen / 1000)
         self._panel = describe(trainer, objective)
         width = max(len(key) for key, _ in self._panel)
         print("\n".join(f"  {key:<{width}}  {value}" for key, value in self._panel), flush=True)
@@ -56,8 +59,9 @@ class Progress(Callback):
         if not trainer.is_global_zero:
             return
         distance = trainer.callback_metrics.get("val/fd_effnet")
-        if distance is not None and (not self._history or self._history[-1][1] != float(distance)):
-            self._history.append((objective.images_seen / 1000, float(distance)))
+        if distance is not None and (not self._last or self._last[1] != float(distance)):
+            self._last = (objective.images_seen / 1000, float(distance))
+            self._best = min(self._best or self._last, self._last, key=lambda each: each[1])
         now = time.monotonic()
         if now - self._printed < (0.2 if self._bar else self.every_seconds) and not last(trainer):
             return
@@ -91,9 +95,9 @@ class Progress(Callback):
             return
         run = Path(trainer.default_root_dir)
         rows = [("trained", f"{objective.images_seen / 1000:.1f} kimg in {duration(time.monotonic() - self._started)}")]
-        if self._history:
-            best = min(self._history, key=lambda entry: entry[1])
-            rows.append(("val/fd_effnet", f"last {self._history[-1][1]:.2f}, best {best[1]:.2f} at kimg {best[0]:.1f}"))
+        if self._last and self._best:
+            best = f"best {self._best[1]:.2f} at kimg {self._best[0]:.1f}"
+            rows.append(("val/fd_effnet", f"last {self._last[1]:.2f}, {best}"))
         checkpoint = newest_checkpoint(run)
         rows.append(("checkpoint", str(checkpoint or "none")))
         if (run / "samples" / "latest.png").exists():
@@ -131,6 +135,16 @@ _CONTENTS = """- `report.html`: all of it on one page
 - `config.yaml`, `environment.txt`: what was run, where
 - `wandb/`: the run for Weights & Biases; `wandb leet wandb` shows it here, `wandb sync wandb/offline-run-*` uploads it
 """
+
+
+def best_so_far(run: Path, kimg: float) -> tuple[float, float] | None:
+    """(kimg, val/fd_effnet) of the best evaluation that a run had up to here, by its table; None if it had none."""
+    if not (run / "metrics.csv").exists():
+        return None
+    with open(run / "metrics.csv", newline="") as file:
+        rows = [(row.get("progress/kimg"), row.get("val/fd_effnet")) for row in csv.DictReader(file)]
+    measured = [(float(at), float(value)) for at, value in rows if at and value]
+    return min((each for each in measured if each[0] <= kimg), key=lambda each: each[1], default=None)
 
 
 def describe(trainer: Trainer, objective: Any) -> list[tuple[str, str]]:
