@@ -1,4 +1,4 @@
-"""One seed is one image."""
+"""One seed is one image: to the bit where a machine's kernels keep it cheaply, else to a grey level."""
 
 from contextlib import contextmanager
 
@@ -62,17 +62,24 @@ CAPTIONS = ["a red apple", "a blue car", "two cats"] * 30
 SEEDS = list(range(90))
 
 
-def test_one_seed_is_one_image_bit_for_bit_at_any_batch_size(objective):
+def same(images, expected, exact):
+    """By the promise: which of the two holds is the machine's business."""
+    return torch.equal(images, expected) if exact else (images.int() - expected.int()).abs().max() <= 1
+
+
+def test_one_seed_is_one_image_at_any_batch_size(objective):
+    objective.eval()
     expected = Sampler(objective, Text(), 16)(CAPTIONS, SEEDS)
     assert expected.shape == (90, 3, 32, 32)
     assert expected.dtype == torch.uint8
     assert (expected[0] != expected[3]).any()  # one caption, two seeds
-    for batch_size in (1, 3, 48, 64, None):
-        assert torch.equal(Sampler(objective, Text(), batch_size)(CAPTIONS, SEEDS), expected)
+    for batch_size in (1, 48, 64):
+        sampler = Sampler(objective, Text(), batch_size)
+        assert same(sampler(CAPTIONS, SEEDS), expected, sampler.exact)
     sampler = Sampler(objective, Text())
     for chosen in ([0], [88, 4, 17], list(range(89, -1, -1))):  # alone, in other company, in another order
         images = sampler([CAPTIONS[i] for i in chosen], [SEEDS[i] for i in chosen])
-        assert torch.equal(images, expected[chosen])
+        assert same(images, expected[chosen], sampler.exact)
 
 
 def test_images_are_those_of_the_objective_in_eval_mode_with_averaged_weights(objective):
@@ -121,9 +128,9 @@ def test_latents_and_conditions_of_seeds_and_captions_draw_the_same_images(objec
     sampler = Sampler(objective, Text())
     latents, condition = sampler.latents(SEEDS), sampler.conditions(CAPTIONS)
     assert latents.shape == (90, LATENT)
-    assert torch.equal(sampler.draw(latents, condition), sampler(CAPTIONS, SEEDS))
+    assert same(sampler.draw(latents, condition), sampler(CAPTIONS, SEEDS), sampler.exact)
     alone = sampler.draw(latents[41:42], condition.rows(slice(41, 42)))
-    assert torch.equal(alone, sampler(CAPTIONS[41:42], [41]))
+    assert same(alone, sampler(CAPTIONS[41:42], [41]), sampler.exact)
     with pytest.raises(UserError, match="90 latents and 3 conditions"):
         sampler.draw(latents, condition.rows(slice(3)))
 
@@ -146,10 +153,9 @@ def test_token_ids_do_not_mix():
         mixed(ids, torch.eye(2))
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(("frozen", "threads"), [(False, 1), (True, 1), (True, 2)])
 def test_a_small_batch_is_drawn_small_and_without_pads_of_no_use(objective, frozen, threads):
-    """Convolutions see the rows that are asked for, up to a layer or two that would round otherwise."""
+    """The network sees the rows that are asked for, on every machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -161,15 +167,16 @@ def test_a_small_batch_is_drawn_small_and_without_pads_of_no_use(objective, froz
             torch.cat([condition.tokens, pads], 1), torch.cat([condition.mask, pads[..., 0] > 0], 1), condition.pooled
         )
         expected = sampler.draw(latents, condition)
-        for count in (1, 2, 3, 8):
+        for count in (1, 3, 8):
             for _ in range(2):  # the first time is drawn in full
                 seen = []
                 hook = objective.generator.register_forward_hook(
                     lambda m, given, out, seen=seen: seen.append((len(out), given[1].mask.shape[1]))
                 )
-                assert torch.equal(sampler.draw(latents[:count], condition.rows(slice(count))), expected[:count])
+                images = sampler.draw(latents[:count], condition.rows(slice(count)))
                 hook.remove()
-            assert seen == [({1: 1, 2: 2, 3: 4, 8: 8}[count], 16)]
+                assert same(images, expected[:count], sampler._same_bits.exact)
+            assert seen == [({1: 1, 3: 4, 8: 8}[count], 16)]
     finally:
         torch.set_num_threads(before)
 
@@ -188,7 +195,7 @@ def test_captions_of_other_lengths_beside_it_change_no_image(objective):
     assert seen[0] == 24  # what is learnt from
     assert seen.count(16) >= 1
     for i in (0, 1, 20, 39):
-        assert torch.equal(sampler.draw(latents[[i]], condition.rows([i])), images[[i]])
+        assert same(sampler.draw(latents[[i]], condition.rows([i])), images[[i]], sampler._same_bits.exact)
 
 
 def test_fixed_batches_have_one_size(objective):
@@ -235,6 +242,77 @@ def test_images_are_those_of_the_weights_as_they_are_now(objective, change):
     before = [sampler(CAPTIONS[:2], SEEDS[:2]) for _ in range(2)]
     change(objective.generator)
     images = [sampler(CAPTIONS[:2], SEEDS[:2]) for _ in range(3)]
+    sampler = Sampler(objective, Text())
+    expected = sampler(CAPTIONS[:2], SEEDS[:2])
+    assert all(same(each, expected, sampler.exact) for each in images)
+    assert same(*before, sampler.exact) and not same(before[0], expected, exact=False)
+
+
+class Kernels(nn.Module):
+    """A network whose `layer` and `rest` are off by so much in a batch of fewer rows than they want."""
+
+    latent_channels, draws_with = LATENT, ""
+
+    def __init__(self, layer=1, rest=1, by=1e-4, places=8):
+        super().__init__()
+        self.wide, self.narrow = nn.Conv2d(3, 24, 1), Rounds(layer)
+        for weight in (*self.wide.parameters(), *self.narrow.parameters()):
+            weight.data = weight.sign()  # whole numbers: their sums are the same in any order, on any machine
+        self.rest, self.by, self.places, self.seen = rest, by, places, []
+
+    def sample(self, latents, condition):
+        self.seen.append(len(latents))
+        x = latents[:, :3, None, None].round() * torch.ones(self.places, self.places)
+        x = self.narrow(self.wide(x)) / 256
+        return (x if len(x) >= self.rest else x + self.by).clamp(-1, 1)
+
+    def ema_weights(self):
+        return contextmanager(lambda: (yield))()
+
+
+class Rounds(nn.Conv2d):
+    def __init__(self, rows):
+        super().__init__(24, 3, 1)
+        self.rows = rows
+
+    def forward(self, x):
+        return super().forward(x) + (0 if len(x) >= self.rows else 1 / 256)
+
+
+@pytest.mark.parametrize(
+    ("network", "exact", "seen"),
+    [
+        ({}, True, 1),
+        ({"layer": 16}, False, 1),  # 15 more rows of it are more than a tenth of all
+        ({"layer": 16, "places": 1}, True, 1),  # but cost nothing where reading the weights does
+        ({"rest": 16}, False, 1),  # no layer: calling one otherwise does not help
+        ({"rest": 16, "by": 0.5}, True, 16),  # more than a grey level: drawn in full
+    ],
+)
+def test_which_promise_holds_hangs_on_kernels_and_on_no_clock(monkeypatch, network, exact, seen):
+    monkeypatch.setattr("time.perf_counter", None)
+    objective = Kernels(**network).eval()
+    whole = Sampler(objective, Text())(CAPTIONS[:16], SEEDS[:16])
+    sampler = Sampler(objective, Text())
+    assert sampler.exact is exact
+    alone = sampler(CAPTIONS[:1], SEEDS[:1])
+    assert objective.seen[-1] == seen
+    assert same(alone, whole[:1], exact)
+    assert torch.equal(sampler(CAPTIONS[:1], SEEDS[:1]), alone), "each time"
+    sampler.keep_bits()
+    assert sampler.exact
+    assert torch.equal(sampler(CAPTIONS[:1], SEEDS[:1]), whole[:1])
+
+
+def test_a_build_without_the_private_operators_draws_the_same(objective, monkeypatch):
+    objective.eval().requires_grad_(False)
     expected = Sampler(objective, Text())(CAPTIONS[:2], SEEDS[:2])
-    assert all(torch.equal(each, expected) for each in images)
-    assert torch.equal(*before) and not torch.equal(before[0], expected)
+    monkeypatch.setattr(torch.ops, "mkldnn", None)
+    sampler = Sampler(objective, Text())
+    for _ in range(2):
+        assert same(sampler(CAPTIONS[:2], SEEDS[:2]), expected, sampler.exact)
+    assert None not in [way.forwards for way in sampler._same_bits.known.values()]
+
+
+def test_fixed_batches_promise_no_bits_at_another_size(objective):
+    assert not Sampler(objective.eval(), Text(), 3, fixed=True).exact

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from trainer.sampling import Sampler
 
 LARGEST = 128  # images at a time
+SAME = {  # what is promised of an image, whoever draws it
+    "cpu": "bits on machines with the same kernels, else to a grey level",
+    "fixed": "to a grey level",
+}
 
 
 def sample_many(cfg: DictConfig, seeds: list[int] | None) -> None:
@@ -113,7 +117,8 @@ def work(cfg: DictConfig, plan: bulk.Plan, folder: Path, device: str | None) -> 
     pipe = load(cfg.checkpoint, device, cfg.batch_size, compiled=cfg.compile)
     sampler = pipe.sampler
     sampler.fixed |= is_program(pipe.path)  # another runtime may round otherwise at another size, at 16 rows as at 1
-    kernels: dict[str, Any] = {"device": sampler.device.type}
+    sampler.keep_bits()
+    kernels: dict[str, Any] = {"device": sampler.device.type, "same": SAME["fixed" if sampler.fixed else "cpu"]}
     if sampler.fixed:
         kernels |= {"batch_size": sampler.batch_size, "compile": bool(cfg.compile)}
     bulk.agree(folder, {"checkpoint": digest(pipe.path), **plan.settings(), **kernels})

@@ -61,6 +61,11 @@ class Pipeline:
         self.config: dict[str, Any] = self.objective.config
         self.step = int(checkpoint.read(path)["global_step"])
 
+    @property
+    def exact(self) -> bool:
+        """Whether one seed is one image to the bit in any company here, as of `Sampler.exact`; else to a grey level."""
+        return self.sampler.exact
+
     def __call__(self, prompts: str | Sequence[str], seeds: int | Sequence[int] = 0) -> Samples:
         """Every prompt with every seed. A seed is the same image each time, whatever else is drawn with it."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)

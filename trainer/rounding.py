@@ -1,7 +1,8 @@
-"""Images with the same bits at any batch size: kernels choose another order of summation for few rows.
+"""Images with the same bits at any batch size where that is cheap: kernels add up few rows in another order.
 
 A batch of 1, 2, 4 or 8 costs what it holds: only layers that would round otherwise than in a batch of 16 see their rows
-several times (a single row of a linear layer, some convolutions; measured for network, machine and threads at hand).
+several times (a single row of a linear layer, some convolutions; tried for network, machine and threads at hand). Where
+that is more than a tenth of the work, or some other operation rounds otherwise, images are the same to a grey level.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,21 +21,40 @@ from trainer.batch import Condition
 FULL = 16  # from this many rows on, kernels were found to keep to one order of summation
 TOKENS = 16  # captions are cut to a multiple of this: lanes of a vector register, over which a softmax adds up
 
+MOST = 0.1  # of the work of a batch, in multiply-adds: what its bits may cost more
+READING = 16  # multiply-adds in the time that a weight is read from memory: fewer rows of a linear layer save nothing
+GREY_LEVEL = 1 / 127.5  # of images in [-1, 1]
+
 Draw = Callable[[Tensor, Condition], Tensor]
 Forward = Callable[..., Tensor]
+
+
+@dataclass
+class Way:
+    """How a size is drawn. forwards: calls of some layers, or None for a full batch. exact: with its bits."""
+
+    forwards: Mapping[nn.Module, Forward] | None
+    exact: bool = True
 
 
 class SameBits:
     """`draw`, but row i of the result has the bits it has in a batch of 16, in any company, without pads of no use.
 
-    network: whose layers `draw` calls. The first batch of a size is drawn as a full one, too; if the bits differ all
-    the same, or the network needs all tokens, that size is always drawn so. Where weights of which copies were made
-    change (`Packed`), it begins anew; what else was measured is taken to hold for any weights.
+    network: whose layers `draw` calls. always: whatever it costs. Else a size whose bits cost more than `MOST` has the
+    same images to a grey level, and `exact` says so. That hangs on network, kernels and threads and on no clock. A size
+    that is further off, or that the network refuses, is drawn as a full batch. Where weights of which copies were made
+    change (`Packed`), it begins anew; what else was found is taken to hold for any weights.
     """
 
-    def __init__(self, network: nn.Module, draw: Draw):
-        self.network, self.draw = network, draw
-        self.known: dict[tuple[int, ...], Mapping[nn.Module, Forward] | None] = {}
+    def __init__(self, network: nn.Module, draw: Draw, always: bool = False):
+        self.network, self.draw, self.always = network, draw, always
+        self.known: dict[tuple[int, ...], Way] = {}
+
+    @property
+    def exact(self) -> bool:
+        """Of all sizes that were drawn so, with as many threads as now."""
+        now = self.always, torch.get_num_threads()
+        return all(way.exact for key, way in self.known.items() if key[-2:] == now)
 
     def __call__(self, latents: Tensor, condition: Condition) -> Tensor:
         count, tokens = len(latents), condition.mask.shape[1]
@@ -42,34 +63,41 @@ class SameBits:
         length = min(tokens, -(-longest // TOKENS) * TOKENS)
         if size >= FULL and length == tokens:
             return self.draw(*filled(latents, condition, size))[:count]
-        key = size, length, tokens, torch.get_num_threads()
-        if key not in self.known or outdated(self.known[key]):
-            whole, self.known[key] = self._learn(latents, condition, size, length)
-            return whole[:count]
-        if (forwards := self.known[key]) is None:
+        key = size, length, tokens, self.always, torch.get_num_threads()
+        if key not in self.known or outdated(self.known[key].forwards):
+            images, self.known[key] = self._learn(latents, condition, size, length)
+            return images[:count]
+        if (forwards := self.known[key].forwards) is None:
             return self.draw(*filled(latents, condition, max(size, FULL)))[:count]
         with called_by(forwards):
             return self.draw(*filled(latents, cut(condition, length), size))[:count]
 
-    def _learn(
-        self, latents: Tensor, condition: Condition, size: int, length: int
-    ) -> tuple[Tensor, Mapping[nn.Module, Forward] | None]:
-        """A full batch, and how layers are called in one of `size`; None if that does not give its bits."""
+    def _learn(self, latents: Tensor, condition: Condition, size: int, length: int) -> tuple[Tensor, Way]:
+        """The images, and how others of this size are drawn."""
         whole = self.draw(*filled(latents, condition, max(size, FULL)))
         short = cut(condition, length)
         try:
-            forwards: dict[nn.Module, Forward] = {}
+            layers = Layers(size)
             if size < FULL:
                 with ExitStack() as hooks:
                     for layer in leaves(self.network):
-                        hook = layer.register_forward_hook(functools.partial(as_in_full, forwards, size))
-                        hooks.callback(hook.remove)
+                        hooks.callback(layer.register_forward_hook(layers.as_in_full).remove)
                     self.draw(*filled(latents, short, FULL))
-            with called_by(forwards):
+            if self.always or layers.extra <= MOST * layers.work:
+                with called_by(layers.forwards):
+                    small = self.draw(*filled(latents, short, size))
+                if torch.equal(small, whole[:size]):
+                    return whole, Way(layers.forwards)
+            if self.always:
+                return whole, Way(None)
+            cheap = {layer: forward for layer, forward in layers.forwards.items() if isinstance(forward, Packed)}
+            with called_by(cheap):
                 small = self.draw(*filled(latents, short, size))
         except Exception:  # other shapes than a full batch's are refused, in as many ways as there are runtimes
-            return whole, None
-        return whole, forwards if torch.equal(small, whole[:size]) else None
+            return whole, Way(None)
+        if not (small - whole[:size]).abs().max() < GREY_LEVEL:
+            return whole, Way(None)
+        return small, Way(cheap, torch.equal(small, whole[:size]))
 
 
 def rounded(count: int) -> int:
@@ -98,29 +126,49 @@ def leaves(network: nn.Module) -> Iterator[nn.Module]:
             yield module
 
 
-def as_in_full(
-    forwards: dict[nn.Module, Forward], size: int, layer: nn.Module, given: tuple[Any, ...], out: Any
-) -> None:
-    """Hook on a full batch: notes how a layer is called with `size` rows to give their bits, and soon."""
-    if not all(isinstance(each, Tensor) and len(each) == FULL for each in (*given, out)):
-        return
-    few = [each[:size] for each in given]
-    if layer not in forwards and Packed.fits(layer, few[0]):
-        forward = Packed(layer, few[0])
-        if torch.equal(forward(*few), out[:size]):
-            forwards[layer] = forward
+@dataclass
+class Layers:
+    """Of a network that draws `size` rows: how to call those that else round otherwise, and what that costs.
+
+    work, extra: multiply-adds of all layers without it, and what it adds.
+    """
+
+    size: int
+    forwards: dict[nn.Module, Forward] = field(default_factory=dict)
+    work: float = 0
+    extra: float = 0
+
+    def as_in_full(self, layer: nn.Module, given: tuple[Any, ...], out: Any) -> None:
+        """Hook on a full batch."""
+        if not all(isinstance(each, Tensor) and len(each) == FULL for each in (*given, out)):
             return
-    enough = (rows for rows in (1, 2, 4, 8) if rows >= size and layer not in forwards)
-    same = (n for n in enough if torch.equal(layer.forward(*(each[:n] for each in given))[:size], out[:size]))
-    rows = next(same, FULL)
-    if rows > size:
-        forwards[layer] = functools.partial(with_rows, layer.forward, rows)
+        size, plain = self.size, multiply_adds(layer, given[0], out, self.size)
+        self.work += plain
+        few = [each[:size] for each in given]
+        packed = None if layer in self.forwards else Packed.made(layer, few[0])
+        if packed and torch.equal(packed(*few), out[:size]):
+            self.forwards[layer] = packed
+            return
+        enough = (rows for rows in (1, 2, 4, 8) if rows >= size and layer not in self.forwards)
+        same = (n for n in enough if torch.equal(layer.forward(*(each[:n] for each in given))[:size], out[:size]))
+        rows = next(same, FULL)
+        if rows > size:
+            self.forwards[layer] = functools.partial(with_rows, layer.forward, rows)
+            self.extra += multiply_adds(layer, given[0], out, rows) - plain
+
+
+def multiply_adds(layer: nn.Module, given: Tensor, out: Tensor, rows: int) -> float:
+    """In `rows` rows, or what reading the weights takes if that is more; each weight counts at each place of a map."""
+    weights = sum(each.numel() for each in (*layer.parameters(False), *layer.buffers(False)))
+    places = min(each[0, 0].numel() if each.dim() > 3 else each[0, ..., 0].numel() for each in (given, out))
+    return weights * max(rows * places, READING)
 
 
 class Packed:
     """A layer with its weights as oneDNN reads them for such a batch, a copy that else each call makes.
 
-    It takes half of the time of one row. For frozen weights, since optimizers may write without a trace.
+    For frozen weights, since optimizers may write without a trace. By operators of PyTorch's own use: a build that
+    lacks them, or has others, does without.
     """
 
     def __init__(self, layer: nn.Module, like: Tensor):
@@ -131,11 +179,19 @@ class Packed:
         self.weight = prepare(layer.weight, *self.how, [*like.shape])
 
     @staticmethod
-    def fits(layer: nn.Module, like: Tensor) -> bool:
+    def made(layer: nn.Module, like: Tensor) -> Packed | None:
+        """None where it cannot be had."""
         if not isinstance(layer, nn.ConvTranspose2d) or not torch.backends.mkldnn.is_available():
-            return False
+            return None
         frozen = not layer.weight.requires_grad and not layer.weight.is_inference()
-        return frozen and like.dtype == layer.weight.dtype == torch.float32
+        if not frozen or not like.dtype == layer.weight.dtype == torch.float32:
+            return None
+        try:
+            packed = Packed(layer, like)
+            packed(like)
+        except Exception:  # no such operator, other arguments, other kernels
+            return None
+        return packed
 
     def __call__(self, x: Tensor) -> Tensor:
         convolution = torch.ops.mkldnn._convolution_transpose_pointwise

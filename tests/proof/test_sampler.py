@@ -3,6 +3,7 @@
 import torch
 
 from trainer import speed
+from trainer.export import main as export
 from trainer.pipeline import load
 from trainer.proof import sampler
 
@@ -30,6 +31,31 @@ def test_all_ways_draw_the_same(trained, monkeypatch):
     for images in drawn.values():
         assert (images.int() - drawn[sampler.PLAIN].int()).abs().max() <= 1
     assert drawn[sampler.PLAIN].float().std() > 0
+
+
+def test_programs_are_timed_beside_their_own_call(trained, command, tmp_path):
+    done = command(f"checkpoint={trained}", f"out={tmp_path}", "formats=[torch_export]", main=export)
+    assert done.code == 0, done.err
+    program = tmp_path / "model.pt2"
+    done = command(f"checkpoint={program}", "rounds=1", "batch_sizes=[2]", main=speed.main)
+    assert done.code == 0, done.err
+    assert "the program itself" in done.out.splitlines()[1]
+    done = command(f"checkpoint={program}", "compile=true", main=speed.main)
+    assert done.code == 2
+    assert "is a program already" in done.err
+
+
+def test_programs_of_other_runtimes_are_not_copied(trained, monkeypatch):
+    """An InferenceSession cannot be."""
+
+    def refused(self, memo):
+        raise TypeError("cannot pickle 'InferenceSession'")
+
+    pipe = load(trained, "cpu")
+    monkeypatch.setattr(sampler, "is_program", lambda path: True)
+    monkeypatch.setattr(type(pipe.objective), "__deepcopy__", refused, raising=False)
+    found = sampler.compare(pipe, [1], 1)
+    assert [*found] == [sampler.PROGRAM, "sampler", "of captions and seeds", "mode=latency"]
 
 
 def test_no_rounds_are_refused(trained, command):

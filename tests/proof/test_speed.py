@@ -80,16 +80,33 @@ def test_ratios_are_of_the_same_round_while_the_machine_drifts():
     assert fast.versus(slow) == fast.latency_versus(slow) == 2.0
 
 
-def test_sizes_that_do_not_pay_are_not_tried_further():
+def test_sizes_that_do_not_pay_are_not_tried_further(capsys):
     machine = Machine()
     networks = {
+        "baseline": machine.network("baseline", lambda n: 0.01 * n if n < 16 else 0.03 * n),
         "thrashes": machine.network("thrashes", lambda n: 0.01 * n if n < 16 else 0.03 * n),
         "grows": machine.network("grows", lambda n: 0.01),
     }
     speeds = measured(machine, networks, batch_sizes=(1, 4, 16, 64), rounds=2, seconds=0.01)
     assert list(speeds["thrashes"].images_per_second) == [1, 4]
     assert list(speeds["grows"].images_per_second) == [1, 4, 16, 64]
+    assert list(speeds["baseline"].images_per_second) == [1, 4, 16, 64], "what others stand beside is measured whole"
     assert ("thrashes", 64) not in machine.calls
+    assert "thrashes: an image takes 3.0 times as long in batches of 16" in capsys.readouterr().err
+
+
+def test_a_moment_of_a_busy_machine_drops_no_size(capsys):
+    """The first calls of a size take five times as long, of all networks alike."""
+    machine = Machine()
+
+    def noisy(size):
+        early = sum(each == size for _, each in machine.calls) <= 2 * 3
+        return 0.01 * size * (5 if size == 16 and early else 1)
+
+    networks = {name: machine.network(name, noisy) for name in "ab"}
+    speeds = measured(machine, networks, batch_sizes=(1, 4, 16), rounds=2, seconds=0.01)
+    assert [list(speed.images_per_second) for speed in speeds.values()] == [[1, 4, 16]] * 2
+    assert "left out" not in capsys.readouterr().err
 
 
 def test_out_of_memory_ends_the_sizes_and_other_errors_are_told():

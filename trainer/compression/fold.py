@@ -95,7 +95,7 @@ class FoldedNorm(nn.Module):
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         scale, shift = self.style(style)[:, :, None, None].chunk(2, 1)
         pixels = x.permute(0, 2, 3, 1)  # (N, H, W, C), contiguous
-        if self.settings["centred"]:  # the kernel of layer_norm takes twice the time over few channels
+        if self.settings["centred"]:  # the kernel of layer_norm is slow over few channels
             rms = torch.linalg.vector_norm(pixels, dim=3, keepdim=True) * x.shape[1] ** -0.5
             normed = pixels * rms.square().add(EPSILON).rsqrt()
         else:

@@ -45,7 +45,10 @@ def quantize(
         )
     on_cpu = next(network.parameters()).device.type == "cpu"
     if activations != "float" and not (on_cpu and has_int8_kernels()):
-        say("int8: there are no int8 kernels here (a CPU's VNNI); it computes the same in float, no faster")
+        say(
+            "int8: there are no int8 kernels here (a CPU's VNNI): it computes the same in float and rounds "
+            "besides, which is slower than without this pass; activations=float (int8_weights) keeps the size alone"
+        )
     if weights == "fp8":
         say("fp8: no library has convolutions of fp8; weights are stored in 8 bits and computed in float")
     network = deepcopy(network)

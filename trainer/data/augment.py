@@ -51,7 +51,7 @@ class Augment:
         pixels = (np.arange(num)[:, None, None] * height + rows[:, :, None]) * width + columns[:, None, :]
         return images.reshape(-1, 3).take(
             pixels, axis=0
-        )  # one gather of whole pixels, twice as fast as copying windows
+        )  # one gather of whole pixels, and no copies of windows
 
     def _tint(self, images: np.ndarray, draws: np.ndarray, seed: int, position: torch.Tensor) -> np.ndarray:
         value = images.reshape(len(images), -1, 3).astype(np.float32)

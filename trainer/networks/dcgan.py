@@ -60,9 +60,9 @@ class Generator(nn.Module):
 
 
 def shuffled(image: Tensor, patch: int) -> Tensor:
-    """(N, 3 * patch^2, H, W) to (N, 3, patch * H, patch * W), as `F.pixel_shuffle`, in half of its time.
+    """(N, 3 * patch^2, H, W) to (N, 3, patch * H, patch * W), as `F.pixel_shuffle`.
 
-    Compiled, with tanh behind it, in a third: where an index has divisions, the compiler leaves vectors.
+    By whole rows: where an index has divisions, the compiler leaves vectors.
     """
     squares = image.unflatten(1, (-1, patch, patch))
     rows = torch.stack(squares.unbind(3), -1).flatten(-2)  # (N, 3, patch, H, patch * W)

@@ -45,7 +45,7 @@ class DiffAugment(nn.Module):
             first = torch.arange(num, device=images.device).view(-1, 1, 1, 1) * height
             source = (first + from_row.clamp(0, height - 1)) * width + from_column.clamp(0, width - 1)
             pixels = images.permute(0, 2, 3, 1).reshape(num * height * width, -1)  # free if channels last
-            moved = pixels.index_select(0, source.flatten())  # as fast as slicing a padded image, and needs no loop
+            moved = pixels.index_select(0, source.flatten())  # needs no loop, unlike slices of a padded image
             images = moved.view(num, height, width, -1).permute(0, 3, 1, 2)
         if self.cutout:
             off_row = (row - (draws[5] * height).floor()).abs() * 2 >= self.cutout * height

@@ -11,22 +11,29 @@ from torch import Tensor
 
 from trainer.batch import Condition
 from trainer.compression.runtime import compiled
+from trainer.errors import UserError
+from trainer.exports.files import is_program
 from trainer.pipeline import Pipeline
 from trainer.proof.speed import Network, Speed, measure
 from trainer.sampling import Sampler
 
-PLAIN = "plain PyTorch"
+PLAIN, PROGRAM = "plain PyTorch", "the program itself"
 CAPTIONS = ("a red apple", "a small blue circle on a white background", "two cats in a green garden")
 
 
 def compare(pipe: Pipeline, batch_sizes: Sequence[int], rounds: int, compile: bool = False) -> dict[str, Speed]:
     """The speed of each way to draw with the network of a run, plain PyTorch first. Latents and conditions to uint8.
 
+    Of an exported program its own call comes first. UserError: it cannot be compiled again.
+
     Plain PyTorch is the eager network with its weights as a state dict leaves them, under inference mode. "captions and
     seeds" makes latents and conditions as well, of captions that were encoded before.
     """
-    plain = copy.deepcopy(pipe.objective)
-    for weight in plain.parameters():
+    program = is_program(pipe.path)
+    if program and compile:
+        raise UserError(f"compile=true: {pipe.path} is a program already; leave it out, or give the run")
+    plain = pipe.objective if program else copy.deepcopy(pipe.objective)
+    for weight in () if program else plain.parameters():
         weight.data = weight.data.contiguous()
     network = plain.get_submodule(plain.draws_with)
 
@@ -38,7 +45,7 @@ def compare(pipe: Pipeline, batch_sizes: Sequence[int], rounds: int, compile: bo
         return pipe.sampler(captions(len(latents)), range(len(latents)))
 
     ways: dict[str, Network] = {
-        PLAIN: eager,
+        PROGRAM if program else PLAIN: eager,
         "sampler": pipe.sampler.draw,
         "of captions and seeds": whole,
         "mode=latency": fixed(pipe.objective, pipe.text),
@@ -73,9 +80,10 @@ def fixed(objective: Any, text: Any) -> Network:
 
 
 def table(speeds: Mapping[str, Speed]) -> str:
-    """A line a way: p50 of one image, images/s at the best batch size, and how many times plain PyTorch's they are."""
-    plain = speeds[PLAIN]
-    lines = [f"{torch.get_num_threads()} threads          ms, one image  sooner  images/s (batch)   times"]
+    """A line a way: p50 of one image, images/s at the best batch size, and how many times the first way's they are."""
+    plain = next(iter(speeds.values()))
+    machine = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    lines = [f"{machine:<22} ms, one image  sooner  images/s (batch)   times"]
     for name, speed in speeds.items():
         best = f"{speed.best:.0f} ({speed.best_batch})"
         one = f"{speed.latency_ms['p50']:>13.2f} {speed.latency_versus(plain):>7.2f}"

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from trainer.batch import Condition
-from trainer.progress import Progress
+from trainer.progress import Progress, say
 
 Network = Callable[[Tensor, Condition], Any]
 Inputs = Callable[[int], tuple[Tensor, Condition]]
 
 LATENCY_CALLS = 50  # at batch 1, over all rounds, at least
-WARM_UP_CALLS = 3  # at each batch size, at most: the first compiles, the quickest of them says whether a size pays
+WARM_UP_CALLS = 3  # at each batch size: the first compiles, the quickest of them says whether a size pays
+MORE_CALLS = 6  # before a size is left out: a moment of a busy machine shall not do it
 PAYS = 2.0  # a batch size that takes so many times longer an image than the best before it ends the search
 
 
@@ -71,19 +72,16 @@ def measure(
     """The speed of each network, (latent, condition) -> images, under inference mode and on the device of `inputs`.
 
     inputs: batch size -> a batch. A round gives every network a turn of `seconds` (of at least one call) at every batch
-    size; another network begins each round. Batch sizes that are out of memory or no longer pay for a network are left
-    out for it. Times at batch 1 are those of `LATENCY_CALLS` calls or more. GPUs are waited for after each call.
+    size; another network begins each round. Batch sizes that are out of memory are left out for a network and told, as
+    are those that no longer pay, but for the first network, beside which the others stand.
+    Times at batch 1 are those of `LATENCY_CALLS` calls or more. GPUs are waited for after each call.
     """
     sizes = sorted({1, *batch_sizes})
     batches = {size: inputs(size) for size in sizes}
     timer = Timer(clock, batches[1][0].device)
     names = list(networks)
     with torch.inference_mode():
-        warm = Progress("warmed up", "networks", len(names))
-        plans = {}
-        for done, name in enumerate(names, start=1):
-            plans[name] = paying(networks[name], batches, timer)
-            warm(done)
+        plans = paying(networks, batches, timer)
         calls: dict[str, list[list[float]]] = {name: [] for name in names}
         throughput: dict[str, dict[int, list[float]]] = {name: {size: [] for size in plans[name]} for name in names}
         progress, done = Progress("timed", "turns", rounds * sum(map(len, plans.values()))), 0
@@ -108,21 +106,36 @@ def latencies(rounds: Sequence[Sequence[float]]) -> tuple[dict[str, float], list
     return {f"p{p}": cuts[p - 1] for p in (50, 95, 99)}, [1000 * median(calls) for calls in rounds]
 
 
-def paying(network: Network, batches: Mapping[int, tuple[Tensor, Condition]], timer: Timer) -> list[int]:
-    """Warms the network up; the batch sizes, by rising size, before one that does not pay or does not fit."""
-    kept: list[int] = []
-    best = float("inf")
+def paying(
+    networks: Mapping[str, Network], batches: Mapping[int, tuple[Tensor, Condition]], timer: Timer
+) -> dict[str, list[int]]:
+    """Warms networks up in turns; of each the batch sizes, by rising size, before one that does not pay or fit."""
+    kept: dict[str, list[int]] = {name: [] for name in networks}
+    best = dict.fromkeys(networks, float("inf"))
+    searched, first = [*networks], next(iter(networks))
+    progress, done = Progress("warmed up", "batch sizes", len(batches)), 0
     for size, batch in batches.items():
-        try:
-            an_image = min(timer.call(network, batch) for _ in range(WARM_UP_CALLS)) / size
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not kept or not out_of_memory(error):
-                raise
-            break
-        if an_image > PAYS * best:
-            break
-        best = min(best, an_image)
-        kept.append(size)
+        quickest = dict.fromkeys(searched, float("inf"))
+        for call in range(WARM_UP_CALLS + MORE_CALLS):
+            for name in [*searched]:
+                if call >= WARM_UP_CALLS and (name == first or quickest[name] / size <= PAYS * best[name]):
+                    continue
+                try:
+                    quickest[name] = min(quickest[name], timer.call(networks[name], batch))
+                except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                    if not kept[name] or not out_of_memory(error):
+                        raise
+                    searched.remove(name)
+                    say(f"{name}: batches of {size} do not fit into memory: left out, as are larger ones")
+        for name in [*searched]:
+            if name != first and quickest[name] / size > PAYS * best[name]:
+                searched.remove(name)
+                times = quickest[name] / size / best[name]
+                say(f"{name}: an image takes {times:.1f} times as long in batches of {size}: left out, as are larger")
+                continue
+            best[name] = min(best[name], quickest[name] / size)
+            kept[name].append(size)
+        progress(done := done + 1)
     return kept
 
 

@@ -52,7 +52,7 @@ class HashTokenizer:
         self.vocabulary, self.max_tokens = vocabulary, max_tokens
 
     def prepare(self, captions: Sequence[str]) -> TokenIds:
-        """`ids[(N,) int array] -> Condition` of n captions; hashing anew is as fast as a disk cache."""
+        """`ids[(N,) int array] -> Condition` of n captions; hashed anew each time, without a disk cache."""
         ids = np.zeros((len(captions), self.max_tokens), np.int32)
         progress, cut, longest = Progress("text: split", "captions", len(captions)), 0, 0
         for i, caption in enumerate(captions):
