@@ -27,13 +27,10 @@ def speed(cfg: DictConfig) -> None:
     """Prints one line for each way to draw."""
     if cfg.rounds < 1 or any(size < 1 for size in cfg.batch_sizes):
         raise UserError(f"rounds={cfg.rounds} batch_sizes={cfg.batch_sizes}: expected numbers from 1 on")
-    from trainer.exports.files import is_program
     from trainer.pipeline import load
     from trainer.proof.sampler import compare, table
 
     pipe = load(cfg.checkpoint, cfg.device)
-    if is_program(pipe.path):
-        raise UserError(f"checkpoint={pipe.path} is a program, which has one way to draw: give the run it was made of")
     print(table(compare(pipe, cfg.batch_sizes, cfg.rounds, cfg.compile)))
 
 
