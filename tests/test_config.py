@@ -53,6 +53,12 @@ def test_every_experiment_composes_and_says_what_it_is(compose, experiment):
     assert cfg.trainer.max_steps == -(-cfg.kimg * 1000 // cfg.data.batch_size)
 
 
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_takes_other_data_in_place_of_its_own(compose, experiment):
+    data = compose(f"experiment={experiment}", "data=folder", "data.source.path=pictures").data
+    assert "max_objects" not in data.source
+
+
 @pytest.mark.parametrize("scale", OPTIONS.get("scale", {}))
 def test_scale_changes_an_experiment_wherever_it_stands(compose, scale):
     experiment = "cvae" if scale.endswith("vae") else "cgan"
@@ -75,7 +81,7 @@ def test_every_option_of_every_group_composes(compose, group, option):
     objective, place = INSIDE.get(group, ("gan", group))
     override = f"{group}={option}" if place == group else f"{group}@{place}={option}"
     arguments = [] if group == "objective" else [f"objective={objective}"]
-    if group == "data" and option not in ("emoji", "shapes"):
+    if group == "data" and option not in ("emoji", "shapes", "shapes_single"):
         arguments.append("data.source.path=somewhere")
     cfg = compose(*arguments, override, "name=x", "kimg=1")
     assert OmegaConf.select(cfg, place) is not None
