@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-import re
-import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,49 +14,18 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-_ENVIRONMENT = {  # what a user may have set for all runs; it wins over the configuration
-    "project": "WANDB_PROJECT",
-    "entity": "WANDB_ENTITY",
-    "group": "WANDB_RUN_GROUP",
-    "job_type": "WANDB_JOB_TYPE",
-    "name": "WANDB_NAME",
-    "tags": "WANDB_TAGS",
-    "dir": "WANDB_DIR",
-    "id": "WANDB_RUN_ID",
-    "resume": "WANDB_RESUME",
-    "mode": "WANDB_MODE",
-}
-
-_MODES = ("online", "offline", "disabled", "dryrun", "run", "shared")
-_TAG_LETTERS = 64
+from trainer.loggers import service
+from trainer.loggers.options import from_environment, tell
+from trainer.loggers.service import Absent
 
 
-class Absent:
-    """Stands for a run of W&B where there is none: takes all that is logged."""
-
-    url, id, dir, offline = "", "", "", False
-
-    def __getattr__(self, name: str) -> Absent:
-        return self
-
-    def __call__(self, *args: Any, **options: Any) -> Absent:
-        return self
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
-def taken(key: str, value: str, source: str) -> str:
-    """The value of an option as W&B takes it; a line tells what was changed. source: where the user has set it."""
-    if key == "tags":  # an empty one is left out
-        value = ",".join(tag.strip() for tag in value.split(",") if tag.strip())
-    fit = value
-    if key == "mode" and value not in _MODES:
-        fit = "offline"
-    elif key in ("project", "id"):
-        fit = re.sub(r"[/\\#?%:]", "-", value)
-    elif key == "tags":
-        fit = ",".join(tag[:_TAG_LETTERS] for tag in value.split(","))
-    if fit != value:
-        print(f"W&B takes no {source}={value}: {fit} instead", file=sys.stderr, flush=True)
-    return fit
+def place(run: Any) -> Path:
+    """The folder of a run of W&B."""
+    return Path(run.dir).parent
 
 
 def harmless(method: Callable[..., None]) -> Callable[..., None]:
@@ -67,11 +35,10 @@ def harmless(method: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(method)
     def tried(self: WandB, *args: Any, **kwargs: Any) -> None:
         try:
-            if self._experiment is not None:
+            if self._experiment is not None and not isinstance(self._experiment, Absent):
                 method(self, *args, **kwargs)
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
-            print(f"W&B {method.__name__} failed: {reason}", file=sys.stderr, flush=True)
+            tell(f"W&B {method.__name__} failed: {one_line(error)}")
 
     return tried
 
@@ -86,6 +53,8 @@ class WandB(WandbLogger):
     `wandb.init`.
     """
 
+    _experiment: Any  # a run, `Absent`, or None before the first word
+
     def __init__(
         self,
         folder: str,
@@ -99,6 +68,7 @@ class WandB(WandbLogger):
         self.folder = Path(folder)
         self._data_dir = str(self.folder.absolute() / "wandb")
         self.init_timeout = init_timeout
+        self._uploaded = 0  # bytes
         super().__init__(
             name=name or " ".join(filter(None, (group, self.folder.name))),
             save_dir=folder,
@@ -113,8 +83,8 @@ class WandB(WandbLogger):
     def experiment(self) -> Any:
         if self._experiment is None:
             self._experiment = self._start()
-            self._experiment.define_metric("progress/kimg")
-            self._experiment.define_metric("*", step_metric="progress/kimg", step_sync=True)
+            self._say(lambda run: run.define_metric("progress/kimg"))
+            self._say(lambda run: run.define_metric("*", step_metric="progress/kimg", step_sync=True))
         return self._experiment
 
     def _start(self) -> Any:
@@ -122,8 +92,25 @@ class WandB(WandbLogger):
         try:
             return self._init()
         except Exception as error:  # of its settings, of an environment that it does not take, of its installation
-            print(f"W&B is left out: {' '.join(str(error).split())[:200]}", file=sys.stderr, flush=True)
+            tell(f"W&B is left out: {one_line(error)}")
             return Absent()
+
+    def _say(self, word: Callable[[Any], Any]) -> None:
+        """`word` to the run; where the process of W&B does not take it, W&B is given up and a line tells it."""
+        run = self.experiment
+        try:
+            service.within(service.ANSWER, lambda: word(run))
+        except Exception as error:
+            if not service.lost(error):
+                raise
+            self._experiment = Absent()
+            self._give_up(run, error, service.ANSWER)
+
+    def _give_up(self, run: Any, error: Exception, seconds: float) -> None:
+        frozen = isinstance(error, TimeoutError)
+        why = f"has not answered for {seconds:.0f} s" if frozen else f"is gone ({one_line(error)})"
+        tell(f"The process of W&B {why} and is given up; what it has written: wandb sync {place(run)}")
+        service.give_up(run)
 
     def _init(self) -> Any:
         import wandb  # here: it takes a second
@@ -137,30 +124,24 @@ class WandB(WandbLogger):
             options["group"] = f"sweep {os.environ['WANDB_SWEEP_ID']}"
         if stored.exists():
             options["id"] = stored.read_text().strip()
-        for variable in [key for key in os.environ if key.startswith("WANDB_") and not os.environ[key].strip()]:
-            del os.environ[variable]  # empty, as compose files leave them
-        for key, variable in _ENVIRONMENT.items():
-            if variable in os.environ:
-                options[key] = os.environ[variable] = taken(key, os.environ[variable], variable)
-            elif options.get(key):
-                words = ",".join(options[key]) if key == "tags" else str(options[key])
-                options[key] = taken(key, words, f"logger.wandb.{key}")
-        options["tags"] = options["tags"].split(",") if options.get("tags") else []
+        options = from_environment(options)
         settings = wandb.Settings()
         if "WANDB_SILENT" not in os.environ:
             settings.silent = True
         if "WANDB_INIT_TIMEOUT" not in os.environ:
             settings.init_timeout = self.init_timeout
-        wandb.setup(settings)
+        settings.finish_timeout_raises = True
+        seconds = wandb.setup(settings).settings.init_timeout + service.ANSWER
         for mode in dict.fromkeys((os.environ.get("WANDB_MODE", "online"), "offline", "disabled")):
+            init = functools.partial(wandb.init, **options | {"mode": mode}, settings=settings)
             try:
                 if mode == "online" and not wandb.login(prompt=False, verify=False):
                     continue
-                run = wandb.init(**options | {"mode": mode}, settings=settings)
+                run = service.within(seconds, init)
                 stored.write_text(f"{run.id}\n")
             except Exception as error:  # whatever it is, the training is worth more
-                print(f"W&B {mode}: {' '.join(str(error).split())[:200]}", file=sys.stderr, flush=True)
-                wandb.teardown()
+                tell(f"W&B {mode}: {one_line(error)}")
+                service.give_up()
             else:
                 return run
         return Absent()
@@ -169,17 +150,22 @@ class WandB(WandbLogger):
     def where(self) -> str:
         """For people: the page of the run, or the command that shows it here; '' where it is disabled."""
         run = self.experiment
-        return str(run.url) if run.url else f"W&B offline: wandb leet {Path(run.dir).parent}" if run.offline else ""
+        return str(run.url) if run.url else f"W&B offline: wandb leet {place(run)}" if run.offline else ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any) -> None:
+        log = super().log_hyperparams
+        self._say(lambda run: log(params))
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        log = super().log_metrics
         try:
-            super().log_metrics(metrics, step)
+            self._say(lambda run: log(metrics, step))
         except Exception as error:
-            print(f"W&B stops logging: {error}", file=sys.stderr, flush=True)
-            import wandb
-
-            self._experiment = wandb.init(mode="disabled")
+            tell(f"W&B stops logging: {one_line(error)}")
+            self._finish(1)
+            self._experiment = Absent()
 
     @harmless
     def log_sample_table(
@@ -194,7 +180,7 @@ class WandB(WandbLogger):
     @harmless
     def log_summary(self, values: Mapping[str, Any]) -> None:
         """What stands in the table of runs."""
-        self.experiment.summary.update(dict(values))
+        self._say(lambda run: run.summary.update(dict(values)))
 
     @harmless
     def log_data(self, name: str, description: Mapping[str, Any]) -> None:
@@ -207,8 +193,7 @@ class WandB(WandbLogger):
         artifact = wandb.Artifact(name, "dataset", metadata=dict(description))
         with artifact.new_file("data.json") as file:
             json.dump(description, file, indent=2, sort_keys=True)
-        run = self.experiment
-        run.log_artifact(artifact) if run.offline else run.use_artifact(artifact)
+        self._say(lambda run: run.log_artifact(artifact) if run.offline else run.use_artifact(artifact))
 
     @harmless
     def log_model(self, path: Path, aliases: Sequence[str], metadata: Mapping[str, Any], upload: bool) -> None:
@@ -222,18 +207,34 @@ class WandB(WandbLogger):
             artifact.add_dir(str(path), name=path.name)
         else:
             artifact.add_file(str(path), name=path.name)
-        self.experiment.log_artifact(artifact, aliases=list(aliases))
+        if upload and not self.experiment.offline:
+            self._uploaded += artifact.size or 0
+        self._say(lambda run: run.log_artifact(artifact, aliases=list(aliases)))
 
     @harmless
     def alert(self, title: str, text: str, level: str) -> None:
         """A message to whom W&B is set to tell. level: INFO, WARN or ERROR."""
-        self.experiment.alert(title, text, level=level, wait_duration=0)
+        self._say(lambda run: run.alert(title, text, level=level, wait_duration=0))
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Ends the W&B run here and not at the end of the process, which may be a kill."""
-        run, self._experiment = self._experiment, None
-        if run is not None:
-            run.finish(exit_code=0 if status == "success" else 1)
+        """Ends the W&B run and its process here and not at the end of Python, which may be a kill and has no limit."""
+        self._finish(0 if status == "success" else 1)
         if os.environ.get("WANDB_DATA_DIR") == self._data_dir:  # the next run of a sweep has its own
             del os.environ["WANDB_DATA_DIR"]
+
+    def _finish(self, exit_code: int) -> None:
+        run, self._experiment = self._experiment, None
+        if run is None or isinstance(run, Absent):
+            return
+        import wandb
+
+        given = run.settings.finish_timeout
+        limit = given + service.LAST if given else service.FINISH + self._uploaded / service.UPLOAD
+        deadline = time.monotonic() + limit
+        try:
+            service.within(limit, lambda: run.finish(exit_code=exit_code))
+            if wandb.run is None:  # else there is one of somebody else
+                service.within(max(service.LAST, deadline - time.monotonic()), wandb.teardown)
+        except Exception as error:
+            self._give_up(run, error, limit)
