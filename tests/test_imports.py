@@ -100,7 +100,7 @@ ARROWS = {
         *("run_folder", "workshop", "teacher"),
     },
     "benchmark": {"config", "run_folder", "callbacks", "strategies", "batch", "ranks"},
-    "proof": {"batch", "benchmark", "compression", "pipeline", "report", "sampling"},
+    "proof": {"batch", "benchmark", "compression", "exports", "pipeline", "report", "sampling"},
     "speed": {"config", "exports", "pipeline", "proof"},
     "launch": {"checkpoint", "run_folder", "run_lock"},
 }

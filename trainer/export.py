@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,17 @@ from omegaconf import MISSING, DictConfig
 
 from trainer.config import entry
 from trainer.errors import UserError
-from trainer.exports.files import CARD, PICTURES, PROGRAMS, WEIGHTS, merged, published, write_settings, write_weights
+from trainer.exports.files import (
+    CARD,
+    PICTURES,
+    PROGRAMS,
+    WEIGHTS,
+    example,
+    merged,
+    published,
+    write_settings,
+    write_weights,
+)
 
 if TYPE_CHECKING:
     from trainer.objectives.drawing import Drawing
@@ -47,7 +58,8 @@ def export(cfg: DictConfig) -> None:
     from trainer import checkpoint
 
     path, out = checkpoint.newest(cfg.checkpoint), Path(cfg.out).expanduser()
-    objective: Any = get_class(checkpoint.read(path)["config"]["objective"]["_target_"])
+    config = checkpoint.read(path)["config"]
+    objective: Any = get_class(config["objective"]["_target_"])
     draws = bool(objective.draws_with)
     if not draws and formats != ["safetensors"]:
         raise UserError(f"{path} draws no images, so there is no program of it: leave formats out")
@@ -59,8 +71,9 @@ def export(cfg: DictConfig) -> None:
     if failed:
         raise UserError("; ".join(failed))
     usable = (WEIGHTS, *(PROGRAMS[each] for each in PROGRAMS if each in formats)) if draws else ()
+    prompts = shlex.quote(f"prompts=[{prompt}]") if draws and (prompt := example(config["text"]["encoder"])) else ""
     for name in (each for each in usable if (out / each).is_file()):
-        print(f"python -m trainer.sample checkpoint={out / name} 'prompts=[a red apple]'")
+        print(f"python -m trainer.sample checkpoint={out / name} {prompts}".rstrip())
 
 
 def drawing(cfg: DictConfig, path: Path, out: Path, formats: list[str]) -> list[str]:

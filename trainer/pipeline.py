@@ -67,10 +67,14 @@ class Pipeline:
         return self.sampler.exact
 
     def __call__(self, prompts: str | Sequence[str], seeds: int | Sequence[int] = 0) -> Samples:
-        """Every prompt with every seed. A seed is the same image each time, whatever else is drawn with it."""
+        """Every prompt with every seed. A seed is the same image each time, whatever else is drawn with it.
+
+        The prompt of a model without text is "".
+        """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         seeds = [seeds] if isinstance(seeds, int) else [int(seed) for seed in seeds]
-        if not prompts or not seeds or not all(isinstance(p, str) and p.strip() for p in prompts):
+        wordless = getattr(self.text, "wordless", False)
+        if not prompts or not seeds or not all(isinstance(p, str) and (wordless or p.strip()) for p in prompts):
             raise UserError(f"prompts={prompts}, seeds={seeds}: expected at least one of each, and no empty prompt")
         each_prompt = [prompt for prompt in prompts for _ in seeds]
         each_seed = seeds * len(prompts)

@@ -7,6 +7,7 @@ from trainer.callbacks.checkpoint import Checkpoint
 from trainer.callbacks.log import Log, record
 from trainer.callbacks.progress import Progress, duration
 from trainer.callbacks.throughput import Throughput
+from trainer.text.labels import Nothing
 
 
 def test_lines_panel_and_summary(objective, data, make_trainer, tmp_path, capsys):
@@ -26,6 +27,12 @@ def test_lines_panel_and_summary(objective, data, make_trainer, tmp_path, capsys
     assert readme.startswith("# tiny")
     assert f"| skipped | 2 corrupt images, listed in {data.skipped} |" in readme
     assert "kimg000000.020.ckpt" in readme
+
+
+def test_a_model_without_text_is_drawn_without_a_prompt(objective, data, make_trainer, tmp_path, capsys):
+    data.text = Nothing(width=3)
+    make_trainer([Checkpoint(times=1), Progress()], max_steps=1).fit(objective, data)
+    assert f"python -m trainer.sample checkpoint={tmp_path}\n" in capsys.readouterr().out
 
 
 def test_shows_speed_wait_and_memory(objective, data, make_trainer, capsys):

@@ -1,9 +1,12 @@
 """Folders of classes, and of pictures without a word, through the data module."""
 
+from types import SimpleNamespace
+
 import pytest
 from PIL import Image
 
 from trainer.data.folder import Folder
+from trainer.errors import UserError
 from trainer.text.labels import Labels, Nothing
 
 
@@ -29,3 +32,14 @@ def test_captions_alone_do_not_group_classes(module, plain):
     data = module(source, text=Labels(width=8), heldout=0.25, split_seed=0)
     data.prepare()
     assert len(data.heldout) == 10
+
+
+def test_a_run_keeps_the_names_of_its_classes(module, plain):
+    config = {"text": {"encoder": {"_target_": "trainer.text.labels.Labels", "width": 64, "classes": None}}}
+    source = plain(40)
+    data = module(source, text=Labels(width=64))
+    data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(config=config))
+    data.setup("fit")
+    assert config["text"]["encoder"]["classes"] == sorted({caption for i in source.items() for caption in i.captions})
+    with pytest.raises(UserError, match=r"'zebra' is none of the 40 classes"):
+        Labels(**{key: config["text"]["encoder"][key] for key in ("width", "classes")})(["zebra"])

@@ -211,6 +211,13 @@ def test_nothing_overflows_in_a_browser_and_the_slider_shows_one_picture(make, t
             assert (found[4].strip(), found[5].strip()) == ("kimg 4", "kimg 2")
 
 
+def test_a_model_without_text_is_drawn_without_a_prompt(make):
+    run = make()
+    with open(run / "README.md", "a") as file:
+        file.write(f"| draw | python -m trainer.sample checkpoint={run} |\n")
+    assert "prompts=" not in text(single.write(run))
+
+
 def test_the_prompt_to_type_next_is_a_caption_of_the_data(make):
     run = make()
     assert "prompts=[a red apple, a blue car]" in text(single.write(run))

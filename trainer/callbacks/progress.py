@@ -103,10 +103,8 @@ class Progress(Callback):
         if (run / "samples" / "latest.png").exists():
             rows.append(("samples", str(run / "samples" / "latest.png")))
         if checkpoint:
-            captions = trainer.datamodule.fixed_captions(8)  # type: ignore[attr-defined]
-            prompt = next((c for c in captions if re.fullmatch(r"[\w ]+", c)), "a red apple")  # needs no quoting
             if objective.latent_channels:  # it draws
-                rows.append(("draw", f"python -m trainer.sample checkpoint={run} 'prompts=[{prompt}]'"))
+                rows.append(("draw", f"python -m trainer.sample checkpoint={run}{prompts(trainer)}"))
             if not last(trainer):
                 rows.append(("go on", f"python -m trainer resume={run}"))
         print("\n".join(f"  {key:<13}  {value}" for key, value in rows), flush=True)
@@ -135,6 +133,15 @@ _CONTENTS = """- `report.html`: all of it on one page
 - `config.yaml`, `environment.txt`: what was run, where
 - `wandb/`: the run for Weights & Biases; `wandb leet wandb` shows it here, `wandb sync wandb/offline-run-*` uploads it
 """
+
+
+def prompts(trainer: Trainer) -> str:
+    """` 'prompts=[a red apple]'`, of a caption of the data; '' for a model that is drawn without."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    if getattr(data.text, "wordless", False):
+        return ""
+    fit = (caption for caption in data.fixed_captions(8) if re.fullmatch(r"[\w ]+", caption))  # needs no quoting
+    return f" 'prompts=[{next(fit, 'a red apple')}]'"
 
 
 def best_so_far(run: Path, kimg: float) -> tuple[float, float] | None:

@@ -125,6 +125,10 @@ class DataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         self.prepare()
+        config = getattr(self.trainer.lightning_module, "config", {}) if self.trainer else {}
+        encoder, names = config.get("text", {}).get("encoder", {}), sorted(set(self.train.cache.captions))
+        if "classes" in encoder and len(names) <= encoder["width"]:
+            encoder["classes"] = names  # of the data: checkpoints and exports of this run know no other
 
     def start_at(self, images: int) -> None:
         """Let the next loader begin after this many images of the stream, as a resumed run must."""

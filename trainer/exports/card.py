@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,14 @@ from huggingface_hub import ModelCard, ModelCardData
 from hydra.utils import get_class
 
 from trainer import figures, run_folder
-from trainer.exports.files import PICTURES, TOKENIZER
+from trainer.exports.files import PICTURES, TOKENIZER, example
 
 LICENSE = "unknown"  # the hub's word for it
 LOADING = """## Use
 
 ```python
 from trainer import load
-load("THIS FOLDER OR ID")("a red apple", seeds=range(4)).grid()
+load("THIS FOLDER OR ID")({prompt}, seeds=range(4)).grid()
 ```"""
 CODE = {
     "model.onnx": """import onnxruntime
@@ -45,7 +46,8 @@ def of(
     )
     parts = [f"---\n{front.to_yaml()}\n---", f"# {plain(config['name'])}", about(config, kimg)]
     parts += [f"![samples]({PICTURES})"] if pictures else []
-    parts += [LOADING, *(program(name, each) for name, each in sorted(settings.get("programs", {}).items()))]
+    parts += [LOADING.format(prompt=json.dumps(example(config["text"]["encoder"]), ensure_ascii=False))]
+    parts += [*(program(name, each) for name, each in sorted(settings.get("programs", {}).items()))]
     parts += [table] if source and (table := measured(source)) else []
     return ModelCard("\n\n".join(parts) + "\n", ignore_metadata_errors=True)
 
@@ -59,13 +61,17 @@ def about(config: dict[str, Any], kimg: float) -> str:
     """What it draws, and from what it learned that."""
     data = config.get("data") or {}
     source = data.get("source") or {}
-    lines = [f"Draws images of captions. Trained for {kimg:,.1f} thousand images."]
+    encoder = config["text"]["encoder"]
+    of = "of captions" if "max_tokens" in encoder else "of classes" if example(encoder) else "without a prompt"
+    lines = [f"Draws images {of}. Trained for {kimg:,.1f} thousand images."]
     if target := source.get("_target_"):
         given = plain(", ".join(f"{key} {value}" for key, value in source.items() if key != "_target_"))
         lines.append(f"Data: {target.rpartition('.')[2]} at {data['resolution']} pixels. {given}")
         if credit := getattr(get_class(target), "attribution", ""):
             lines.append(f"Credit: {credit}.")
-    encoder = config["text"]["encoder"]
+    if "max_tokens" not in encoder:
+        names = [plain(each) for each in encoder.get("classes") or ()]
+        return "\n".join([*lines, *([f"Classes: {', '.join(names)}."] if names else [])])
     path = encoder.get("path") or ""
     own = path.startswith(("/", ".", "~"))  # a folder of this machine says nothing to others
     name = (not own and path) or encoder.get("name") or encoder["_target_"].rpartition(".")[2]

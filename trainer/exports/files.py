@@ -20,6 +20,13 @@ DRAWING = "trainer.objectives.drawing.Drawing"
 TOKENS = "trainer.exports.text.Tokens"
 
 
+def example(encoder: dict[str, Any]) -> str:
+    """A prompt for a model whose text.encoder this is; '' for one that is drawn without."""
+    if str(encoder.get("_target_")).endswith(".Nothing"):
+        return ""
+    return str(next(iter(encoder.get("classes") or ()), "a red apple"))
+
+
 def is_program(path: Path) -> bool:
     return path.name in PROGRAMS.values()
 

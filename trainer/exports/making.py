@@ -59,16 +59,18 @@ class Programs:
         self.failed: list[str] = []
         device = next(chain(generator.parameters(), generator.buffers())).device
         encoder = instantiate(config["text"]["encoder"], _convert_="all")
-        features = isinstance(encoder, Pretrained)
         self.references = batches(generator, encoder, device)
+        features = self.references[0][1].tokens.is_floating_point()
         self.encoder_node: dict[str, Any] | None = None
         self.batches, program = self.references, FromFeatures(generator) if features else FromIds(generator, None)
         if with_text and features:
+            if not isinstance(encoder, Pretrained):
+                raise UserError("include_text=true: this model reads no text; leave it out")
             text, self.encoder_node = included(encoder, folder)
             tokens = instantiate(self.encoder_node | {"path": str(folder / TOKENIZER)})
             self.batches = batches(generator, tokens, device)
             program = FromIds(generator, text.to(device))
-        self.open_tokens = features  # a text encoder of our own has a position for each
+        self.open_tokens = isinstance(encoder, Pretrained)  # a text encoder of our own has a position for each
         self.example = inputs(*self.batches[1])
         with patience("tracing the generator"), quiet():
             self.exported = exported(program.eval().requires_grad_(False), self.example, self.open_tokens)
@@ -131,7 +133,7 @@ def machine(device: torch.device) -> str:
 
 def batches(generator: Any, encoder: Any, device: torch.device) -> Batches:
     """Latents and conditions of captions of different lengths, each encoded alone as the sampler does."""
-    rows = [encoder([caption]) for caption in CAPTIONS]
+    rows = [encoder([caption]) for caption in getattr(encoder, "classes", None) or CAPTIONS]
     found = []
     for size in BATCHES:
         condition = Condition(*(torch.cat([part] * size)[:size] for part in map(torch.cat, zip(*rows, strict=True))))

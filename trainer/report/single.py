@@ -108,9 +108,10 @@ def commands(run: Run) -> str:
     if run.end["state"] != "finished" and run.checkpoint:
         offers.append(("go on where it was", f"python -m trainer resume={run.quoted}"))
     if run.checkpoint and run.grids:  # it draws
-        of_data = re.search(r"'prompts=\[([\w ]+)\]'", run.panel.get("draw", ""))  # a caption that the run knows
-        prompt = of_data[1] if of_data else "a red apple, a blue car"
-        offers.append(("draw", f"python -m trainer.sample checkpoint={run.quoted} 'prompts=[{prompt}]'"))
+        said = run.panel.get("draw", "'prompts=[a red apple, a blue car]'")
+        of_data = re.search(r" ?'prompts=\[[\w ,]+\]'", said)  # a caption that the run knows, or none
+        prompts = f" {of_data[0].strip()}" if of_data else ""
+        offers.append(("draw", f"python -m trainer.sample checkpoint={run.quoted}{prompts}"))
         offers.append(("measure", f"python -m trainer.evaluate checkpoint={run.quoted}"))
     if not run.checkpoint and run.starts:
         offers.append(("there is no checkpoint; start again", run.starts[-1].get("command", "")))
