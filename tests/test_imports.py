@@ -89,7 +89,7 @@ ARROWS = {
     "evaluation": {"sampling", "metrics", "data", "figures", "batch"},
     "evaluate": {
         *("config", "pipeline", "evaluation", "figures", "matching", "ranks", "backbones", "run_folder", "text"),
-        *("checkpoint", "data"),
+        *("checkpoint", "data", "strategies"),
     },
     "workshop": {
         *("batch", "checkpoint", "command_line", "compression", "earlier", "evaluation", "exports", "figures"),

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +53,8 @@ class Evaluation(Measuring):
 def evaluate(cfg: DictConfig) -> None:
     """Prints the figures that fit the run and adds them, with their protocol, to RUN/metrics.json."""
     check_split(cfg.split)
+    from trainer.strategies.together import together
+
     with together(cfg.device) as device:
         from trainer import figures, run_folder
         from trainer.evaluation.study import run
@@ -190,33 +190,6 @@ def table(found: Sequence[Figure]) -> str:
         .rstrip()
         for r in rows
     )  # fmt: skip
-
-
-@contextmanager
-def together(device: str | None) -> Iterator[str | None]:
-    """Within it the processes that torchrun has started share the work; yields this one's device.
-
-    Under SLURM without torchrun each process would measure alone, so it is one that measures everything.
-    """
-    nodes, processes = (ranks.launched() or (1, 1)) if "RANK" in os.environ else (1, 1)
-    if nodes * processes == 1:
-        yield device
-        return
-    import torch
-    import torch.distributed as dist
-
-    gpu = torch.cuda.is_available() and device != "cpu"
-    if gpu:
-        number = int(os.environ["LOCAL_RANK"])
-        if number >= torch.cuda.device_count():
-            raise UserError(f"{processes} processes a node for {torch.cuda.device_count()} GPUs: start one for each")
-        device = f"cuda:{number}"
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(hours=6))  # rank 0 may have to train a probe
-    try:
-        yield device
-    finally:
-        dist.destroy_process_group()
 
 
 def main() -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer.callbacks.heartbeat import Heartbeat, of_a_collective
+from trainer.callbacks.heartbeat import Heartbeat
 from trainer.errors import UserError
+from trainer.strategies.together import of_a_collective
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 8  # seconds

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
-import re
 import signal
 import threading
 import time
@@ -19,6 +17,7 @@ from trainer.callbacks.guard import newest_checkpoint
 from trainer.errors import UserError
 from trainer.ranks import launched
 from trainer.report import ending
+from trainer.strategies.together import hosts, leave
 from trainer.strategies.watch import BEAT, GRACE, Watch
 
 GOODBYE = 10.0  # seconds that loggers have for their last words
@@ -54,11 +53,11 @@ class Heartbeat(Callback):
         if launched() is None:  # Lightning has started the others from rank 0
             self._parent = rank and os.getppid()
         store: Any = dist.distributed_c10d._get_default_store()
-        hosts = [""] * trainer.world_size
-        dist.all_gather_object(hosts, os.environ.get("SLURMD_NODENAME") or platform.node())
         limits = self.limit_seconds, self.progress_seconds
         # a connection of its own never waits for its turn
-        self._watch = Watch(store.clone(), rank, hosts, *limits, Path(self._run, "stacks"), self._end)
+        self._watch = Watch(
+            store.clone(), rank, hosts(trainer.world_size), *limits, Path(self._run, "stacks"), self._end
+        )
         self._watch.start()
 
     def on_train_batch_end(self, trainer: Trainer, objective: Any, *_: Any) -> None:
@@ -69,17 +68,8 @@ class Heartbeat(Callback):
             self._watch.finish()
 
     def on_exception(self, trainer: Trainer, objective: Any, exception: BaseException) -> None:
-        """Tells the others. Where a collective failed, leaves it to the verdict which rank is dead."""
-        watch = self._watch
-        if watch is None or watch.over.is_set():
-            return
-        lost = of_a_collective(exception)
-        text = " ".join(str(exception).split())[:200]
-        if not lost:
-            watch.over.set()  # this rank has its own tale to tell
-        watch.leave("lost" if lost else f"ended by {type(exception).__name__}{text and ': '}{text}")
-        time.sleep((GRACE + 4 if lost else 1.5) * BEAT)  # the verdict ends the process meanwhile; others read the word
-        watch.close()
+        if self._watch is not None:
+            leave(self._watch, exception)
 
     def _end(self, verdict: str) -> None:
         watch = self._watch
@@ -108,11 +98,3 @@ class Heartbeat(Callback):
             if hasattr(logger, "alert"):
                 logger.alert("Failed", verdict, "ERROR")
                 logger.finalize("failed")
-
-
-def of_a_collective(error: BaseException) -> bool:
-    """Whether `error` is how a library tells of a peer that is gone."""
-    words = r"gloo|nccl|(closed|reset) by peer|broken pipe|connection (was )?(closed|refused|reset)"
-    return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and re.search(words, str(error), re.IGNORECASE) is not None
-    )
