@@ -63,6 +63,20 @@ def test_features_are_those_of_the_published_layers(size):
     torch.testing.assert_close(load(size).features(images), x.mean((2, 3)), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 2), (5, 1)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_relu6_in_the_same_pass_is_that_behind_it(kernel, stride, layout):
+    conv = Conv(8, 8, kernel, stride, groups=8 if kernel > 1 else 1, relu6=True)
+    x = (8 * torch.randn(3, 8, 6, 7)).contiguous(memory_format=layout)
+    with torch.no_grad():
+        alone = conv(x)
+    behind = conv(x)
+    assert behind.requires_grad and alone.min() == 0 and alone.max() == 6
+    torch.testing.assert_close(alone, behind)
+    behind.sum().backward()
+    assert conv.weight.grad.abs().max() > 0
+
+
 @pytest.mark.parametrize("size", [1, 2, 7, 8])
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (5, 1), (3, 2), (5, 2)])
 def test_same_padding_keeps_the_size_over_the_stride(size, kernel, stride):

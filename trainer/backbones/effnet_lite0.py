@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.backends import mkldnn
 
 from trainer.errors import UserError
 
@@ -36,10 +37,24 @@ class Conv(nn.Conv2d):
     """Convolution of a picture that is mirrored both ways, padded as TensorFlow's SAME.
 
     SAME puts an odd pixel right and below. Mirrored it is left and above, and so within PyTorch's symmetric padding.
+    relu6: whether ReLU6 follows. On CPUs it is part of the same pass, which halves the traffic with memory.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1, relu6: bool = False
+    ) -> None:
         super().__init__(in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups)
+        self.relu6 = relu6
+        self._how = [kernel // 2] * 2, [stride] * 2, [1, 1], groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.relu6:
+            return super().forward(x)
+        differentiable = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        if x.device.type == "cpu" and x.dtype == torch.float32 and not differentiable and mkldnn.is_available():
+            fused = torch.ops.mkldnn._convolution_pointwise
+            return fused(x, self.weight, self.bias, *self._how, "hardtanh", [0.0, 6.0], "")
+        return F.relu6(super().forward(x), inplace=True)
 
 
 class Block(nn.Module):
@@ -49,15 +64,14 @@ class Block(nn.Module):
         super().__init__()
         width = in_channels * expansion
         if expansion > 1:
-            self._expand_conv = Conv(in_channels, width, 1)
-        self._depthwise_conv = Conv(width, width, kernel, stride, groups=width)
+            self._expand_conv = Conv(in_channels, width, 1, relu6=True)
+        self._depthwise_conv = Conv(width, width, kernel, stride, groups=width, relu6=True)
         self._project_conv = Conv(width, out_channels, 1)
         self.widens, self.residual = expansion > 1, stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        h = F.relu6(self._expand_conv(x), inplace=True) if self.widens else x
-        h = F.relu6(self._depthwise_conv(h), inplace=True)
-        h = self._project_conv(h)
+        h = self._expand_conv(x) if self.widens else x
+        h = self._project_conv(self._depthwise_conv(h))
         return h.add_(x) if self.residual else h
 
 
@@ -74,21 +88,21 @@ class EffNetLite0(nn.Module):
     def __init__(self, resolution: int = 64) -> None:
         super().__init__()
         self.resolution, self.resizer = resolution, f"bilinear {resolution}"
-        self._conv_stem = Conv(3, 32, 3, stride=2)
+        self._conv_stem = Conv(3, 32, 3, stride=2, relu6=True)
         self._blocks = nn.ModuleList(
             Block(expansion, kernel, 1 if i else stride, out_channels if i else in_channels, out_channels)
             for expansion, kernel, stride, in_channels, out_channels, num_blocks in _STAGES
             for i in range(num_blocks)
         )
-        self._conv_head = Conv(NUM_FEATURES, _HEAD, 1)
+        self._conv_head = Conv(NUM_FEATURES, _HEAD, 1, relu6=True)
         self._fc = nn.Linear(_HEAD, 1000)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self._fc(F.relu6(self._conv_head(self.maps(pixels)), inplace=True).mean((2, 3)))
+        return self._fc(self._conv_head(self.maps(pixels)).mean((2, 3)))
 
     def maps(self, pixels: Tensor) -> Tensor:
         """(N, 320, H/32, W/32), the output of the last block, mirrored both ways."""
-        h = F.relu6(self._conv_stem(pixels.flip(2, 3)), inplace=True)
+        h = self._conv_stem(pixels.flip(2, 3))
         for block in self._blocks:
             h = block(h)
         return h
