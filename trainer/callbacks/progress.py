@@ -172,7 +172,8 @@ def describe(trainer: Trainer, objective: Any) -> list[tuple[str, str]]:
     ]
     if num_skipped := data.skipped.read_bytes().count(b"\n"):
         rows.append(("skipped", f"{num_skipped} corrupt images, listed in {data.skipped}"))
-    rows += [("logged to", getattr(logger, "where", type(logger).__name__)) for logger in trainer.loggers]
+    places = [getattr(logger, "where", type(logger).__name__) for logger in trainer.loggers]
+    rows += [("logged to", place) for place in places if place]
     if trainer.ckpt_path:
         rows.append(("resumed from", f"{trainer.ckpt_path} at kimg {objective.images_seen / 1000:.1f}"))
     return rows
