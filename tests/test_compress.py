@@ -58,7 +58,7 @@ def run(request, tmp_path):
     return shutil.copytree(request.getfixturevalue(request.param), tmp_path / request.param)
 
 
-@pytest.mark.parametrize("run", ["gan", "vae"], indirect=True)
+@pytest.mark.parametrize("run", ["gan", pytest.param("vae", marks=pytest.mark.slow)], indirect=True)
 def test_passes_measured_saved_and_drawn_from(command, run, tmp_path):
     passes = ["compression=[prune,fold]", "passes.prune.ratio=0.25", "passes.prune.multiple_of=1"]
     done = command(f"checkpoint={run}", *passes, *FEW, main=compress.main)
@@ -106,7 +106,7 @@ def test_quality_is_measured_once_for_stages_that_draw_the_same(command, run, mo
     assert "draws as prune does" in done.out
 
 
-@pytest.mark.parametrize("run", ["gan", "vae"], indirect=True)
+@pytest.mark.parametrize("run", ["gan", pytest.param("vae", marks=pytest.mark.slow)], indirect=True)
 def test_fine_tuning_goes_on_with_the_pruned_generator(command, run):
     passes = ["compression=[prune,finetune]", "passes.finetune.kimg=0.032", "passes.prune.multiple_of=1"]
     done = command(f"checkpoint={run}", *passes, "metrics=[]", *FEW, main=compress.main)

@@ -16,7 +16,7 @@ TINY = ["data.source.num_images=60", "data.resolution=16", "data.batch_size=8", 
 NARROW = [f"objective.{n}.{k}=8" for n in ("generator", "discriminator") for k in ("base_channels", "max_channels")]
 
 
-@pytest.mark.parametrize("experiment", ["cgan_shapes", "cvae"])
+@pytest.mark.parametrize("experiment", ["cgan_shapes", pytest.param("cvae", marks=pytest.mark.slow)])
 def test_one_rank_against_the_bare_loop(command, tmp_path, experiment):
     result = command(f"experiment={experiment}", "steps=3", "repeats=2", *TINY, f"out={tmp_path}", main=main)
     assert result.code == 0, result.err

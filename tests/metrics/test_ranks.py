@@ -18,7 +18,7 @@ def alone():
     return runpy.run_path(str(WORKER))["measure"](0, 1)
 
 
-@pytest.mark.parametrize("num_ranks", [2, 3])
+@pytest.mark.parametrize("num_ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_every_metric_is_the_same_on_any_number_of_ranks(num_ranks, alone, tmp_path):
     """Shares of 49 and 191 images, and of 170, none and 70."""
     root = Path(__file__).parents[2]

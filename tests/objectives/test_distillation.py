@@ -95,7 +95,7 @@ def test_a_student_of_the_same_weights_has_no_distance(monkeypatch):
     assert objective.generator_loss(batch)[0] == 0
 
 
-@pytest.mark.parametrize("make", [make_gan, make_vae, Slow])
+@pytest.mark.parametrize("make", [make_gan, *(pytest.param(each, marks=pytest.mark.slow) for each in (make_vae, Slow))])
 def test_it_comes_nearer_to_any_teacher_and_leaves_it_as_it_is(monkeypatch, batches, make):
     teacher = make()
     torch.manual_seed(5)

@@ -68,8 +68,9 @@ def test_counts_and_logs(batches):
     assert not any(value.requires_grad for value in gan.logs.values())
 
 
-@pytest.mark.parametrize("make", [partial(make_gan, matching=1.0, r1=0.5, r2=0.5), make_vae])
-@pytest.mark.parametrize("clip", [None, 0.05])
+@pytest.mark.parametrize(
+    ("make", "clip"), [(partial(make_gan, matching=1.0, r1=0.5, r2=0.5), 0.05), (make_vae, None)]
+)
 def test_accumulation_equals_the_large_batch(make, clip, batches):
     sgd = partial(torch.optim.SGD, lr=0.1)
     whole, split = make(clip=clip, optimizer=sgd), make(clip=clip, optimizer=sgd, accumulate=4)

@@ -13,9 +13,8 @@ def alone(tmp_path_factory):
     return {case: result(folder, case, 1) for case in CASES}
 
 
-@pytest.mark.parametrize(
-    "strategy", [name if name == "ddp" else pytest.param(name, marks=pytest.mark.slow) for name in STRATEGIES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_two_ranks_equal_one_process(strategy, alone, tmp_path):
     run(strategy, 2, tmp_path, CASES)
     for case in CASES:

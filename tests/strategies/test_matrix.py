@@ -51,7 +51,11 @@ def check(strategy, precision, folder, reference):
     assert not left, found
 
 
-@pytest.fixture(scope="module", params=STRATEGIES)
+SOME = ("ddp", "fsdp")
+ALL = [each if each in SOME else pytest.param(each, marks=pytest.mark.slow) for each in STRATEGIES]
+
+
+@pytest.fixture(scope="module", params=ALL)
 def trained(request, alone, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     check(request.param, "fp32", folder, alone)

@@ -13,13 +13,10 @@ def alone(tmp_path_factory):
     return folder
 
 
-def slow(*strategy):
-    return pytest.param(*strategy, marks=pytest.mark.slow)
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "cases"),
-    [("ddp", [SOME, ONE_RANK]), *(slow(name, [SOME]) for name in ("fsdp", "zero1", "zero2", "zero3"))],
+    [("ddp", [SOME, ONE_RANK]), *((name, [SOME]) for name in ("fsdp", "zero1", "zero2", "zero3"))],
 )
 def test_they_have_a_gradient_of_zero(alone, strategy, cases, tmp_path):
     run(strategy, 2, tmp_path, cases)
