@@ -15,6 +15,7 @@ from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from trainer.loggers import service
+from trainer.loggers.launch_inputs import none_staged
 from trainer.loggers.options import from_environment, tell
 from trainer.loggers.service import Absent
 
@@ -137,7 +138,8 @@ class WandB(WandbLogger):
             try:
                 if mode == "online" and not wandb.login(prompt=False, verify=False):
                     continue
-                run = service.within(seconds, init)
+                with none_staged():
+                    run = service.within(seconds, init)
                 stored.write_text(f"{run.id}\n")
             except Exception as error:  # whatever it is, the training is worth more
                 tell(f"W&B {mode}: {one_line(error)}")
