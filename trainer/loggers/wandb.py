@@ -50,6 +50,8 @@ class WandB(WandbLogger):
     Without an API key the run is offline, and so it is where the server does not answer within `init_timeout` seconds.
     It never asks anything and never ends a training. Files lie in FOLDER/wandb, the id of the run in FOLDER/wandb_id.
     Of a folder that was moved, `wandb sync` finds the artifacts after `ln -s NEW OLD`: the log has absolute paths.
+    Offline, FOLDER/wandb/artifacts/staging keeps what is uploaded by `wandb sync` then: the pictures of tables, and of
+    each start its last and its best checkpoint where artifacts hold their content.
     The x axis is `progress/kimg`. WANDB_* environment variables win over the arguments; further arguments are those of
     `wandb.init`.
     """
