@@ -8,6 +8,7 @@ from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.networks import dcgan, residual
 from trainer.networks.autoencoder import Autoencoder
+from trainer.networks.layers import PosteriorHead
 
 FAMILIES = [dcgan, residual]
 TEXT, LATENT = 24, 8
@@ -123,3 +124,16 @@ def test_patches_are_laid_out_as_sub_pixel_convolution_has_them(patch):
 def test_resolution_is_checked():
     with pytest.raises(UserError, match="resolution 48"):
         make(dcgan, "Generator", 48)
+
+
+def test_a_posterior_beyond_its_bounds_comes_back():
+    head = PosteriorHead(channels=2, text_channels=4, head_channels=8, latent_channels=3)
+    bias = torch.tensor([0.0, 0.0, 0.0, 50.0, -50.0, 1.0])
+    head.out.weight.data.zero_()
+    head.out.bias.data.copy_(bias)
+    condition = Condition(torch.zeros(1, 1, 4), torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 4))
+    mean, log_variance = head(torch.zeros(1, 2, 4, 4), condition)
+    assert log_variance.tolist() == [[6, -12, 1]]
+    kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum()
+    kl.backward()
+    assert head.out.bias.grad[3] > 0 > head.out.bias.grad[4]

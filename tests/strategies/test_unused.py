@@ -21,4 +21,6 @@ def alone(tmp_path_factory):
 def test_they_have_a_gradient_of_zero(alone, strategy, cases, tmp_path):
     run(strategy, 2, tmp_path, cases)
     for case in cases:
+        means = [value for key, value in result(tmp_path, case, 2)["weights"].items() if key.endswith("statistic.mean")]
+        assert len(means) == 2 and all(means), "running statistics are saved, too"
         assert difference(result(alone, case, 1), result(tmp_path, case, 2)) < 1e-5

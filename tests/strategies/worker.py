@@ -29,15 +29,28 @@ from trainer.strategies.zero import ZeRO
 STEPS, GLOBAL_BATCH = 20, 8
 
 
+class Mean(torch.nn.Module):
+    """A running mean of what it is called with, as a batch norm or a codebook keeps one."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, x):
+        self.mean.lerp_(x.mean(), 0.1)
+
+
 def spare(make, images=8, **options):
-    """With a part of each network that no loss ever uses, and one that the first images do, in every fourth step."""
+    """With a part of each network that no loss ever uses, one that the first images do, in every fourth step, and a
+    running statistic."""
     objective = make(**options)
     for name, loss in list(objective.phases.items()):
         network = objective.network(name)
-        network.never, network.seldom = torch.nn.Linear(3, 5), torch.nn.Linear(1, 1)
+        network.never, network.seldom, network.statistic = torch.nn.Linear(3, 5), torch.nn.Linear(1, 1), Mean()
 
         def phase(batch, loss=loss, network=network):
             value, logs = loss(batch)
+            network.statistic(batch.image)
             chosen = (batch.position % 8 < images) & (batch.position // 8 % 4 == 3)
             if chosen.any():
                 value = value + (network.seldom(torch.ones(len(batch), 1))[:, 0] * chosen).mean()

@@ -144,4 +144,5 @@ class PosteriorHead(nn.Module):
     def forward(self, x: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         joined = torch.cat([self.features(x.flatten(1)), self.text(condition)], 1)
         mean, log_variance = self.out(F.leaky_relu(joined, 0.2)).chunk(2, 1)
-        return mean, log_variance.clamp(-12, 6)  # a posterior narrower or wider than this is a runaway
+        beyond = (log_variance - log_variance.clamp(-12, 6)).detach()
+        return mean, log_variance - beyond  # a posterior so narrow or wide is a runaway; its gradient brings it back

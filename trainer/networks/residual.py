@@ -41,7 +41,8 @@ class UpBlock(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """(N, in, H, W) -> (N, out, H/2, W/2): skip + two 3x3 convolutions, the branches added at unit variance."""
+    """(N, in, H, W) -> (N, out, H/2, W/2): skip + a 3x3 and a 4x4 convolution, the branches added at unit
+    variance."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()

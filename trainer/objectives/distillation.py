@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, no_grad
 
 from trainer.batch import Batch
@@ -81,7 +82,7 @@ class Distillation(GAN):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         if self.real == "teacher":
-            batch = replace(batch, image=self.taught(batch))
+            batch = replace(batch, image=torch.cat([self.taught(micro) for micro in self.split(batch)]))
         super().training_step(batch, batch_idx)
 
     def taught(self, batch: Batch) -> Tensor:

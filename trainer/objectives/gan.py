@@ -32,7 +32,8 @@ class GAN(Objective):
     loss: adversarial losses. augment: differentiable augmentation of all that the discriminator sees, or None.
     matching: weight of softplus(D(x, c') - D(x, c)) with another image's caption c', for real x in the discriminator's
     loss (matching-aware, Reed et al. 2016), for generated x in the generator's (a contrast as in Zhang et al. 2021).
-    r1, r2: gamma of gamma/2 |grad D|^2 on real and on generated images (Mescheder et al. 2018).
+    r1, r2: gamma of gamma/2 |grad D|^2 on real and on generated images (Mescheder et al. 2018), as the
+    discriminator sees them: augmented, where there is an augmentation.
     finite_difference: sigma > 0 takes |D(x) - D(x + sigma n)|^2 / sigma^2 instead of the double backward.
     gradient_penalty: weight of WGAN-GP (Gulrajani et al. 2017).
     penalty_interval: penalties every so many batches, scaled by it (lazy regularisation, Karras et al. 2020). Where one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -58,6 +59,22 @@ class Parallel(PerNetwork, DDPStrategy):  # type: ignore[misc]
     def gather(self, rows: Tensor) -> Tensor:
         return Gather.apply(rows)
 
+    def training_step(self, *arguments: Any, **options: Any) -> Any:
+        """One step, after which running statistics that networks keep as buffers are the mean of all ranks."""
+        done = super().training_step(*arguments, **options)
+        for statistic in self.statistics:
+            dist.all_reduce(statistic)
+            statistic.div_(self.world_size)
+        return done
+
+    @cached_property
+    def statistics(self) -> list[Tensor]:
+        objective: Any = self.lightning_module
+        networks = [objective.network(name) for name in objective.phases]
+        saved = [network.state_dict().keys() if [*network.buffers()] else () for network in networks]
+        pairs = zip(networks, saved, strict=True)
+        return [b for each, keys in pairs for key, b in each.named_buffers() if key in keys and b.is_floating_point()]
+
     def name_of(self, optimizer: Optimizer) -> str:
         """The network that an optimiser steps."""
         objective: Any = self.lightning_module
@@ -68,8 +85,8 @@ class DDP(Parallel):
     """`DistributedDataParallel` around each network of a phase, for its reducer only: it is never called.
 
     A whole-module DDP would all-reduce both players in both phases. Here a phase moves exactly the gradients of its
-    network, once, also when a loss calls a network several times or differentiates it twice. Weights and buffers
-    are synchronised once, at setup.
+    network, once, also when a loss calls a network several times or differentiates it twice. Weights are
+    synchronised once, at setup.
     """
 
     engines: dict[str, DistributedDataParallel]
