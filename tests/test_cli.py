@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
+
+from trainer import run_folder
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
 MISTAKES = {
@@ -104,6 +108,40 @@ def test_a_bug_keeps_its_traceback(project, command):
     assert result.code == 1
     assert "Traceback" in result.err
     assert "RuntimeError: a bug" in result.err
+
+
+FULL = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.19 GiB of which 1 GiB is free"
+
+
+def test_a_gpu_that_is_full_is_told_with_what_takes_less(finished, command, monkeypatch):
+    import standin
+
+    def fit(self, objective, datamodule, ckpt_path):
+        raise torch.OutOfMemoryError(f"{FULL}. Process 7 has 78 GiB in use.\nSee the documentation")
+
+    monkeypatch.setattr(standin.Trainer, "fit", fit)
+    checkpoint = finished / "checkpoints/kimg000000.640.ckpt"
+    before = checkpoint.read_bytes()
+    result = command("resume=done")
+    assert (result.code, result.err.count("\n")) == (2, 1), result.err
+    assert result.err.startswith(f"{FULL}: ")
+    for remedy in ("objective.accumulate=", "data.batch_size", "trainer.precision=", "strategy=", " batch_size"):
+        assert remedy in result.err
+    assert json.loads((finished / "end.json").read_text())["reason"] == result.err.strip()
+    assert checkpoint.read_bytes() == before
+
+
+def test_a_run_goes_on_in_smaller_parts():
+    run_folder.refuse_another({"objective": {"accumulate": 1}}, OmegaConf.create({"objective": {"accumulate": 2}}))
+
+
+@pytest.mark.parametrize("module", ["trace", "shelve"])
+def test_a_module_that_hydra_refuses_is_to_be_renamed(project, command, monkeypatch, module):
+    (project / f"{module}.py").write_text("class Mine:\n    pass\n")
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    result = command("experiment=small", f"+callbacks.mine._target_={module}.Mine")
+    assert result.code == 2
+    assert result.err == f"Target '{module}.Mine': Hydra builds nothing of a module {module}; rename the module\n"
 
 
 def test_both_spellings_run_the_same(project, command):

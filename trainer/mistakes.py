@@ -16,6 +16,11 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 from trainer.errors import UserError
 from trainer.synonyms import meant
 
+REMEDIES = (
+    "a training takes less with objective.accumulate=2 or more, trainer.precision=bf16-mixed, strategy=zero2 or "
+    "strategy=fsdp, all of which resume=RUN takes too, or a smaller data.batch_size; trainer.sample and "
+    "trainer.evaluate with a smaller batch_size"
+)
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 
 
@@ -27,6 +32,9 @@ def explain(error: BaseException, folders: list[Path]) -> str | None:
             return one_line(str(cause))
         if isinstance(cause, OSError) and cause.errno in DISK:
             return f"{cause.filename or 'disk'}: {cause.strerror}"
+        if type(cause).__module__ == "torch" and "out of memory" in str(cause):  # --help does without torch
+            first = str(cause).splitlines()[0]
+            return f"{re.sub('(?<= is free).*', '', first)}: {REMEDIES}"
     if isinstance(error, InstantiationException):
         return refused(error)
     if str(error).startswith("Config group override must be"):  # group=null
@@ -74,6 +82,8 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def refused(error: InstantiationException) -> str | None:
     """For a part that did not take its values, or lacks some; other failures to build it are bugs."""
+    if refuses := re.match(r"Target '([^']+)\.[^'.]+'.* is blocklisted", str(error)):
+        return f"{refuses[0].partition(' is')[0]}: Hydra builds nothing of a module {refuses[1]}; rename the module"
     reason = error.__cause__
     if not isinstance(reason, ValueError) and not re.search(r"missing \d+ required", str(reason)):
         return None

@@ -26,7 +26,7 @@ COMPOSED = "composed.yaml"
 STAMP = time.strftime("%Y-%m-%d_%H-%M-%S")
 PLACE = ("run_dir", "resume", "launch", "nodes", "gpus_per_node", "allow")  # of a start, not of the run
 FREE = (*PLACE, "init", "teacher", "kimg", "trainer", "callbacks", "logger", "strategy")  # may change as it goes on
-FREE_ANYWHERE = ("num_workers", "cache_dir", "classes")
+FREE_ANYWHERE = ("num_workers", "cache_dir", "classes", "accumulate")
 DATA_PATH = "data.source.path"  # where they lie is no matter: a checkpoint has the fingerprint of its data
 PATHS = (DATA_PATH, "data.cache_dir", "text.encoder.cache_dir", "init", "objective.matcher")
 
