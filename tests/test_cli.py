@@ -259,6 +259,15 @@ def test_other_ranks_say_who_they_are(project, command, monkeypatch):
     assert command("experiment=small", "data.source=bad").err == "rank 1: data.source=bad: expected good\n"
 
 
+def test_a_process_that_would_train_alone_beside_others_writes_nothing(project, command, monkeypatch):
+    for key, value in {"WORLD_SIZE": "2", "RANK": "1"}.items():
+        monkeypatch.setenv(key, value)
+    result = command("experiment=small")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "RANK=1, but no LOCAL_RANK and no LOCAL_WORLD_SIZE: start by torchrun or srun" in result.err
+    assert not (project / "outputs").exists()
+
+
 def test_a_closed_pipe_is_no_error(project):
     with subprocess.Popen(
         [sys.executable, "-m", "trainer", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT

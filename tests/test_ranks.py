@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -35,7 +38,8 @@ def launcher(monkeypatch):
         for key, value in variables.items():
             monkeypatch.setenv(key, value)
 
-    return set_to
+    yield set_to
+    os.environ.pop("TORCHELASTIC_RUN_ID", None)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -46,6 +50,49 @@ def test_rank_and_launched(launcher, case):
     assert ranks.launched() == launched
     assert ranks.num_nodes(1) == (launched or (1, 0))[0]
     assert ranks.devices("auto") == (launched or (0, "auto"))[1]
+
+
+@pytest.mark.parametrize(
+    ("variables", "leads", "title"),
+    [
+        ({}, True, ""),
+        (BATCH | {"SLURM_PROCID": "3", "SLURM_JOB_NAME": "interactive"}, True, ""),
+        ({"LOCAL_RANK": "2"}, False, "rank 2: "),
+        ({"NODE_RANK": "0", "LOCAL_RANK": "0"}, True, ""),
+        ({"NODE_RANK": "1"}, False, "node 1, process 0: "),
+        ({"NODE_RANK": "1", "LOCAL_RANK": "2"}, False, "node 1, process 2: "),
+        (TORCHRUN, False, "rank 5: "),
+        (TORCHRUN | {"RANK": "0", "LOCAL_RANK": "0", "NODE_RANK": "1"}, True, ""),  # torchrun numbers nodes by itself
+    ],
+)
+def test_one_process_of_all_nodes_leads(launcher, variables, leads, title):
+    launcher(variables)
+    assert (ranks.leads(), ranks.title()) == (leads, title)
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"WORLD_SIZE": "2", "RANK": "1"}, "WORLD_SIZE=2 and RANK=1, but no LOCAL_RANK and no LOCAL_WORLD_SIZE: start"),
+        ({"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}, "but no LOCAL_WORLD_SIZE: start by torchrun or srun, or"),
+        ({"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}, "WORLD_SIZE=2, but no RANK and no LOCAL_RANK"),
+        ({"WORLD_SIZE": "1", "RANK": "0"}, None),
+        ({"WORLD_SIZE": "2", "LOCAL_RANK": "1", "NODE_RANK": "0"}, None),  # a child of Lightning
+        (SRUN | {"WORLD_SIZE": "6", "RANK": "3"}, None),
+        (TORCHRUN, None),
+        ({}, None),
+    ],
+)
+def test_half_a_launcher_is_told(launcher, variables, words):
+    launcher(variables)
+    with pytest.raises(UserError, match=words) if words else nullcontext():
+        ranks.check_launcher()
+
+
+def test_lightning_goes_by_the_rank_that_it_is_told(launcher):
+    launcher(TORCHRUN)  # by hand, without torchrun
+    ranks.tell_lightning()
+    assert pl.Trainer(accelerator="cpu", num_nodes=2, devices=4, strategy="ddp", logger=False).global_rank == 5
 
 
 def test_lightning_goes_by_what_srun_started(launcher):

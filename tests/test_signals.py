@@ -62,6 +62,16 @@ def test_while_training_it_is_noted(armed, capfd):
     assert "SIGTERM: finishing the batch and saving\n" in capfd.readouterr().err
 
 
+def test_one_node_tells_of_a_signal(armed, asked, monkeypatch, capfd):
+    monkeypatch.setenv("NODE_RANK", "1")
+    with pytest.raises(SystemExit):
+        os.kill(os.getpid(), signal.SIGUSR1)
+    signals.immediate()
+    signals.defer()
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert (asked(), capfd.readouterr().err) == ([], "")
+
+
 def test_an_order_that_a_library_swallowed_still_holds(armed):
     with suppress(SystemExit):
         os.kill(os.getpid(), signal.SIGUSR1)

@@ -105,6 +105,7 @@ def entry(
 
     def job(cfg: DictConfig) -> Any:
         with sweeps.going_on(), reported():
+            ranks.check_launcher()
             allowlist.allow(cfg.get("allow"))
             signatures.check(cfg, schema, conf_folders())
             return sweeps.answer(task, cfg)
@@ -144,12 +145,11 @@ def reported(composing: bool = False) -> Iterator[None]:
     except Exception as error:
         if number := signals.leaving():
             sys.exit(128 + number)
-        rank = ranks.rank()
         line = mistakes.explain(error, conf_folders())
         if line is None and composing:
             line = mistakes.unread(error, conf_folders())
         if line is None:
             traceback.print_exc()
             sys.exit(1)
-        print(line if rank == 0 else f"rank {rank}: {line}", file=sys.stderr, flush=True)
+        print(f"{ranks.title()}{line}", file=sys.stderr, flush=True)
         sys.exit(2)

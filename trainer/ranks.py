@@ -16,9 +16,17 @@ def rank() -> int:
 
 def leads() -> bool:
     """Whether this process is the first of its run. One that no launcher told of others is, whatever SLURM calls it."""
-    if launched() is None and "LOCAL_RANK" not in os.environ:
-        return os.environ.get("NODE_RANK", "0") == "0"
-    return rank() == 0 and os.environ.get("NODE_RANK", "0") == "0"
+    if launched():
+        return rank() == 0
+    return all((os.environ.get(key) or "0") == "0" for key in ("LOCAL_RANK", "NODE_RANK"))  # Lightning started it
+
+
+def title() -> str:
+    """What this process is called in a line to the user, with a colon; nothing where it leads."""
+    node = os.environ.get("NODE_RANK") or "0"
+    if leads():
+        return ""
+    return f"rank {rank()}: " if launched() or node == "0" else f"node {node}, process {rank()}: "
 
 
 def launched() -> tuple[int, int] | None:
@@ -32,13 +40,32 @@ def launched() -> tuple[int, int] | None:
     return None
 
 
+def check_launcher() -> None:
+    """UserError where a launcher speaks of several processes but not of those on this machine: each would go alone."""
+    env = os.environ
+    count, number = int(env.get("WORLD_SIZE") or 1), env.get("RANK")
+    missing = [key for key in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE") if not env.get(key)]
+    told = number or env.get("LOCAL_WORLD_SIZE")  # a child of Lightning has neither
+    by_srun = launched() and "LOCAL_WORLD_SIZE" not in env
+    if count > 1 and told and missing and not by_srun:
+        raise UserError(
+            f"WORLD_SIZE={count}{f' and RANK={number}' if number else ''}, but no {' and no '.join(missing)}: start by "
+            f"torchrun or srun, or set LOCAL_WORLD_SIZE= to the processes on this machine and LOCAL_RANK= to which of "
+            f"them this one is, from 0"
+        )
+
+
 def tell_lightning() -> None:
     """Sets what Lightning reads of SLURM to what srun has started: it goes by the job, its name and its flags.
+
+    By RANK it goes only where it sees torchrun; else it counts on each node anew.
 
     UserError in a job of several tasks that srun did not start: this process would wait for the others for ever.
     """
     env = os.environ
     found = launched()
+    if "LOCAL_WORLD_SIZE" in env:
+        env.setdefault("TORCHELASTIC_RUN_ID", "none")
     if not (tasks := env.get("SLURM_NTASKS")):
         env.pop("SLURM_NTASKS", None)  # an empty one is none
         return

@@ -17,7 +17,7 @@ import time
 from types import FrameType
 from typing import Any
 
-from trainer.ranks import rank
+from trainer.ranks import leads
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 PATIENCE = 5.0  # seconds that the main thread may take to notice a signal
@@ -102,7 +102,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
     if number == signal.SIGHUP:
         _leave_terminal()
     if not _deferred:
-        if first and rank() == 0 and not _complete:
+        if first and leads() and not _complete:
             requeue(number)
         if first or again:
             raise SystemExit(128 + number)
@@ -110,7 +110,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
         _aborted = True
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         raise KeyboardInterrupt
-    elif first and rank() == 0:
+    elif first and leads():
         remark = "; once more to abort" if number == signal.SIGINT else ""
         os.write(2, f"{signal.Signals(number).name}: finishing the batch and saving{remark}\n".encode())
 
@@ -146,7 +146,7 @@ def _end(number: int, came: float, begun: int) -> None:
     time.sleep(PATIENCE)
     if _handled > came - PATIENCE:
         time.sleep(UNWINDING)
-    elif rank() == 0 and not (_complete or _deferred) and begun == _begun:
+    elif leads() and not (_complete or _deferred) and begun == _begun:
         requeue(number)
     if begun == _begun:  # else whoever trained here has gone on to something else
         os._exit(128 + number)
