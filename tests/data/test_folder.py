@@ -63,7 +63,7 @@ def test_jsonl(root, write, tmp_path):
     assert described(source) == expected
     assert list(described(source)) == ["sub/b.jpg", "a.png"]
     cache = open_cache(source, 8, tmp_path / "cache")
-    assert np.abs(cache.images.astype(int) - np.array([(0, 0, 254), (255, 0, 0)])[:, None, None]).max() <= 2
+    assert np.abs(cache.images[:].astype(int) - np.array([(0, 0, 254), (255, 0, 0)])[:, None, None]).max() <= 2
 
 
 def test_csv(root, write):

@@ -39,7 +39,7 @@ def write(tmp_path):
 
 
 def colours(source, tmp_path):
-    return open_cache(source, 8, tmp_path / "cache").images[:, 0, 0].tolist()
+    return open_cache(source, 8, tmp_path / "cache").images[:][:, 0, 0].tolist()
 
 
 def test_image_struct_as_datasets_writes_it(write, tmp_path):

@@ -60,7 +60,7 @@ def test_samples(write, tmp_path, name, mode):
         assert [item.captions for item in items] == [("a red square", "red"), ("a blue square", "blue")]
         assert [item.concept for item in items] == ["0", "blue"]
         assert items[1].key == f"{file.name}, sample sub/0003"
-    assert open_cache(source, 8, tmp_path / "cache").images[:, 0, 0].tolist() == [[255, 0, 0], [0, 0, 255]]
+    assert open_cache(source, 8, tmp_path / "cache").images[:][:, 0, 0].tolist() == [[255, 0, 0], [0, 0, 255]]
 
 
 def test_all_tars_below_a_folder_in_order(write, tmp_path):

@@ -1,4 +1,4 @@
-"""Images decoded once into a memory-mapped uint8 array, beside their captions: finding, opening and reading it."""
+"""Images decoded once into a file of uint8 pixels, beside their captions: finding, opening and reading it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from trainer.data.build import write_cache
+from trainer.data.rows import Rows, damaged
 from trainer.data.source import Source, digest
 from trainer.errors import UserError
 from trainer.locks import acquire
@@ -31,7 +32,7 @@ _STALE_SECONDS = 86_400  # half a cache that old was left by a killed process
 class Cache:
     """The decoded images of one source at one resolution; N images, K distinct captions.
 
-    images: (N, H, W, 3) uint8, memory-mapped read-only.
+    images: (N, H, W, 3) uint8, read from the file as they are asked for.
     captions: the K distinct captions, in order of first use.
     caption_ids: the caption numbers of image i are caption_ids[caption_starts[i] : caption_starts[i + 1]].
     concepts: (N,) int64 hash of each image's concept.
@@ -41,8 +42,7 @@ class Cache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        # A plain array over the mapping: indexing numpy's memmap subclass costs more than the copy of a small image.
-        self.images: np.ndarray = np.asarray(np.load(folder / "images.npy", mmap_mode="r"))
+        self.images = Rows(folder / "images.npy")
         self.caption_ids: np.ndarray = np.load(folder / "caption_ids.npy")
         self.caption_starts: np.ndarray = np.load(folder / "caption_starts.npy")
         self.concepts: np.ndarray = np.load(folder / "concepts.npy")
@@ -50,7 +50,7 @@ class Cache:
         self.heldout: np.ndarray = np.load(folder / "heldout.npy")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Cache, (self.folder,)  # a worker maps the file itself; pickling the array would copy every image
+        return Cache, (self.folder,)  # a worker opens the files itself
 
     @property
     def captions(self) -> list[str]:
@@ -82,7 +82,7 @@ def open_cache(source: Source, resolution: int, cache_dir: str | Path) -> Cache:
     try:
         return Cache(folder)
     except (ValueError, EOFError, FileNotFoundError) as error:  # the build is atomic, so the disk or somebody did it
-        raise UserError(f"{folder}: damaged cache ({error}); delete this folder, it is built anew") from error
+        raise damaged(folder, str(error)) from error
 
 
 def _build(source: Source, resolution: int, folder: Path, alone: bool) -> None:

@@ -1,15 +1,17 @@
-"""A loader whose workers outlive a signal, so that the process that trains can save."""
+"""A loader whose workers outlive a signal, so that the process that trains can save, and tell a mistake in one line."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from torch.utils.data import DataLoader
 
 from trainer.batch import Batch
+from trainer.errors import UserError
 from trainer.signals import STOPPING
 
 
@@ -26,9 +28,18 @@ class Loader(DataLoader[Batch]):
     def __iter__(self) -> Any:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # workers that start now inherit it
         try:
-            return super().__iter__()
+            return told(super().__iter__())
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def told(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches; a UserError of a worker as it was raised there, of which PyTorch makes a traceback."""
+    try:
+        yield from batches
+    except UserError as error:
+        kind = type(error)
+        raise kind(str(error).rpartition(f"{kind.__name__}: ")[2].strip()) from None
 
 
 def obey_parent(worker: int) -> None:

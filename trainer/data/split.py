@@ -10,6 +10,7 @@ import torch
 
 from trainer import noise
 from trainer.data.cache import Cache
+from trainer.data.rows import Rows
 from trainer.errors import UserError
 
 
@@ -40,7 +41,7 @@ class Split:
 class Images:
     """(M, H, W, 3) uint8 array-like; an index or slice reads just those images."""
 
-    def __init__(self, images: np.ndarray, indices: np.ndarray) -> None:
+    def __init__(self, images: Rows, indices: np.ndarray) -> None:
         self.shape = (len(indices), *images.shape[1:])
         self.dtype = images.dtype
         self._images, self._indices = images, indices
