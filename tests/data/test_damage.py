@@ -4,12 +4,15 @@ import json
 import os
 import pickle
 import re
+import shutil
+import zlib
 from itertools import islice
 
 import numpy as np
 import pytest
 
 from tests.test_resume import SMALL, start
+from trainer.data import checksums
 from trainer.data.cache import open_cache
 from trainer.data.rows import Rows
 from trainer.errors import UserError
@@ -70,7 +73,16 @@ def test_rows_are_those_of_an_array(tmp_path):
     np.save(tmp_path / "images.npy", array)
     rows = Rows(tmp_path / "images.npy")
     assert len(rows) == 20 and rows.shape == array.shape and rows.dtype == array.dtype
-    for index in (3, np.int64(19), slice(None), slice(2, 15, 3), slice(-4, None), np.array([[7, 7], [0, 19]]), [5, 2]):
+    for index in (
+        3,
+        np.int64(19),
+        slice(None),
+        slice(2, 15, 3),
+        slice(-4, None),
+        slice(3, 3),
+        np.array([[7, 7], [0, 19]]),
+        [5, 2],
+    ):
         assert (rows[index] == array[index]).all() and rows[index].shape == array[index].shape
     assert rows[np.array([], np.int64)].shape == (0, 4, 4, 3)
     assert (np.asarray(rows) == array).all() and (pickle.loads(pickle.dumps(rows))[4] == array[4]).all()
@@ -93,3 +105,64 @@ def test_readers_leave_no_file_open(tmp_path, plain):
     for _ in range(5):
         open_cache(plain(), 8, tmp_path)
     assert len(os.listdir("/proc/self/fd")) <= opened + 1
+
+
+def flip(file, at):
+    with open(file, "r+b") as stream:
+        stream.seek(at)
+        (byte,) = stream.read(1)
+        stream.seek(at)
+        stream.write(bytes([byte ^ 1]))
+
+
+@pytest.mark.parametrize(("image", "among"), [(0, "0 to 340"), (341, "341 to 681"), (699, "682 to 699")])
+def test_a_changed_byte_is_told(tmp_path, plain, image, among):
+    folder = open_cache(plain(700), 32, tmp_path).folder  # blocks of 341
+    open_cache(plain(700), 32, tmp_path)
+    flip(folder / "images.npy", 128 + image * 3 * 32**2)
+    why = f"images.npy has changed since it was written, among images {among}"
+    with pytest.raises(UserError, match=damage(folder, why)):
+        open_cache(plain(700), 32, tmp_path)
+    shutil.rmtree(folder)
+    open_cache(plain(700), 32, tmp_path)
+
+
+def test_skipped_images_have_no_checksum(tmp_path, plain, monkeypatch):
+    honest = plain.load
+
+    def load(self, number, resolution):
+        if number % 3 == 0:
+            raise OSError("broken")
+        return honest(self, number, resolution)
+
+    monkeypatch.setattr(plain, "load", load)
+    monkeypatch.setattr(checksums, "_BLOCK", 1000)  # of 5 images
+    cache = open_cache(plain(700), 8, tmp_path)
+    written = np.load(cache.folder / checksums.FILE)
+    assert len(cache.images) == 466 and len(written) == 94 and written.dtype == np.uint32
+    assert written[1] == zlib.crc32(cache.images[5:10].tobytes()) and written[-1] == zlib.crc32(cache.images[465:].data)
+    open_cache(plain(700), 8, tmp_path)
+
+
+def test_of_a_large_cache_a_part_is_compared(tmp_path, plain, monkeypatch):
+    monkeypatch.setattr(checksums, "_BLOCK", 192)
+    monkeypatch.setattr(checksums, "_COMPARED", 192 * 10)
+    cache = open_cache(plain(91), 8, tmp_path)
+    written, read = np.load(cache.folder / checksums.FILE), []
+    honest = Rows._read
+    monkeypatch.setattr(Rows, "_read", lambda self, number, room: read.append(number) or honest(self, number, room))
+    checksums.compare(cache.images, written)
+    assert read == list(range(0, 91, 10))
+
+
+def test_a_cache_of_before_has_no_checksums(tmp_path, plain):
+    cache = open_cache(plain(), 8, tmp_path)
+    (cache.folder / checksums.FILE).unlink()
+    assert open_cache(plain(), 8, tmp_path).folder == cache.folder
+
+
+def test_checksums_of_other_images(tmp_path, plain):
+    folder = open_cache(plain(), 8, tmp_path).folder
+    np.save(folder / checksums.FILE, np.zeros(7, np.uint32))
+    with pytest.raises(UserError, match=damage(folder, "crc32.npy is of other images")):
+        open_cache(plain(), 8, tmp_path)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from trainer.data.checksums import FILE, Checksums
 from trainer.data.source import Item, Source, digest
 from trainer.errors import UserError
 from trainer.progress import Progress
@@ -33,6 +34,7 @@ def write_cache(source: Source, resolution: int, building: Path, name: str) -> i
     caption_ids: list[int] = []
     caption_starts, concepts, individuals, heldout, num_skipped = [0], [], [], [], 0
     items = source.items()
+    checksums = Checksums(3 * resolution**2)
     progress = Progress(f"caching {name}:", "images", length_hint(items, 0))
     with (
         open(building / "images.npy", "wb") as images,
@@ -49,7 +51,8 @@ def write_cache(source: Source, resolution: int, building: Path, name: str) -> i
                     reason = f"{type(pixels).__name__}: {pixels}"
                     skipped.write(" ".join(item.key.splitlines()) + "\t" + " ".join(reason.splitlines()) + "\n")
                     continue
-                images.write(pixels.tobytes())
+                images.write(content := pixels.tobytes())
+                checksums.add(content)
                 caption_ids += [captions.setdefault(caption, len(captions)) for caption in item.captions]
                 caption_starts.append(len(caption_ids))
                 concepts.append(_hash(item.concept))
@@ -62,6 +65,7 @@ def write_cache(source: Source, resolution: int, building: Path, name: str) -> i
     if not heldout:
         why = f"none of its {num_skipped} images can be read, the last by {reason}" if num_skipped else "no image"
         raise UserError(f"{name}: {why}; check the files of data.source")
+    _save(building / FILE, np.array(checksums.values, np.uint32))
     _save(building / "caption_ids.npy", np.array(caption_ids, np.int64))
     _save(building / "caption_starts.npy", np.array(caption_starts, np.int64))
     _save(building / "concepts.npy", np.array(concepts, np.int64))

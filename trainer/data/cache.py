@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.data import checksums
 from trainer.data.build import write_cache
 from trainer.data.rows import Rows, damaged
 from trainer.data.source import Source, digest
@@ -69,7 +70,8 @@ def open_cache(source: Source, resolution: int, cache_dir: str | Path) -> Cache:
     """The source's cache at (resolution, resolution), built first where there is none.
 
     Safe to call from any number of processes: one builds, the others wait for it.
-    Raises UserError where an image has no caption, none can be read, or cache_dir cannot be written.
+    Raises UserError where an image has no caption, none can be read, cache_dir cannot be written, or what is there is
+    not as it was written.
     """
     name = type(source).__name__.lower()
     folder = Path(cache_dir).expanduser() / f"{name}-{resolution}px-{digest(_VERSION, source.fingerprint())}"
@@ -80,7 +82,10 @@ def open_cache(source: Source, resolution: int, cache_dir: str | Path) -> Cache:
             if not folder.exists():
                 _build(source, resolution, folder, alone)
     try:
-        return Cache(folder)
+        cache = Cache(folder)
+        if (folder / checksums.FILE).exists():  # older caches have none
+            checksums.compare(cache.images, np.load(folder / checksums.FILE))
+        return cache
     except (ValueError, EOFError, FileNotFoundError) as error:  # the build is atomic, so the disk or somebody did it
         raise damaged(folder, str(error)) from error
 

@@ -46,6 +46,9 @@ class Rows:
         numbers = np.arange(len(self))[index] if isinstance(index, slice) else np.asarray(index)
         images = np.empty((*numbers.shape, *self.shape[1:]), np.uint8)
         room = images.reshape(-1).data
+        if isinstance(index, slice) and index.step in (None, 1) and len(room):
+            self._read(int(numbers[0]), room)  # neighbours at once
+            return images
         for place, number in enumerate(numbers.reshape(-1).tolist()):
             self._read(number, room[place * self._size : (place + 1) * self._size])
         return images
