@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,9 +31,13 @@ Forward = Callable[..., Tensor]
 
 @dataclass
 class Way:
-    """How a size is drawn. forwards: calls of some layers, or None for a full batch. exact: with its bits."""
+    """How a size is drawn. forwards: calls of some layers, or None for a full batch of whole captions.
+
+    length: tokens that captions are cut to. exact: with the bits of a full batch.
+    """
 
     forwards: Mapping[nn.Module, Forward] | None
+    length: int
     exact: bool = True
 
 
@@ -67,37 +71,44 @@ class SameBits:
         if key not in self.known or outdated(self.known[key].forwards):
             images, self.known[key] = self._learn(latents, condition, size, length)
             return images[:count]
-        if (forwards := self.known[key].forwards) is None:
+        way = self.known[key]
+        if way.forwards is None:
             return self.draw(*filled(latents, condition, max(size, FULL)))[:count]
-        with called_by(forwards):
-            return self.draw(*filled(latents, cut(condition, length), size))[:count]
+        with called_by(way.forwards):
+            return self.draw(*filled(latents, cut(condition, way.length), size))[:count]
 
     def _learn(self, latents: Tensor, condition: Condition, size: int, length: int) -> tuple[Tensor, Way]:
         """The images, and how others of this size are drawn."""
         whole = self.draw(*filled(latents, condition, max(size, FULL)))
-        short = cut(condition, length)
-        try:
-            layers = Layers(size)
-            if size < FULL:
-                with ExitStack() as hooks:
-                    for layer in leaves(self.network):
-                        hooks.callback(layer.register_forward_hook(layers.as_in_full).remove)
-                    self.draw(*filled(latents, short, FULL))
-            if self.always or layers.extra <= MOST * layers.work:
-                with called_by(layers.forwards):
-                    small = self.draw(*filled(latents, short, size))
-                if torch.equal(small, whole[:size]):
-                    return whole, Way(layers.forwards)
-            if self.always:
-                return whole, Way(None)
-            cheap = {layer: forward for layer, forward in layers.forwards.items() if isinstance(forward, Packed)}
-            with called_by(cheap):
-                small = self.draw(*filled(latents, short, size))
-        except Exception:  # other shapes than a full batch's are refused, in as many ways as there are runtimes
-            return whole, Way(None)
+        tokens = condition.mask.shape[1]
+        lengths = [length, tokens] if size < FULL and length < tokens else [length]  # a program may be of one length
+        for each in lengths:
+            with suppress(Exception):  # other shapes are refused, in as many ways as there are runtimes
+                if found := self._smaller(latents, cut(condition, each), size, whole):
+                    return found
+        return whole, Way(None, tokens)
+
+    def _smaller(self, latents: Tensor, condition: Condition, size: int, whole: Tensor) -> tuple[Tensor, Way] | None:
+        """Of `size` rows of these captions, where that draws what is in `whole`."""
+        layers, length = Layers(size), condition.mask.shape[1]
+        if size < FULL:
+            with ExitStack() as hooks:
+                for layer in leaves(self.network):
+                    hooks.callback(layer.register_forward_hook(layers.as_in_full).remove)
+                self.draw(*filled(latents, condition, FULL))
+        if self.always or layers.extra <= MOST * layers.work:
+            with called_by(layers.forwards):
+                small = self.draw(*filled(latents, condition, size))
+            if torch.equal(small, whole[:size]):
+                return whole, Way(layers.forwards, length)
+        if self.always:
+            return None
+        cheap = {layer: forward for layer, forward in layers.forwards.items() if isinstance(forward, Packed)}
+        with called_by(cheap):
+            small = self.draw(*filled(latents, condition, size))
         if not (small - whole[:size]).abs().max() < GREY_LEVEL:
-            return whole, Way(None)
-        return small, Way(cheap, torch.equal(small, whole[:size]))
+            return None
+        return small, Way(cheap, length, torch.equal(small, whole[:size]))
 
 
 def rounded(count: int) -> int:

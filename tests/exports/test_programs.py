@@ -7,7 +7,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from tests.exports.conftest import made
+from tests.exports.conftest import TOKENS, WIDTH, made
 from trainer import checkpoint, load
 from trainer.batch import Condition
 from trainer.errors import UserError
@@ -74,6 +74,37 @@ def test_a_program_is_a_checkpoint(run, run_of_ids, exports, exports_of_ids, of,
     assert (drawn.int() - expected.int()).abs().max() <= 1
     assert not drawn.is_floating_point() and pipe.step == 30 and pipe.objective.images_seen == 1500
     assert not list(pipe.objective.parameters()), "it draws by the file alone"
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
+def test_one_image_is_one_row_of_a_program(exports_of_ids, name):
+    """Also of one whose captions have one length, that of the text encoder that trained with its generator."""
+    pipe, seen = load(exports_of_ids / name), []
+    expected = pipe.draw(pipe.latents(range(16)), pipe.condition(["a red apple"] * 16)).pixels
+    runtime = pipe.objective.generator
+    draw = runtime.run
+    runtime.run = lambda given: seen.append(given["input_ids"].shape) or draw(given)
+    for _ in range(2):  # the first time is drawn in full
+        image = pipe(["a red apple"], seeds=[0]).pixels
+        assert (image.int() - expected[:1].int()).abs().max() <= 1
+    assert seen[-1] == (1, TOKENS)
+
+
+def test_the_axes_of_a_program_have_names(exports, exports_of_ids):
+    from onnx import load as read
+
+    def axes(path):
+        graph = read(path).graph
+        return {
+            each.name: [axis.dim_param or axis.dim_value for axis in each.type.tensor_type.shape.dim]
+            for each in [*graph.input, *graph.output]
+        }
+
+    images = {"latent": ["N", 8], "images": ["N", 3, 16, 16]}
+    features = {"tokens": ["N", "L", WIDTH], "mask": ["N", "L"], "pooled": ["N", WIDTH]}
+    assert axes(exports / "model.onnx") == images | features
+    ids = {"input_ids": ["N", TOKENS], "attention_mask": ["N", TOKENS]}
+    assert axes(exports_of_ids / "model.onnx") == images | ids
 
 
 def test_the_axis_of_tokens_is_open(exports):

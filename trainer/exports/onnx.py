@@ -15,6 +15,7 @@ from trainer.errors import UserError
 from trainer.exports.program import Runtime, reason
 
 OPSET = 18
+AXES = ("N", "L")  # images and tokens, by position
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # the first that is there
 
@@ -29,9 +30,12 @@ def require(*packages: str) -> None:
 def write(exported: ExportedProgram, path: Path) -> None:
     require(*PACKAGES)
     names = list(exported.graph_signature.user_inputs)
+    shapes = {node.name: node.meta["val"].shape for node in exported.graph.nodes if node.op == "placeholder"}
+    axes = tuple({i: AXES[i] for i, size in enumerate(shapes[name]) if not isinstance(size, int)} for name in names)
     program: Any = torch.onnx.export(
-        exported, (), dynamo=True, opset_version=OPSET, input_names=names, output_names=["images"], verbose=False
-    )
+        exported, (), dynamo=True, opset_version=OPSET, input_names=names, output_names=["images"],
+        dynamic_shapes=axes, verbose=False,
+    )  # fmt: skip
     program.save(path)
 
 
