@@ -172,6 +172,13 @@ def test_own_script_on_two_nodes(jobs, uninterrupted):
     same(final(jobs.folder / f"outputs/slurm/{job}"), final(uninterrupted))
 
 
+def test_srun_within_an_allocation(jobs, uninterrupted):
+    quick = ["gpus_per_node=0", "nodes=2", "callbacks.watch.seconds=0", "run_dir=allocated"]
+    sizes = ["--nodes=2", "--ntasks-per-node=1"]
+    jobs.run("salloc", *sizes, "srun", sys.executable, "-m", "trainer", *TINY, *quick)
+    same(final(jobs.folder / "allocated"), final(uninterrupted))
+
+
 def test_sbatch_refusing_is_one_line(jobs):
     with pytest.raises(AssertionError, match=r"launch=slurm: .*invalid partition"):
         jobs.train(*TINY, *TWO_NODES, "launch.partition=nowhere", "run_dir=refused")
