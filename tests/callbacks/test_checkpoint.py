@@ -112,6 +112,26 @@ def test_a_full_disk_is_one_line_and_spares_older_checkpoints(tmp_path, monkeypa
     assert names(tmp_path) == [path.name]
 
 
+def test_a_file_is_on_disk_before_it_has_its_name_and_the_name_thereafter(tmp_path, monkeypatch):
+    done, sync, rename = [], os.fsync, os.replace
+
+    def synced(handle):
+        done.append(f"sync {os.path.relpath(os.readlink(f'/proc/self/fd/{handle}'), tmp_path)}")
+        sync(handle)
+        if done[-1] == "sync .":
+            raise OSError(22, "Invalid argument")  # of a file system that knows it of files alone
+
+    def renamed(old, new):
+        done.append(f"{old.name} becomes {new.name}")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    AtomicCheckpointIO().save_checkpoint({"a": torch.ones(3)}, tmp_path / "a.ckpt")
+    temporary = f".a.ckpt.{os.getpid()}.tmp"
+    assert done == [f"sync {temporary}", f"{temporary} becomes a.ckpt", "sync ."]
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_torch_reports_a_full_disk_as_we_expect(tmp_path, monkeypatch):
     path = tmp_path / "checkpoints" / "kimg000000.001.ckpt"

@@ -43,18 +43,20 @@ def start(run: Path, launcher: str, *overrides: str) -> subprocess.Popen[bytes]:
 
 
 def pids(run: Path) -> dict[int, int]:
-    """rank -> process, of those that train in `run`."""
-    found = {}
+    """rank -> process, of those that train in `run`; not their data workers, which look the same."""
+    found, parents = {}, {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cmdline").read_bytes().replace(b"'", b"").split(b"\0")  # a child has them quoted
             environment = (process / "environ").read_bytes().split(b"\0")
+            parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
         except OSError:
             continue
         if f"run_dir={run}".encode() in words and b"torch.distributed.run" not in words:
             ranks = [each.partition(b"=")[2] for each in environment if each.startswith(b"LOCAL_RANK=")]
-            found[int(ranks[0]) if ranks else 0] = int(process.name)
-    return found
+            found[int(process.name)] = int(ranks[0]) if ranks else 0
+            parents[int(process.name)] = int(parent)
+    return {rank: pid for pid, rank in found.items() if found.get(parents[pid]) != rank}
 
 
 def wait_for(condition, log: Path, seconds: float = 120) -> None:
@@ -73,17 +75,19 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("launcher", "blow", "victim"),  # of ranks alone, without a training: tests/strategies/test_watch.py
+    ("launcher", "blow", "victim", "num_workers"),  # of ranks alone, without a training: tests/strategies/test_watch.py
     [
-        ("lightning", signal.SIGKILL, 1),
-        ("lightning", signal.SIGSTOP, 0),
-        ("torchrun", signal.SIGKILL, 0),
-        ("torchrun", signal.SIGSTOP, 1),
+        ("lightning", signal.SIGKILL, 1, 0),
+        ("lightning", signal.SIGSTOP, 0, 0),
+        ("torchrun", signal.SIGKILL, 0, 0),
+        ("torchrun", signal.SIGSTOP, 1, 0),
+        ("lightning", signal.SIGKILL, 1, 2),  # the end of its workers is not taken for the reason
+        ("torchrun", signal.SIGKILL, 0, 2),
     ],
 )
-def test_the_others_name_the_rank_and_end(tmp_path, launcher, blow, victim):
+def test_the_others_name_the_rank_and_end(tmp_path, launcher, blow, victim, num_workers):
     run, log = tmp_path / "run", tmp_path / "run.txt"
-    process = start(run, launcher, *TINY)
+    process = start(run, launcher, *TINY, f"data.num_workers={num_workers}")
     try:
         wait_for(lambda: any(run.glob("checkpoints/*.ckpt")), log)
         ranks = pids(run)
@@ -99,6 +103,7 @@ def test_the_others_name_the_rank_and_end(tmp_path, launcher, blow, victim):
     words = log.read_text()
     line = re.search(rf"rank {victim} \(host \S+\) (.*): stopping; the last checkpoint is (\S+); resume={run}", words)
     assert line, words
+    assert "DataLoader" not in words
     assert code != 0
     assert Path(line[2]).is_file()
     if victim:  # rank 0 has lived to write the report

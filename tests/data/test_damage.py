@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.test_resume import SMALL, start
+from trainer import checkpoint
 from trainer.data import checksums
 from trainer.data.cache import open_cache
 from trainer.data.rows import Rows
@@ -42,6 +43,7 @@ def test_a_run_whose_cache_is_cut_short_ends_in_one_line(tmp_path, num_workers):
     assert "Traceback" not in words and "shared memory" not in words
     end = json.loads((tmp_path / "run/end.json").read_text())
     assert end["state"] == "failed" and re.fullmatch(line, end["reason"]) and "traceback" not in end
+    assert checkpoint.read(checkpoint.newest(tmp_path / "run"))["images_seen"] > 0
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
