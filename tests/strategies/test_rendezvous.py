@@ -10,11 +10,15 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from torch.distributed import HashStore
 
 from trainer.errors import UserError
-from trainer.strategies.rendezvous import meet
+from trainer.strategies import ddp
+from trainer.strategies.rendezvous import meet, tell_of_loopback
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,6 +65,68 @@ def test_a_child_that_ended_is_told_at_once(port):
     child = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
     with pytest.raises(UserError, match="rank 1 of 2 ended with code 3 while it started"):
         meet("127.0.0.1", port, 0, 2, 60, [child])
+
+
+@pytest.fixture
+def met(monkeypatch):
+    """`met(hosts, address)` is a store in which ranks of these hosts are, on a machine whose name has this address."""
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+
+    def store(hosts, address):
+        def found(name, port):
+            if not address:
+                raise socket.gaierror(-2, "Name or service not known")
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0))]
+
+        monkeypatch.setattr(socket, "getaddrinfo", found)
+        made = HashStore()
+        for rank, host in enumerate(hosts):
+            made.set(f"here {rank}", host)
+        return made
+
+    return store
+
+
+LOOPBACK = "resolves to 127.0.1.1 here, so that gloo listens where no other node reaches it: set GLOO_SOCKET_IFNAME= to"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "address", "ifname", "told"),
+    [
+        (["n1", "n1", "n2", "n2"], "127.0.1.1", "", [0, 2]),
+        (["n1", "n1", "n2", "n2"], "::1", "", [0, 2]),
+        (["n1", "n1", "n2", "n2"], None, "", [0, 2]),
+        (["n1", "n1", "n2", "n2"], "127.0.1.1", "eth0", []),
+        (["n1", "n1", "n2", "n2"], "10.0.0.7", "", []),
+        (["n1", "n1", "n1", "n1"], "127.0.1.1", "", []),
+    ],
+)
+def test_a_host_that_no_other_reaches_is_told_once_a_node(met, monkeypatch, capsys, hosts, address, ifname, told):
+    store = met(hosts, address)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", ifname)
+    for rank, host in enumerate(hosts):
+        tell_of_loopback(store, rank, len(hosts))
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == (rank in told)
+        assert all(f"host {host} resolves to {address or 'no address'} here" in line for line in lines)
+
+
+@pytest.mark.parametrize(("backend", "lines"), [("gloo", 1), ("nccl", 0)])
+def test_data_parallel_tells_it_before_it_connects(met, monkeypatch, capsys, backend, lines):
+    strategy = ddp.DDP(process_group_backend=backend)
+    strategy.cluster_environment = SimpleNamespace(
+        main_address="n1", main_port=1, global_rank=lambda: 0, local_rank=lambda: 0
+    )
+    strategy._num_nodes = 2
+    strategy.parallel_devices = [torch.device("cpu")]
+    store = met(["n1", "n2"], "127.0.1.1")
+    monkeypatch.setattr(ddp.DDP, "set_world_ranks", lambda self: None)
+    monkeypatch.setattr(ddp, "meet", lambda *where: store)
+    monkeypatch.setattr(ddp, "_init_dist_connection", lambda *given, **options: print("connects", file=sys.stderr))
+    monkeypatch.setattr(ddp.DDP, "world_size", 2)
+    strategy.setup_distributed()
+    words = capsys.readouterr().err
+    assert words.endswith("connects\n") and words.count(LOOPBACK) == lines
 
 
 @pytest.mark.slow

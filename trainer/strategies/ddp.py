@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from trainer.strategies.base import PerNetwork, parameters
 from trainer.strategies.gather import Gather
-from trainer.strategies.rendezvous import meet
+from trainer.strategies.rendezvous import meet, tell_of_loopback
 
 
 class Parallel(PerNetwork, DDPStrategy):  # type: ignore[misc]
@@ -48,6 +48,8 @@ class Parallel(PerNetwork, DDPStrategy):  # type: ignore[misc]
                 for child in self.children:
                     child.kill()
                 raise
+            if "gloo" in self._process_group_backend:
+                tell_of_loopback(store, self.global_rank, self.world_size)
             device = self.root_device if self.root_device.type != "cpu" else None
             options: dict[str, Any] = {"store": store, "timeout": self._timeout, "device_id": device}
             _init_dist_connection(place, self._process_group_backend, **options)

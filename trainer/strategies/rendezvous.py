@@ -5,8 +5,10 @@ PyTorch's own rendezvous waits in C++, where neither Ctrl-C nor SIGTERM reaches 
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import platform
+import socket
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -45,6 +47,26 @@ def meet(address: str, port: int, rank: int, count: int, seconds: float, childre
             say(f"waiting for {who} at {address}:{port}")
         time.sleep(POLL_SECONDS)
     return store
+
+
+def tell_of_loopback(store: Store, rank: int, count: int) -> None:
+    """Says once a node that gloo will listen where other nodes cannot reach it: at the address of the host's own name.
+
+    store: what `meet` returned.
+    """
+    hosts = [store.get(f"here {each}").decode() for each in range(count)]
+    name = hosts[rank]
+    if len({*hosts}) == 1 or hosts.index(name) != rank or os.environ.get("GLOO_SOCKET_IFNAME"):
+        return
+    try:
+        own = socket.getaddrinfo(name, None)[0][4][0]
+    except OSError:
+        own = "no address"
+    if own == "no address" or ipaddress.ip_address(own).is_loopback:
+        say(
+            f"the name of host {name} resolves to {own} here, so that gloo listens where no other node reaches it: set "
+            f"GLOO_SOCKET_IFNAME= to the network interface between the nodes, as eth0, or mend /etc/hosts"
+        )
 
 
 def reach(address: str, port: int, rank: int, deadline: float) -> TCPStore:

@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from trainer import ranks
 from trainer.errors import UserError
-from trainer.strategies.rendezvous import meet
+from trainer.strategies.rendezvous import meet, tell_of_loopback
 from trainer.strategies.watch import BEAT, GRACE, Watch
 
 
@@ -45,6 +45,8 @@ def together(
         torch.cuda.set_device(device)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else its stack traces bury the line that names a dead rank
     store: Any = meet(*address(), rank, count, rendezvous_seconds)
+    if not gpu:
+        tell_of_loopback(store, rank, count)
     options: dict[str, Any] = {"store": store, "rank": rank, "world_size": count}
     dist.init_process_group(
         "nccl" if gpu else "gloo", timeout=timedelta(hours=6), **options
