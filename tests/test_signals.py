@@ -27,6 +27,7 @@ exit 0
 
 @pytest.fixture
 def armed():
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
     before = signals.arm()
     signals.immediate()
     yield

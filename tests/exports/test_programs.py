@@ -148,7 +148,7 @@ def test_a_program_that_differs_is_removed(run, tmp_path, command, monkeypatch):
     honest = torch_export.write
     monkeypatch.setattr(torch_export, "write", lambda exported, path: honest(spoilt(exported), path))
     result = command(f"checkpoint={run}", f"out={tmp_path}", "formats=[safetensors,torch_export]", main=main)
-    told, failed = result.err.splitlines()
+    told, failed = (line for line in result.err.splitlines() if not line.startswith("export: "))  # it takes a while
     assert result.code == 2 and "text.encoder.path" in told, "a folder of this disk, which others lack"
     assert "model.pt2: differs from eager by" in failed and "more than 1.0e-04" in failed
     assert not (tmp_path / "model.pt2").exists() and (tmp_path / "model.safetensors").exists()
@@ -181,7 +181,8 @@ def test_what_cannot_be_made_is_one_line(run, tmp_path, command, monkeypatch):
     monkeypatch.setattr(aot_inductor, "write", fail)
     result = command(f"checkpoint={run}", f"out={tmp_path}", "formats=aot_inductor", main=main)
     assert result.code == 2
-    assert result.err.splitlines()[1:] == ["model.aot.pt2: could not be made: RuntimeError: no compiler"]
+    assert result.err.splitlines()[-1] == "model.aot.pt2: could not be made: RuntimeError: no compiler"
+    assert "long story" not in result.err
     assert not (tmp_path / "model.aot.pt2").exists()
 
 
