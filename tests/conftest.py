@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 import os
 import signal
@@ -13,6 +14,22 @@ from types import SimpleNamespace
 import pytest
 
 from trainer import signals
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of the cases of a test marked `sampled(n)`, one in n runs on a day, another on the next; ALL=1 runs all."""
+    if os.environ.get("ALL"):
+        return
+    seen: dict[object, int] = {}
+    left_out = []
+    for item in items:
+        if mark := item.get_closest_marker("sampled"):
+            test = item.function  # type: ignore[attr-defined]
+            seen[test] = seen.get(test, -1) + 1
+            if (seen[test] + datetime.date.today().toordinal()) % mark.args[0]:
+                left_out.append(item)
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.fixture(autouse=True, scope="session")

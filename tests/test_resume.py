@@ -118,19 +118,7 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bits(folder, uninterrupted,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_ten_random_kills(folder, uninterrupted, num_workers):
-    run = folder / f"often{num_workers}"
-    draw = random.Random()
-    for step in sorted(draw.sample(range(2, STEPS - 4), 10)):
-        command = (f"resume={run}",) if run.exists() else (*SMALL, f"run_dir={run}", f"data.num_workers={num_workers}")
-        kill_after(folder, run, step, draw.uniform(0, 0.1), *command)
-    finish(folder, f"resume={run}")
-    same(final(run), uninterrupted)
-    assert logged_steps(run) == logged_steps(folder / "uninterrupted")
-
-
-@pytest.mark.slow
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp", "zero1", "zero2", "zero3"])
 def test_killed_under_each_strategy(tmp_path, strategy):
     """Two ranks, and where a strategy splits the weights the checkpoint is in parts, too."""
@@ -148,6 +136,7 @@ def test_killed_under_each_strategy(tmp_path, strategy):
 
 
 @pytest.mark.slow
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("first", "then"), [("ddp", "fsdp"), ("fsdp", "zero2"), ("zero3", "ddp"), ("zero1", "single")])
 def test_a_run_goes_on_under_another_strategy(tmp_path, first, then):
     """By the command line that a user types; where a strategy splits the weights, from a checkpoint in parts."""

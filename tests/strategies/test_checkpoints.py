@@ -43,12 +43,14 @@ def test_a_checkpoint_moves(move, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("move", MORE, ids=str)
 def test_a_checkpoint_moves_further(move, tmp_path):
     moved(*move, tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp", "zero1", "zero2", "zero3"])
 def test_going_on_in_place_changes_nothing(strategy, tmp_path):
     moved(strategy, 2, strategy, 2, tmp_path)

@@ -125,6 +125,7 @@ def test_on_a_gpu_nothing_waits_and_nothing_is_touched(fused, value):
 
 
 @pytest.mark.slow
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp", "zero1", "zero2", "zero3"])
 def test_two_ranks_hold_it_back_alike(strategy, tmp_path):
     """The gradient of one rank is 1e25 times as large: both see it in that step, and nothing of theirs is inf."""

@@ -14,6 +14,7 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_two_ranks_equal_one_process(strategy, alone, tmp_path):
     run(strategy, 2, tmp_path, CASES)

@@ -14,6 +14,7 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("strategy", "cases"),
     [("ddp", [SOME, ONE_RANK]), *((name, [SOME]) for name in ("fsdp", "zero1", "zero2", "zero3"))],
