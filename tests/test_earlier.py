@@ -112,3 +112,16 @@ def test_a_mistyped_option_is_one_line(composed, run):
     found = composed(f"resume={run}", "strategy=fsdp3")
     assert found.result.code == 2
     assert "strategy=fsdp3: no such option; did you mean fsdp?" in found.result.err
+
+
+@pytest.mark.parametrize("key", ["resume", "init"])
+def test_a_run_that_was_kept_to_the_cpu_stays_there(composed, run, key):
+    """`gpus_per_node=0 trainer.devices=2` are two processes; without the first, two GPUs would be asked for."""
+    text = (run / "composed.yaml").read_text()
+    assert "\ngpus_per_node: auto\n" in text
+    for count, wanted in (("0", 0), ("4", "auto")):
+        (run / "composed.yaml").write_text(text.replace("\ngpus_per_node: auto\n", f"\ngpus_per_node: {count}\n"))
+        kept = OmegaConf.create(composed(f"{key}={run}").result.out)
+        assert kept.gpus_per_node == wanted
+        assert OmegaConf.create(composed(f"{key}={run}", "gpus_per_node=2").result.out).gpus_per_node == 2
+    (run / "composed.yaml").write_text(text)

@@ -116,9 +116,15 @@ def offer_teacher(arguments: list[str]) -> None:
 
 
 def composed(folder: Path) -> dict[str, Any]:
-    """The configuration of a run as it was composed, without where it ran. UserError if it names what it may not."""
+    """The configuration of a run as it was composed, without where it ran. UserError if it names what it may not.
+
+    One that was kept to the CPU stays there: its trainer.devices are processes.
+    """
     saved: Any = OmegaConf.to_container(OmegaConf.load(folder / COMPOSED))
-    kept = {key: node for key, node in saved.items() if key not in PLACE} if isinstance(saved, dict) else saved
+    kept = saved
+    if isinstance(saved, dict):
+        on_cpu = saved.get("gpus_per_node") == 0
+        kept = {key: node for key, node in saved.items() if key not in PLACE or (on_cpu and key == "gpus_per_node")}
     return allowlist.checked(kept, folder / COMPOSED, is_composed=True)
 
 
