@@ -230,7 +230,7 @@ def test_aot_inductor(run, run_of_ids, tmp_path, without, of):
     expected = given(source, out)
     without(OURS, RUN_AOT, out)
     assert np.abs(np.load(out / "images.npy") - expected).max() <= BOUND
-    drawn = load(out)(list(CAPTIONS), seeds=range(4)).pixels
+    drawn = load(out / "model.aot.pt2")(list(CAPTIONS), seeds=range(4)).pixels
     assert (drawn.int() - load(source)(list(CAPTIONS), seeds=range(4)).pixels.int()).abs().max() <= 1
 
 
