@@ -13,8 +13,10 @@ def run(tmp_path_factory):
     """What a run of experiment=cgan at 16 pixels leaves for others: composed.yaml beside a folder of checkpoints."""
     import contextlib
     import io
+    import signal
     import sys
 
+    from trainer import signals
     from trainer.__main__ import main
 
     folder = tmp_path_factory.mktemp("runs") / "saved"
@@ -23,7 +25,9 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(text):
         given = ["experiment=cgan", "data.resolution=16", "strategy=ddp", "trainer.precision=bf16-mixed"]
         patch.setattr(sys, "argv", ["trainer", *given, "objective.clip=1", "--cfg", "job"])
+        handlers = {number: signal.getsignal(number) for number in signals.STOPPING}
         main()
+        signals.restore(handlers)
     (folder / "composed.yaml").write_text(text.getvalue())
     return folder
 

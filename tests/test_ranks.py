@@ -9,6 +9,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments import SLURMEnvironment
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from trainer import ranks, strategies
 from trainer.errors import UserError
@@ -89,7 +90,8 @@ def test_half_a_launcher_is_told(launcher, variables, words):
         ranks.check_launcher()
 
 
-def test_lightning_goes_by_the_rank_that_it_is_told(launcher):
+def test_lightning_goes_by_the_rank_that_it_is_told(launcher, monkeypatch):
+    monkeypatch.setattr(rank_zero_only, "rank", 0)  # as it is again for the tests behind
     launcher(TORCHRUN)  # by hand, without torchrun
     ranks.tell_lightning()
     assert pl.Trainer(accelerator="cpu", num_nodes=2, devices=4, strategy="ddp", logger=False).global_rank == 5
