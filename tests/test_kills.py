@@ -38,11 +38,12 @@ def overrides(workers: int, ranks: int) -> list[str]:
 def moments(run: Path, draw: random.Random) -> dict[str, tuple[Callable[[], object], float]]:
     """name of a moment -> what is seen when it begins, and seconds that it lasts about."""
     saved, drawn = set(run.glob("checkpoints/*.ckpt")), set(run.glob("samples/kimg*.png"))
+    left = set(run.glob("checkpoints/.*.tmp"))  # by a kill before
     last = run / f"checkpoints/kimg{STEPS * 8 / 1000:010.3f}.ckpt"
     return {
         "start-up": (lambda: True, 12.0),
         "a step": (lambda: set(run.glob("checkpoints/*.ckpt")) - saved, 0.3),
-        "a save": (lambda: [*run.glob("checkpoints/.*.tmp")], 0.02),
+        "a save": (lambda: set(run.glob("checkpoints/.*.tmp")) - left, 0.02),
         "an evaluation": (lambda: set(run.glob("samples/kimg*.png")) - drawn, 0.6),
         "the end": (last.exists, 2.0),
     }
@@ -64,6 +65,8 @@ def strike(folder: Path, run: Path, moment: str, way: int, draw: random.Random, 
     expected = {0} if not struck else {-way} if way == signal.SIGKILL else {128 + way, 0}
     if struck and (run / "end.json").exists() and '"finished"' in (run / "end.json").read_text():
         expected.add(-way)  # Python has put its handlers back, in the last moment of its process
+    if moment == "start-up":
+        expected.add(-way)  # or has none yet, in the first
     assert code in expected, f"{moment}, {way}: exit {code}\n{(folder / 'output.txt').read_text()[-5000:]}"
     return f"{moment}, {signal.Signals(way).name}: {f'exit {code}' if struck else 'had ended'}"
 
