@@ -150,3 +150,18 @@ def test_absent_or_altered_weights(monkeypatch, tmp_path):
     monkeypatch.setattr(effnet_lite0, "_PACKAGE", "no_such_package")
     with pytest.raises(UserError, match="not installed"):
         load()
+
+
+def test_a_build_without_the_private_operator_has_the_same_features(monkeypatch):
+    network = effnet_lite0.EffNetLite0().eval().requires_grad_(False)
+    pixels = torch.rand(2, 3, 64, 64)
+    whole = network(pixels)
+    effnet_lite0.fuses.cache_clear()
+
+    def absent(*_):
+        raise AttributeError("no such operator")
+
+    monkeypatch.setattr(effnet_lite0, "fused", absent)
+    assert not effnet_lite0.fuses()
+    torch.testing.assert_close(network(pixels), whole, atol=1e-5, rtol=1e-4)
+    effnet_lite0.fuses.cache_clear()
