@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import sys
 import time
@@ -15,6 +14,7 @@ from rich import progress as rich_progress
 from trainer.callbacks.guard import newest_checkpoint
 from trainer.callbacks.schedule import last
 from trainer.progress import spared
+from trainer.report.run import curves
 
 _SHOWN = {
     "val/fd_effnet": "fd_effnet {:.1f}",
@@ -43,7 +43,9 @@ class Progress(Callback):
         self._first_step, self._first_images = trainer.global_step, objective.images_seen
         if not trainer.is_global_zero:
             return
-        self._best = best_so_far(Path(trainer.default_root_dir), objective.images_seen / 1000)
+        measured = curves(Path(trainer.default_root_dir, "metrics.csv")).get("val/fd_effnet", [])
+        before = [(kimg, value) for kimg, value in measured if kimg <= objective.images_seen / 1000]
+        self._best = min(before, key=lambda each: each[1], default=None)
         self._panel = describe(trainer, objective)
         width = max(len(key) for key, _ in self._panel)
         print("\n".join(f"  {key:<{width}}  {value}" for key, value in self._panel), flush=True)
@@ -142,16 +144,6 @@ def prompts(trainer: Trainer) -> str:
         return ""
     fit = (caption for caption in data.fixed_captions(8) if re.fullmatch(r"[\w ]+", caption))  # needs no quoting
     return f" 'prompts=[{next(fit, 'a red apple')}]'"
-
-
-def best_so_far(run: Path, kimg: float) -> tuple[float, float] | None:
-    """(kimg, val/fd_effnet) of the best evaluation that a run had up to here, by its table; None if it had none."""
-    if not (run / "metrics.csv").exists():
-        return None
-    with open(run / "metrics.csv", newline="") as file:
-        rows = [(row.get("progress/kimg"), row.get("val/fd_effnet")) for row in csv.DictReader(file)]
-    measured = [(float(at), float(value)) for at, value in rows if at and value]
-    return min((each for each in measured if each[0] <= kimg), key=lambda each: each[1], default=None)
 
 
 def describe(trainer: Trainer, objective: Any) -> list[tuple[str, str]]:

@@ -58,18 +58,8 @@ class Run:
 
     @cached_property
     def curves(self) -> dict[str, list[tuple[float, float]]]:
-        """Metric -> (thousand images seen, value), the values that are no finite number included."""
-        found: dict[str, list[tuple[float, float]]] = {}
-        path = self.folder / "metrics.csv"
-        if path.is_file():
-            with open(path, newline="", encoding="utf-8") as file:
-                for row in csv.DictReader(file):
-                    numbers = {key: number(text) for key, text in row.items() if key}
-                    kimg = numbers.pop("progress/kimg", None)
-                    for key, value in numbers.items():
-                        if key != "step" and kimg is not None and value is not None:
-                            found.setdefault(key, []).append((kimg, value))
-        return found
+        """As of the function, of this run's metrics."""
+        return curves(self.folder / "metrics.csv")
 
     def finite(self, key: str) -> list[tuple[float, float]]:
         return [point for point in self.curves.get(key, []) if math.isfinite(point[1])]
@@ -122,6 +112,20 @@ class Run:
     def _text(self, name: str) -> str:
         path = self.folder / name
         return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def curves(table: Path) -> dict[str, list[tuple[float, float]]]:
+    """Metric -> (thousand images seen, value), the values that are no finite number included; of a metrics.csv."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    if table.is_file():
+        with open(table, newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                numbers = {key: number(text) for key, text in row.items() if key}
+                kimg = numbers.pop("progress/kimg", None)
+                for key, value in numbers.items():
+                    if key != "step" and kimg is not None and value is not None:
+                        found.setdefault(key, []).append((kimg, value))
+    return found
 
 
 def number(text: str | None) -> float | None:
