@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.strategies.zero import bucket_size
+from trainer.strategies.engine import bucket_size
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trainer.distribution import install
 from trainer.errors import UserError
 from trainer.strategies.base import is_moment, num_bytes, parameters, placed
+from trainer.strategies.engine import load_deepspeed, settings
 from trainer.strategies.hold import LIMIT
 from trainer.strategies.parts import Part, fill
 from trainer.strategies.sharded import Sharded
@@ -58,22 +55,8 @@ class ZeRO(Sharded):
                 self.engines[id(optimizer)].optimizer.parameter_offload.fwd_pre_hook.remove()
 
     def config(self, network: nn.Module) -> dict[str, Any]:
-        # DeepSpeed's own linear rounds otherwise than PyTorch's under bf16, so stage 3 would not equal the others
-        zero: dict[str, Any] = {"stage": self.stage, "memory_efficient_linear": False, "overlap_comm": self.stage > 1}
-        zero["reduce_bucket_size"] = bucket_size([p.numel() for p in network.parameters()])
-        if self.offload_optimizer:
-            zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-        if self.offload_parameters:
-            zero["offload_param"] = {"device": "cpu", "pin_memory": True}
-        if self.stage == 3:
-            zero |= {"stage3_param_persistence_threshold": 0, "stage3_max_reuse_distance": 0}
-        return {
-            "train_micro_batch_size_per_gpu": 1,
-            "managed_gradient_accumulation": False,  # the objective says when to step
-            "zero_allow_untested_optimizer": True,
-            "zero_force_ds_cpu_optimizer": False,
-            "zero_optimization": zero,
-        }
+        sizes = [parameter.numel() for parameter in network.parameters()]
+        return settings(self.stage, sizes, self.offload_optimizer, self.offload_parameters)
 
     def backward(self, value: Tensor, optimizer: Optimizer, sync: bool = True) -> None:  # type: ignore[override]
         engine = self.engines[id(optimizer)]
@@ -203,16 +186,6 @@ class Share:
         return cls(parameter, parameter.ds_shape, zero.fp32_partitioned_groups_flat[group], offset, start, count)
 
 
-def bucket_size(sizes: list[int]) -> int:
-    """Elements of a network that are reduced together: a quarter of them, so that three quarters hide in the backward.
-
-    At least the 26 MB that a link likes, or all there are; at most 200 MB, where the largest weight is no larger.
-    sizes: of its weights. DeepSpeed's own default is 2 GB, whatever the network has.
-    """
-    total = sum(sizes)
-    return max(1, min(total, max(6_500_000, min(total // 4, 50_000_000), max(sizes, default=1))))
-
-
 def span(parameter: Any, rank: int) -> tuple[int, int]:
     """First element and number of elements of a parameter that stage 3 keeps on a rank; the last piece is padded."""
     size = parameter.partition_numel()
@@ -234,18 +207,3 @@ def without_hooks(network: nn.Module) -> Iterator[None]:
         for hooks, all_of_them in zip(dicts, before, strict=True):  # in the order that they had
             hooks.clear()
             hooks.update(all_of_them)
-
-
-def load_deepspeed() -> Any:
-    if not torch.accelerator.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it warns that it has to choose that
-    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # DeepSpeed calls them
-    try:
-        import deepspeed
-    except ImportError as error:
-        raise UserError(f"strategy=zero* needs DeepSpeed: {install('deepspeed')}") from error
-    deepspeed.utils.logger.setLevel(logging.WARNING)
-    # Nothing is compiled at start: on CPU it would build a reduction for inference, behind a lock file that a killed
-    # run leaves in ~/.cache, and at which every later run waits for ever.
-    deepspeed.ops.__compatible_ops__ = {}
-    return deepspeed
