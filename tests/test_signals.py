@@ -10,7 +10,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -131,6 +131,24 @@ def test_a_requeue_that_fails_says_so(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     signals.requeue(signal.SIGUSR1)
     assert capsys.readouterr().err == "SLURM did not requeue job 12: scontrol: No such file or directory\n"
+
+
+@pytest.mark.parametrize("raised", ["KeyError(140071867464576)", "None"])
+def test_an_import_that_swallows_the_exit_is_left_at_once(tmp_path, raised):
+    (tmp_path / "swallows.py").write_text(
+        "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"except SystemExit:\n    error = {raised}\n    if error: raise error\n"
+    )
+    program = "from trainer import signals; print('kept'); signals.arm(); import swallows; print('went on')"
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGTERM, "kept\n", "")
+
+
+def test_slurm_is_asked_in_the_middle_of_an_import_of_subprocess(asked, monkeypatch):
+    monkeypatch.setitem(sys.modules, "subprocess", ModuleType("subprocess"))  # as it stands while it is imported
+    signals.requeue(signal.SIGUSR1)
+    assert asked() == ["requeue 12"]
 
 
 def armed_yet(pid: int) -> bool:

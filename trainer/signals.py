@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -104,6 +106,8 @@ def _handle(number: int, frame: FrameType | None) -> None:
     if not _deferred:
         if first and leads() and not _complete:
             requeue(number)
+        if first and _importing(frame):
+            _leave(128 + number)
         if first or again:
             raise SystemExit(128 + number)
     elif again:
@@ -113,6 +117,21 @@ def _handle(number: int, frame: FrameType | None) -> None:
     elif first and leads():
         remark = "; once more to abort" if number == signal.SIGINT else ""
         os.write(2, f"{signal.Signals(number).name}: finishing the batch and saving{remark}\n".encode())
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether `frame` stands in an import, whose own bookkeeping swallows an exit or makes another exception of it."""
+    while frame and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
+
+
+def _leave(code: int) -> None:
+    """Ends the process without unwinding; what has been printed is kept."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # it may have been interrupted in the middle of a line
+            stream.flush()
+    os._exit(code)
 
 
 def _leave_terminal() -> None:
@@ -173,8 +192,6 @@ def preempted(job: str) -> bool:
 
 def scontrol(*words: str) -> tuple[int, str]:
     """Exit code and output of a command to SLURM."""
-    import subprocess  # here: the handlers stand a little earlier
-
     try:
         done = subprocess.run(["scontrol", *words], capture_output=True, text=True)
     except OSError as error:
