@@ -2,7 +2,8 @@
 
 ::: source trainer.noise.uniform     the code of a function, class or module-level name, read from the source
 ::: output help                      docs/output/help.txt, which docs/make/outputs.py writes
-::: experiments                      a table of conf/experiment, read from the headers
+::: experiments                      conf/experiment, read from the headers
+::: packages                         the rooms of trainer/, read from the first lines of their docstrings
 
 A name or file that does not exist ends the build.
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-LINE = re.compile(r"^::: (source|output|experiments)\b *(\S*) *$", re.MULTILINE)
+LINE = re.compile(r"^::: (source|output|experiments|packages)\b *(\S*) *$", re.MULTILINE)
 
 
 class Missing(Exception):
@@ -34,7 +35,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 def included(markdown: str) -> str:
     """A page with its `:::` lines replaced."""
-    kinds = {"source": source, "output": output, "experiments": experiments}
+    kinds = {"source": source, "output": output, "experiments": experiments, "packages": packages}
     return LINE.sub(lambda line: kinds[line[1]](line[2]), markdown)
 
 
@@ -91,3 +92,18 @@ def experiments(_: str = "") -> str:
         title, words = lines[1], "\n".join(lines[2:])
         sections.append(f"## {file.stem}\n\n{title}.\n\n```text\n{words}\n```")
     return "\n\n".join(sections)
+
+
+def packages(_: str = "") -> str:
+    """A table of the parts of trainer/."""
+    rows = ["| part of `trainer/` | what | modules |", "|---|---|---|"]
+    parts = sorted(p for p in (ROOT / "trainer").iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file())
+    for part in sorted(parts, key=lambda p: (p.suffix == ".py", p.name)):
+        if part.name in ("__init__.py", "conf"):
+            continue
+        file = part / "__init__.py" if part.is_dir() else part
+        what = (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+        within = sorted(each.stem for each in part.glob("*.py") if not each.stem.startswith("__")) if part.is_dir() else []
+        what = what.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+        rows.append(f"| `{part.name}{'/' * part.is_dir()}` | {what} | {', '.join(within)} |")
+    return "\n".join(rows)
