@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 LINE = re.compile(r"^::: (source|output|experiments|packages)\b *(\S*) *$", re.MULTILINE)
 
 
-class Missing(Exception):
+class MissingError(Exception):
     """A page asks for what is not there."""
 
 
@@ -29,7 +29,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
     try:
         return included(markdown)
-    except Missing as error:
+    except MissingError as error:
         raise PluginError(f"{page.file.src_path}: {error}") from error
 
 
@@ -48,10 +48,10 @@ def source(name: str) -> str:
     for part in nodes:
         node = next((each for each in body if defines(each, part)), None)
         if node is None:
-            raise Missing(f"::: source {name}: {file.relative_to(ROOT)} defines no {part}")
+            raise MissingError(f"::: source {name}: {file.relative_to(ROOT)} defines no {part}")
         body = getattr(node, "body", [])
     if node is None:
-        raise Missing(f"::: source {name}: name a function or class, not a module")
+        raise MissingError(f"::: source {name}: name a function or class, not a module")
     first = min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", []))])
     lines = text.splitlines()[first - 1 : node.end_lineno]
     indent = len(lines[0]) - len(lines[0].lstrip())
@@ -67,7 +67,7 @@ def module(name: str) -> tuple[Path, list[str]]:
         for file in (path.with_suffix(".py"), path / "__init__.py"):
             if file.is_file():
                 return file, parts[count:]
-    raise Missing(f"::: source {name}: there is no such module")
+    raise MissingError(f"::: source {name}: there is no such module")
 
 
 def defines(node: ast.stmt, name: str) -> bool:
@@ -80,7 +80,7 @@ def output(name: str) -> str:
     """A code block with what a command printed; its first lines are the machine and the command."""
     file = ROOT / "docs" / "output" / f"{name}.txt"
     if not file.is_file():
-        raise Missing(f"::: output {name}: no docs/output/{name}.txt; add it to docs/make/outputs.py and run that")
+        raise MissingError(f"::: output {name}: no docs/output/{name}.txt; add it to docs/make/outputs.py and run that")
     return f"```console\n{file.read_text(encoding='utf-8').rstrip()}\n```"
 
 
@@ -103,7 +103,7 @@ def packages(_: str = "") -> str:
             continue
         file = part / "__init__.py" if part.is_dir() else part
         what = (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition("\n")[0]
-        within = sorted(each.stem for each in part.glob("*.py") if not each.stem.startswith("__")) if part.is_dir() else []
+        within = sorted(each.stem for each in part.glob("*.py") if not each.stem.startswith("__"))
         what = what.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
         rows.append(f"| `{part.name}{'/' * part.is_dir()}` | {what} | {', '.join(within)} |")
     return "\n".join(rows)

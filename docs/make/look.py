@@ -38,17 +38,21 @@ def main() -> None:
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for name, width in WIDTHS.items():
             page = browser.new_page(viewport={"width": width, "height": 900}, device_scale_factor=1)
-            complaints: list[str] = []
-            page.on("request", lambda r: complaints.append(f"fetches {r.url}") if r.url.startswith("http") else None)
-            page.on("pageerror", lambda e: complaints.append(f"script: {e}"))
+            fetched: list[str] = []
+            errors: list[str] = []
+            page.on("request", lambda request, fetched=fetched: fetched.append(request.url))
+            page.on("pageerror", lambda error, errors=errors: errors.append(str(error)))
             for file in sorted(site.rglob("*.html")):
                 if file.name == "404.html":
                     continue
-                complaints.clear()
+                fetched.clear()
+                errors.clear()
                 page.goto(file.as_uri())
                 page.wait_for_load_state("load")
                 wrong = [f"wider than the window: {each}" for each in page.evaluate(WIDER)]
-                wrong += [f"no picture: {each}" for each in page.evaluate(BROKEN)] + complaints
+                wrong += [f"no picture: {each}" for each in page.evaluate(BROKEN)]
+                wrong += [f"fetches {url}" for url in fetched if not url.startswith(("file:", "data:", "blob:"))]
+                wrong += [f"script: {each}" for each in errors]
                 if pictures:
                     pictures.mkdir(parents=True, exist_ok=True)
                     stem = "-".join(file.relative_to(site).with_suffix("").parts)

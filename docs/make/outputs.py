@@ -1,7 +1,8 @@
 """What commands print, for the pages of docs/ to include: python docs/make/outputs.py [NAME ...]
 
 Each command runs in an empty folder, with a cache of its own, and leaves docs/output/NAME.txt: the machine, the
-command, what it printed, and its exit code where that is not 0. Without names all run: 4 minutes on 2 cores of a Xeon.
+command, what it printed, and its exit code where that is not 0. Without names all run: 5 CPU minutes on a Xeon, of which
+help, mistakes and slurm are 40 s.
 The commands of a chapter run in order, in one folder, as the later need what the earlier leave.
 """
 
@@ -11,6 +12,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -46,15 +48,23 @@ CHAPTERS: dict[str, dict[str, str]] = {
         "report": f"{MODULE}.report outputs/first",
         "resume": f"{MODULE} resume=outputs/first kimg=1.1",
         "tree": "ls outputs/first",
-        "bulk": f"{MODULE}.sample checkpoint=outputs/first prompts_file=captions.txt images_per_file=50 out=bulk processes=1",
+        "bulk": f"{MODULE}.sample checkpoint=outputs/first prompts_file=captions.txt images_per_file=50 "
+        "out=bulk processes=1",
         "tars": "ls bulk",
     },
     "pictures": {
         "pictures-make": "python make_pictures.py pictures",
-        "pictures-train": f"{MODULE} +experiment=cgan data=folder data.source.path=pictures data.heldout=0.2 kimg=0.5 "
-        "run_dir=outputs/own",
-        "pictures-sample": f"{MODULE}.sample checkpoint=outputs/own 'prompts=[a red circle]'",
+        "pictures-train": f"{MODULE} +experiment=cgan data=folder data.source.path=pictures data.resolution=32 "
+        "data.heldout=0.2 kimg=6 callbacks.evaluation=null run_dir=outputs/own",
+        "pictures-sample": f"{MODULE}.sample checkpoint=outputs/own 'prompts=[a red circle, a blue square]' seeds=0-7",
     },
+}
+
+
+# what the commands leave in their folder -> docs/pictures
+PICTURES = {
+    "sample": ("outputs/first/samples/*/grid.png", "first.png"),
+    "pictures-sample": ("outputs/own/samples/*/grid.png", "own.png"),
 }
 
 
@@ -72,6 +82,7 @@ def machine() -> str:
 def shown(text: str, folder: Path) -> str:
     """Printed text as a page has it: without colours, progress that was overwritten, and folders of this machine."""
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace(str(folder), ".").replace(sys.executable, "python")
+    text = re.sub(rf"\b{re.escape(platform.node())}\b", "node1", text)
     lines = [line.split("\r")[-1].rstrip() for line in text.replace("\r\n", "\n").split("\n")]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n")
 
@@ -83,7 +94,8 @@ def run(chapter: str, names: set[str]) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         (folder / "make_pictures.py").write_text((ROOT / "docs" / "make" / "make_pictures.py").read_text())
-        (folder / "captions.txt").write_text("".join(f"a {c} {t}\n" for c in ("red", "blue") for t in ("cat", "dog") * 25))
+        captions = [f"a {colour} {thing}\n" for colour in ("red", "blue") for thing in ("cat", "dog") * 25]
+        (folder / "captions.txt").write_text("".join(captions))
         environment = os.environ | {
             "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline", "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb",
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": "",
@@ -96,6 +108,9 @@ def run(chapter: str, names: set[str]) -> None:
             code = f"\n(exit code {done.returncode})" if done.returncode else ""
             text = f"# {machine()}\n$ {command}\n{shown(done.stdout, folder)}{code}\n"
             (OUTPUT / f"{name}.txt").write_text(text, encoding="utf-8")
+            if name in PICTURES:
+                pattern, picture = PICTURES[name]
+                shutil.copy(next(folder.glob(pattern)), ROOT / "docs" / "pictures" / picture)
             print(f"{name}: exit code {done.returncode}, {len(text.splitlines())} lines", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The table of strategies and objectives, measured: python tests/strategies/matrix.py [--readme]"""
+"""The table of strategies and objectives, measured: python tests/strategies/matrix.py [--write]"""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 WORKER = Path(__file__).with_name("worker.py")
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "strategies.md"
 STRATEGIES = ("ddp", "fsdp", "zero1", "zero2", "zero3")
 OBJECTIVES = {"hinge": "cgan, hinge", "rpgan": "cgan, RpGAN + exact R1 + R2", "cvae": "cvae"}
 SEED = {"fp32": 2, "bf16": 1}  # no value within rounding of a kink, or of the border between two of bf16
@@ -79,10 +79,10 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         rows = table(folder)
     print(rows)
-    if "--readme" in sys.argv:
-        text = README.read_text()
+    if "--write" in sys.argv:
+        text = PAGE.read_text()
         before, after = text.split(BEGIN)[0], text.split(END)[1]
-        README.write_text(f"{before}{BEGIN}\n{rows}\n{END}{after}")
+        PAGE.write_text(f"{before}{BEGIN}\n{rows}\n{END}{after}")
 
 
 if __name__ == "__main__":
