@@ -31,7 +31,7 @@ def listed(text: str) -> str:
         if in_code:
             lines.append(line)
             continue
-        plain = re.sub(r"(?<!`)([*<|])(?!`)", r"\\\1", line) if "`" not in line else line
+        plain = "".join(part if part.startswith("`") else escaped(part) for part in re.split("(`[^`]*`)", line))
         field = FIELD.match(plain)
         if field:
             begins = not any(FIELD.match(each) or each.startswith("- ") for each in lines[-1:])
@@ -39,3 +39,8 @@ def listed(text: str) -> str:
         else:
             lines.append(plain)
     return "\n".join(lines + ["```"] * in_code)
+
+
+def escaped(text: str) -> str:
+    """Signs of formulae that Markdown would take for its own."""
+    return re.sub(r"([*<|\[\\])", r"\\\1", text)

@@ -1,8 +1,8 @@
 """What commands print, for the pages of docs/ to include: python docs/make/outputs.py [NAME ...]
 
 Each command runs in an empty folder, with a cache of its own, and leaves docs/output/NAME.txt: the machine, the
-command, what it printed, and its exit code where that is not 0. Without names all run: 5 CPU minutes on a Xeon, of which
-help, mistakes and slurm are 40 s.
+command, what it printed, and its exit code where that is not 0. Without names all run: 7 CPU minutes on a Xeon; help,
+mistakes and slurm are 40 s of it.
 The commands of a chapter run in order, in one folder, as the later need what the earlier leave.
 """
 
@@ -62,10 +62,7 @@ CHAPTERS: dict[str, dict[str, str]] = {
 
 
 # what the commands leave in their folder -> docs/pictures
-PICTURES = {
-    "sample": ("outputs/first/samples/*/grid.png", "first.png"),
-    "pictures-sample": ("outputs/own/samples/*/grid.png", "own.png"),
-}
+PICTURES = {"pictures-sample": ("outputs/own/samples/*/grid.png", "own.png")}
 
 
 def machine() -> str:

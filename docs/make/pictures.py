@@ -1,0 +1,100 @@
+"""The pictures of docs/pictures, from the runs they show: python docs/make/pictures.py [NAME FOLDER]
+
+Without arguments, what to run for each and what that costs. FOLDER is what the commands leave: a run, its compressed
+folder, or a folder of a benchmark. own.png is of docs/make/outputs.py; leet.png is a window of a terminal.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+TRAIN = "python -m trainer +experiment="
+
+
+class Picture(NamedTuple):
+    """commands: what makes its folder. file: within that, a pattern. cost: on 2 cores of a Xeon with AVX-512."""
+
+    commands: tuple[str, ...]
+    file: str
+    cost: str
+
+
+PICTURES = {
+    "cgan": Picture((TRAIN + "cgan",), "samples/latest.png", "6 minutes"),
+    "cgan-at-a-tenth": Picture((TRAIN + "cgan",), "samples/kimg000005.*.png", "6 minutes, the run of cgan"),
+    "cgan_shapes": Picture((TRAIN + "cgan_shapes",), "samples/latest.png", "5 minutes"),
+    "report": Picture((TRAIN + "cgan",), "report.html", "6 minutes; needs playwright and Chromium"),
+    "fast": Picture(
+        (
+            TRAIN + "cgan_shapes64 run_dir=outputs/teacher",
+            TRAIN + "distill teacher=outputs/teacher run_dir=outputs/distilled",
+            TRAIN + "distill_data teacher=outputs/teacher init=outputs/distilled run_dir=outputs/student",
+            "python -m trainer.compress checkpoint=outputs/student 'compression=[fold,int8,compile]'",
+        ),
+        "grid.png",
+        "104 minutes",
+    ),
+    "front": Picture(
+        (
+            "python -m trainer.compress checkpoint=outputs/student target=throughput:4x "
+            "'compression=[prune,fold,int8,compile]' passes.prune.ratio=0.25 passes.prune.multiple_of=4 "
+            "finetune_kimg=16 max_rounds=4",
+        ),
+        "front.png",
+        "16 minutes, behind the student of fast",
+    ),
+    "scaling": Picture(
+        (
+            "OMP_NUM_THREADS=1 python -m trainer.benchmark +experiment=cgan strategy=ddp 'ranks=[1,2]' "
+            "steps=20 repeats=2",
+        ),
+        "scaling.png",
+        "minutes, on a machine that does nothing else; needs the extra plot",
+    ),
+}
+
+
+def report(page: Path, out: Path) -> None:
+    """A report at desk and phone width, side by side."""
+    from PIL import Image
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
+        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        sides = []
+        for width in (730, 272):
+            window = browser.new_page(viewport={"width": width, "height": 1574})
+            window.goto(page.resolve().as_uri())
+            sides.append(Image.open(io.BytesIO(window.screenshot())))
+        browser.close()
+    sheet = Image.new("RGB", (sides[0].width + 8 + sides[1].width, sides[0].height), "grey")
+    sheet.paste(sides[0], (0, 0))
+    sheet.paste(sides[1], (sides[0].width + 8, 0))
+    sheet.save(out)
+
+
+def main() -> None:
+    if len(sys.argv) == 1:
+        for name, picture in PICTURES.items():
+            print(f"{name}.png, {picture.cost}:", *picture.commands, sep="\n  ")
+        return
+    if len(sys.argv) != 3 or sys.argv[1] not in PICTURES:
+        sys.exit(f"expected one of {' '.join(PICTURES)}, and the folder that has it")
+    name, folder = sys.argv[1], Path(sys.argv[2])
+    found = sorted(folder.glob(PICTURES[name].file))
+    if not found:
+        sys.exit(f"{folder} has no {PICTURES[name].file}")
+    out = ROOT / "docs" / "pictures" / f"{name}.png"
+    report(found[0], out) if name == "report" else shutil.copy(found[0], out)
+    print(out.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
