@@ -28,6 +28,7 @@ def of_file(path):
 
 HOOKS = of_file(ROOT / "docs" / "hooks.py")
 OUTPUTS = of_file(ROOT / "docs" / "make" / "outputs.py")
+PICTURES = of_file(ROOT / "docs" / "make" / "pictures.py").PICTURES
 
 
 def blocks(text, *languages):
@@ -74,6 +75,9 @@ def typed():
             for module, arguments in commands(line):
                 if arguments and not re.search("[A-Z]{4}", " ".join([module, *arguments[:1]]).split("=")[0]):  # VERB
                     found.setdefault((module, *arguments), page.name)
+    made = [c for name, chapter in OUTPUTS.CHAPTERS.items() if name != "mistakes" for c in chapter.values()]
+    for line in [*made, *(line for picture in PICTURES.values() for line in picture.commands)]:
+        found |= {(module, *arguments): "docs/make" for module, arguments in commands(line)}
     return found
 
 
