@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from trainer import signals
+from trainer.process import signals
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -178,7 +178,13 @@ def trained(tmp_path: Path) -> Path:
         "discriminator": {"_target_": "trainer.networks.dcgan.Discriminator", **small},
         "loss": {"_target_": "trainer.losses.adversarial.NonSaturating"},
         "optimizer": {"generator": adam, "discriminator": adam},
-        "schedule": {"_target_": "trainer.schedules.linear", "_partial_": True, "kimg": 1, "start": 0.5, "final": 0.1},
+        "schedule": {
+            "_target_": "trainer.objectives.schedules.linear",
+            "_partial_": True,
+            "kimg": 1,
+            "start": 0.5,
+            "final": 0.1,
+        },
         "seed": 0,
     }
     encoder = {"_target_": "trainer.text.scratch.HashTokenizer", "vocabulary": 64, "max_tokens": 5}

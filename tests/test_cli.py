@@ -13,7 +13,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from trainer import run_folder
+from trainer.runs import run_folder
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
 MISTAKES = {
@@ -307,7 +307,7 @@ def test_help_lists_experiments_and_is_quick(project):
 def test_a_circle_of_causes_ends():
     from omegaconf.errors import ConfigKeyError
 
-    from trainer.mistakes import chain
+    from trainer.config.mistakes import chain
 
     first, second = ConfigKeyError("first"), ConfigKeyError("second")
     first.__cause__, second.__cause__ = second, first

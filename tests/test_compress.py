@@ -9,12 +9,13 @@ from functools import partial
 import pytest
 import torch
 
-from trainer import compress, evaluate, figures, load
+from trainer import compress, evaluate, load
+from trainer.compression.comparison import latency
+from trainer.compression.search import measurement
 from trainer.evaluation import attributes
 from trainer.evaluation.fidelity import Fidelity
-from trainer.proof import speed
+from trainer.runs import results
 from trainer.sample import main as sample
-from trainer.workshop import prove
 
 TINY = ["data.source.num_images=60", "data.resolution=16", "data.batch_size=8"]
 NARROW = [f"objective.{n}.{k}=16" for n in ("generator", "discriminator") for k in ("base_channels", "max_channels")]
@@ -29,9 +30,9 @@ FEW = ["num_images=24", "num_references=24", "batch_sizes=[1,4]", "calibration=1
 def quick(monkeypatch):
     monkeypatch.setattr(attributes, "NUM_SCENES", 256)
     monkeypatch.setattr(attributes, "NUM_TESTS", 64)
-    measure = speed.measure  # whether figures are steady is no matter here; search and proof call it by its module
-    monkeypatch.setattr(speed, "measure", lambda *given, **_: measure(*given, rounds=2, seconds=0.01))
-    monkeypatch.setattr(prove, "fresh", partial(prove.fresh, repeats=1))
+    measure = latency.measure  # whether figures are steady is no matter here; search and proof call it by its module
+    monkeypatch.setattr(latency, "measure", lambda *given, **_: measure(*given, rounds=2, seconds=0.01))
+    monkeypatch.setattr(measurement, "fresh", partial(measurement.fresh, repeats=1))
 
 
 def trained_by(folder, *arguments):
@@ -74,14 +75,14 @@ def test_passes_measured_saved_and_drawn_from(command, run, tmp_path):
     assert folded["figures"]["psnr_teacher"] == pytest.approx(pruned["figures"]["psnr_teacher"], abs=0.05)
     assert folded["fresh"]["first_image_s"] > folded["fresh"]["load_s"] > 0
     assert all(name in done.out for name in ("prune", "fold", "FD", "scenes right"))
-    assert {"fd_effnet", "psnr_teacher"} <= {figure.metric for figure in figures.read(out)}
+    assert {"fd_effnet", "psnr_teacher"} <= {figure.metric for figure in results.read(out)}
     assert all((out / name).exists() for name in ("proof.html", "grid.png", "config.json", "model.safetensors"))
 
     drawn = command(f"checkpoint={out}", "prompts=[a red circle]", f"out={tmp_path / 'drawn'}", main=sample)
     assert drawn.code == 0, drawn.err
     measured = command(f"checkpoint={out}", "num_images=24", "num_references=24", "metrics=[fd]", main=evaluate.main)
     assert measured.code == 0, measured.err
-    again = {figure.metric: figure.value for figure in figures.read(out)}
+    again = {figure.metric: figure.value for figure in results.read(out)}
     assert again["fd_effnet"] == pytest.approx(folded["figures"]["fd_effnet"], rel=1e-6)
 
     more = command(f"checkpoint={out}", "compression=[low_rank]", "metrics=[]", *FEW, main=compress.main)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from trainer import load
-from trainer.matching import Matching
+from trainer.runs.matching import Matching
 from trainer.sample import main as sample
 
 EXPERIMENTS = sorted(file.stem for file in (Path(__file__).parent.parent / "conf" / "experiment").glob("*.yaml"))
@@ -32,7 +32,7 @@ VARIANTS = {
     "bf16": ["experiment=cgan_shapes", "trainer.precision=bf16-mixed"],
     "clip and accumulate": ["experiment=cvae", "objective.clip=0.5", "objective.accumulate=2"],
     "augmented": ["experiment=cvae", "data.augment.crop=2", "data.augment.colour=0.2", "data.augment.noise=0.01"],
-    "warm-up and cosine": ["experiment=cvae", "objective.schedule._target_=trainer.schedules.cosine",
+    "warm-up and cosine": ["experiment=cvae", "objective.schedule._target_=trainer.objectives.schedules.cosine",
                            "~objective.schedule.start", "+objective.schedule.warmup_kimg=0.016"],
     "scale of a gan": ["experiment=cgan_shapes", "scale=gpu", "objective.generator.base_channels=8",
                        "objective.discriminator.base_channels=8"],

@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainer import checkpoint, load, saved
+from trainer import load
 from trainer.errors import UserError
 from trainer.export import main
+from trainer.runs import checkpoint, checkpoint_files
 from trainer.sample import main as sample
 
 NEWEST = "kimg000001.500.ckpt"
@@ -28,7 +29,7 @@ def in_parts(path, num_ranks=2):
                 size = -(-whole.numel() // num_ranks)
                 part = whole.reshape(-1)[rank * size : (rank + 1) * size].clone()
                 mine[kind][key] = {"part": part, "start": rank * size, "shape": list(whole.shape)}
-        torch.save(mine, path / saved.rank_file(rank, num_ranks))
+        torch.save(mine, path / checkpoint_files.rank_file(rank, num_ranks))
 
 
 @pytest.mark.parametrize("parts", [False, True])
@@ -52,13 +53,13 @@ def test_an_export_samples_as_its_run(command, trained, tmp_path, parts):
 def test_parts_that_are_not_whole_are_passed_over(trained, capsys, harm):
     folder = trained / "checkpoints" / NEWEST
     in_parts(folder)
-    victim = folder / saved.rank_file(1, 2)
+    victim = folder / checkpoint_files.rank_file(1, 2)
     if harm == "missing":
         victim.unlink()
     elif harm == "cut":
         victim.write_bytes(victim.read_bytes()[:-50])
     elif harm == "one more":
-        shutil.copy(victim, folder / saved.rank_file(2, 2))
+        shutil.copy(victim, folder / checkpoint_files.rank_file(2, 2))
     else:
         torch.save(torch.load(victim) | {"save": "another"}, victim)
     assert checkpoint.newest(trained).name == "kimg000000.500.ckpt"
@@ -72,7 +73,7 @@ def test_a_part_of_an_older_step_is_none_of_this_checkpoint(trained):
     """Those of before have no id of the save, but a step."""
     folder = trained / "checkpoints" / NEWEST
     in_parts(folder)
-    victim = folder / saved.rank_file(1, 2)
+    victim = folder / checkpoint_files.rank_file(1, 2)
     torch.save(torch.load(victim) | {"global_step": 7}, victim)
     with pytest.raises(UserError, match="parts of different saves"):
         checkpoint.read(folder)

@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 
-from tests.test_resume import SMALL
-from trainer import checkpoint
+from tests.runs.test_resume import SMALL
+from trainer.runs import checkpoint
 
 pytestmark = pytest.mark.gpu
 SHORT = (*SMALL, "kimg=0.16", "callbacks.samples=null")

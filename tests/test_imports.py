@@ -1,4 +1,7 @@
-"""The import arrows of the design, read from the source: what may know of what."""
+"""The rooms of the house, from the ground up: an import goes down or stays in its room. README's tree is made of them.
+
+After a change: python tests/test_imports.py --write
+"""
 
 from __future__ import annotations
 
@@ -9,106 +12,41 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "trainer"
-EVERYONE = {"caches", "distribution", "errors", "locks", "noise", "progress"}  # know nothing themselves
-
-# part of trainer/ -> parts that it may import, besides itself and EVERYONE
-ARROWS = {
-    "distribution": set(),
-    "caches": set(),
-    "errors": set(),
-    "noise": set(),
-    "allowlist": set(),
-    "progress": set(),
-    "locks": set(),
-    "batch": set(),
-    "fonts": set(),
-    "runs": set(),
-    "images": {"fonts"},
-    "schedules": set(),
-    "figures": set(),
-    "losses": set(),
-    "metrics": set(),
-    "backbones": {"hub", "text"},
-    "compression": {"batch", "checkpoint", "networks", "saved"},
-    "loggers": set(),
-    "networks": {"batch"},
-    "text": {"batch", "hub"},
-    "data": {"batch", "signals"},
-    "strategies": {"ranks"},
-    "objectives": {"losses", "batch", "matching", "teacher", "checkpoint", "exports"},
-    "rounding": {"batch"},
-    "sampling": {"batch", "rounding"},
-    "bulk": {"pipeline"},
-    "many": {"bulk", "exports", "pipeline", "ranks", "sampling", "saved"},
-    "checkpoint": {"allowlist", "strategies", "exports", "hub", "saved"},
-    "matching": {"checkpoint", "saved"},
-    "teacher": {"checkpoint", "batch"},
-    "pipeline": {"allowlist", "checkpoint", "compression", "exports", "sampling", "images", "batch"},
-    "callbacks": {
-        "sampling",
-        "metrics",
-        "evaluation",
-        "figures",
-        "images",
-        "batch",
-        "signals",
-        "ranks",
-        "strategies",
-        "checkpoint",
-        "report",
-        "saved",
-    },
-    "saved": {"exports"},
-    "run_lock": set(),
-    "ranks": set(),
-    "signals": {"ranks"},
-    "synonyms": set(),
-    "mistakes": {"synonyms"},
-    "command_line": {"mistakes"},
-    "limits": set(),
-    "signatures": {"limits", "mistakes"},
-    "run_folder": set(),
-    "sweeps": set(),
-    "earlier": {"allowlist", "command_line", "config", "mistakes", "run_folder"},
-    "dashboard": {"command_line"},
-    "config": {
-        *("allowlist", "command_line", "mistakes", "signatures", "run_folder", "ranks", "sweeps", "signals"),
-    },
-    "__init__": {"lazy", "pipeline"},
-    "lazy": set(),
-    "report": {"command_line", "config", "run_folder", "mistakes", "figures", "signals", "saved"},
-    "__main__": {
-        *("allowlist", "signatures", "config", "earlier", "run_folder", "run_lock", "checkpoint", "signals", "ranks"),
-        "report",
-    },
-    "sample": {"many", "config", "pipeline", "images", "run_folder"},
-    "export": {"config", "checkpoint", "exports", "objectives", "images", "sampling"},
-    "exports": {"allowlist", "batch", "text", "figures", "run_folder"},
-    "hub": set(),
-    "evaluation": {"sampling", "metrics", "data", "figures", "batch"},
-    "evaluate": {
-        *("config", "pipeline", "evaluation", "figures", "matching", "ranks", "backbones", "run_folder", "text"),
-        *("checkpoint", "data", "strategies"),
-    },
-    "workshop": {
-        *("batch", "checkpoint", "command_line", "compression", "earlier", "evaluation", "exports", "figures"),
-        *("objectives", "proof", "run_folder", "sampling"),
-    },
-    "compress": {
-        *("config", "pipeline", "compression", "evaluation", "evaluate", "exports", "figures", "objectives", "proof"),
-        *("run_folder", "workshop", "teacher"),
-    },
-    "benchmark": {"config", "run_folder", "callbacks", "strategies", "batch", "ranks"},
-    "proof": {"batch", "benchmark", "compression", "exports", "pipeline", "report", "sampling"},
-    "speed": {"config", "exports", "pipeline", "proof"},
-    "launch": {"checkpoint", "run_folder", "run_lock"},
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "trainer"
+ROOMS = {  # each knows those above it in this list, and nothing below
+    "errors": "what a user did wrong, in one line",
+    "noise": "random numbers as a function of seed, stream and position",
+    "batch": "what a step works on: images, captions, conditions",
+    "process": "rank, signals, progress lines, locks and caches of a process",
+    "losses": "adversarial, reconstruction, matching, penalties: functions (N, ...) -> (N,)",
+    "metrics": "functions of features and images: distances, manifolds, scores; sums over ranks",
+    "networks": "generators, discriminators, encoders, and the blocks that they share",
+    "pretrained": "weights that others trained: from a package, a folder, the Hugging Face hub",
+    "text": "frozen text encoders with a cache, and a small one that trains",
+    "backbones": "networks that judge: Inception, DINOv2, CLIP, EfficientNet-Lite0, LPIPS",
+    "data": "a source a file; cache, order, augmentation, the data module",
+    "strategies": "one engine a network: single, ddp, fsdp, zero; ranks that watch each other",
+    "runs": "a run's folder, checkpoints and results; trained runs that teach or judge; what a file may name",
+    "config": "schema, check of every key, one line for a mistake, what a command line takes from earlier runs",
+    "exports": "a format a file, each checked against PyTorch; the model card",
+    "objectives": "the loop, and GAN, VAE, matching, distillation on it",
+    "sampling": "captions and seeds to images: one, many, many by many processes; grids",
+    "evaluation": "a protocol, and measures that see every image once",
+    "launch": "launch=slurm",
+    "report": "a run on a page, several side by side",
+    "loggers": "csv, W&B and its dashboard",
+    "callbacks": "EMA, evaluation, checkpoints, progress, heartbeat",
+    "benchmark": "steps, memory and scaling beside a bare loop",
+    "compression": "passes network -> network; the search over them; what was gained and lost",
+    "verbs": "python -m trainer.VERB: arguments in, one call, output",
 }
-TORCH_ONLY = ("errors", "noise", "progress", "batch", "schedules", "losses", "metrics")
+TORCH_ONLY = ("errors", "noise", "batch", "losses", "metrics")
 
 
-def part(file: Path) -> str:
-    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def room(file: Path) -> str:
+    name = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return name if name in ROOMS else "verbs"
 
 
 def imports(node: ast.AST) -> Iterator[str]:
@@ -128,42 +66,67 @@ def imports(node: ast.AST) -> Iterator[str]:
 FILES = {file: sorted(set(imports(ast.parse(file.read_text(encoding="utf-8"))))) for file in PACKAGE.rglob("*.py")}
 
 
-def offenders(names: list[str], file: Path, allowed: set[str]) -> list[str]:
-    ours = [name.split(".")[1] for name in names if name.startswith("trainer.")]
-    return [f"{file.relative_to(PACKAGE)} -> {name}" for name in ours if name not in allowed | EVERYONE | {part(file)}]
+def upwards(own: str, names: list[str]) -> list[str]:
+    """The imports that lead from a room to one that stands on it. A verb may use another."""
+    known = [*ROOMS][: [*ROOMS].index(own) + 1]
+    ours = [name for name in names if name.startswith("trainer.") and own != "verbs"]
+    return [name for name in ours if name.split(".")[1] not in known]
 
 
-def test_every_part_has_its_arrows():
-    assert {part(file) for file in FILES} == set(ARROWS)
+@pytest.mark.parametrize("own", ROOMS)
+def test_imports_go_down(own):
+    wrong = {file.name: up for file, names in FILES.items() if room(file) == own and (up := upwards(own, names))}
+    assert wrong == {}
 
 
-@pytest.mark.parametrize("name", ARROWS)
-def test_arrows(name):
-    wrong = [
-        each for file, names in FILES.items() if part(file) == name for each in offenders(names, file, ARROWS[name])
-    ]
-    assert wrong == []
+def test_the_check_sees_an_import_that_goes_up():
+    tree = ast.parse("def f():\n    from trainer.objectives.base import Objective\n    import trainer.batch")
+    assert upwards("networks", [*imports(tree)]) == ["trainer.objectives.base.Objective"]
 
 
-def test_the_check_sees_an_arrow_against_the_grain():
-    names = list(
-        imports(ast.parse("def f():\n    from trainer.objectives.base import Objective\n    import trainer.batch"))
-    )
-    assert offenders(names, PACKAGE / "networks/x.py", ARROWS["networks"]) == ["networks/x.py -> objectives"]
+def test_rooms_hold_no_circle_of_files():
+    names = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in FILES}
 
+    def needs(file: Path) -> set[str]:
+        return {name for each in FILES[file] for name in (each, each.rpartition(".")[0]) if name in names}
 
-def test_arrows_have_no_circle():
-    seen: set[str] = set()
-    while left := {name for name in ARROWS if name not in seen and ARROWS[name] <= seen}:
-        seen |= left
-    assert seen == set(ARROWS)
+    left = {name: needs(file) - {name, "trainer"} for name, file in names.items()}
+    while free := {name for name, needed in left.items() if not needed & left.keys()}:
+        left = {name: needed for name, needed in left.items() if name not in free}
+    assert left == {}
 
 
 def test_third_parties():
     for file, names in FILES.items():
         roots = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"trainer"}
         assert "torchvision" not in roots, f"{file}: does not import beside a CPU build of torch"
-        if part(file) in TORCH_ONLY:
+        if room(file) in TORCH_ONLY:
             assert roots <= {"torch", "numpy"}, file
-        if part(file) in ("networks", "objectives", "losses"):
+        if room(file) in ("networks", "objectives", "losses"):
             assert not any(name.startswith(("torch.distributed", "deepspeed")) for name in names), file
+
+
+def test_sizes():
+    sizes = {file.relative_to(ROOT): len(file.read_text(encoding="utf-8").splitlines()) for file in FILES}
+    assert {file: size for file, size in sizes.items() if size > 250} == {}
+    assert len([*PACKAGE.glob("*.py")]) <= 24
+
+
+def tree() -> str:
+    """README's, of the rooms of trainer/."""
+    return "\n".join(f"  {name + ('/' if (PACKAGE / name).is_dir() else ''):<14}{what}" for name, what in ROOMS.items())
+
+
+def with_tree(text: str) -> str:
+    head, _, rest = text.partition("trainer/\n")
+    return f"{head}trainer/\n{tree()}\n{rest[rest.index('launch/') :]}"
+
+
+def test_readme_has_the_tree():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert with_tree(text) == text
+
+
+if __name__ == "__main__" and "--write" in sys.argv:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (ROOT / "README.md").write_text(with_tree(text), encoding="utf-8")

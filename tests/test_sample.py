@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer import load, many
-from trainer.compression import runtime
+from trainer import load
 from trainer.errors import UserError
 from trainer.sample import main, parse_prompts, parse_seeds, slug
-from trainer.sampling import is_compiled
+from trainer.sampling import bulk, runtime
+from trainer.sampling.sampler import is_compiled
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_lines_of_stdin_become_images_one_by_one(draw, tmp_path, trained, monkey
 
 def test_throughput_takes_the_quickest_batches_unless_the_user_says_how_many(draw, monkeypatch):
     asked = []
-    monkeypatch.setattr(many, "fastest", lambda sampler, prompts, count: asked.append((prompts, count)) or 4)
+    monkeypatch.setattr(bulk, "fastest", lambda sampler, prompts, count: asked.append((prompts, count)) or 4)
     for more in ([], ["batch_size=2"]):
         result = draw("prompts=[a, b]", "seeds=0-2", "mode=throughput", *more)
         assert result.code == 0, result.err

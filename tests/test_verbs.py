@@ -9,9 +9,10 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from trainer import checkpoint, evaluate, figures
+from trainer import evaluate
 from trainer.evaluation import attributes
-from trainer.objectives import drawing
+from trainer.exports import generator
+from trainer.runs import checkpoint, results
 
 TINY = ["data.source.num_images=60", "data.resolution=16", "data.batch_size=8", "text=scratch"]
 NARROW = [f"objective.{n}.{k}=8" for n in ("generator", "discriminator") for k in ("base_channels", "max_channels")]
@@ -47,7 +48,7 @@ EVERY = {
 def test_all_figures_that_fit_the_run(command, run, small_probe):
     first = command(f"checkpoint={run}", "num_images=24", main=evaluate.main)
     assert first.code == 0, first.err
-    found = figures.read(run)
+    found = results.read(run)
     assert {figure.metric for figure in found} == EVERY
     by_name = {figure.metric: figure for figure in found}
     assert by_name["fd_effnet"].protocol["num_images"] == 24
@@ -57,7 +58,7 @@ def test_all_figures_that_fit_the_run(command, run, small_probe):
     again = command(f"checkpoint={run}", "num_images=24", main=evaluate.main)
     assert again.out == first.out, "the probe and the references are kept, the samples are the same"
     assert "training the probe" in first.err and "training the probe" not in again.err
-    assert figures.read(run) == found
+    assert results.read(run) == found
 
 
 def test_two_processes_find_what_one_does(command, run, small_probe, tmp_path):
@@ -70,7 +71,7 @@ def test_two_processes_find_what_one_does(command, run, small_probe, tmp_path):
         env = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run([sys.executable, *launcher, *arguments], capture_output=True, text=True, env=env)
         assert done.returncode == 0, done.stderr
-        figures_of.append(figures.read(place))
+        figures_of.append(results.read(place))
     assert len(figures_of[0]) == 9
     for one, two in zip(*figures_of, strict=True):
         assert one.metric == two.metric and one.protocol == two.protocol
@@ -79,7 +80,7 @@ def test_two_processes_find_what_one_does(command, run, small_probe, tmp_path):
 
 def test_sample_counts_in_one_command(command, run, small_probe):
     assert command("-m", f"checkpoint={run}", "num_images=20,30", "metrics=[fd]", main=evaluate.main).code == 0
-    counts = [figure.protocol["num_images"] for figure in figures.read(run) if figure.metric == "fd_effnet"]
+    counts = [figure.protocol["num_images"] for figure in results.read(run) if figure.metric == "fd_effnet"]
     assert {20, 30} <= set(counts)
 
 
@@ -133,7 +134,7 @@ def test_the_teacher_is_no_judge(command, run, tmp_path):
             patch.setattr(checkpoint, "instantiate", lambda node, **more: instantiate(without_matcher(node), **more))
             result = command(*asked, main=evaluate.main)
         assert result.code == 2 and "it taught the generator" in result.err
-    kept = drawing.configuration(saved["config"], {})  # of a compressed or exported one
+    kept = generator.configuration(saved["config"], {})  # of a compressed or exported one
     assert kept["matcher"] == saved["config"]["objective"].pop("matcher")
     saved["config"]["matcher"] = kept["matcher"]
     torch.save(saved, file)

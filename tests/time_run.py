@@ -18,7 +18,7 @@ FUNCTIONS = {  # module -> class -> methods; "" for functions of the module
     "trainer.data.module": {"DataModule": ("prepare",)},
     "trainer.data.stream": {"Stream": ("__getitem__",)},
     "trainer.loggers.wandb": {"WandB": ("_start", "log_metrics", "log_image", "log_model", "finalize")},
-    "trainer.signatures": {"": ("check",)},
+    "trainer.config.signatures": {"": ("check",)},
 }
 STARTED = time.perf_counter()
 seconds: dict[str, list[float]] = {}  # calls, seconds without those of parts within

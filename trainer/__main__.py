@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainer import signals
+from trainer.process import signals
 
 if __name__ == "__main__":  # before whatever takes time
     signals.arm()
@@ -19,10 +19,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from trainer import allowlist, distribution, earlier, ranks, run_folder, run_lock, signatures
-from trainer.config import Training, entry
+from trainer.config import earlier, signatures
+from trainer.config.entry import Training, entry
 from trainer.errors import UserError
-from trainer.progress import spared_output
+from trainer.process import distribution, ranks
+from trainer.process.progress import spared_output
+from trainer.runs import allowlist, run_folder, run_lock
 
 VERBS = {verb: f"trainer.{verb}" for verb in ("sample", "evaluate", "compress", "export", "speed", "dashboard")}
 VERBS |= {verb: f"trainer.{verb}.__main__" for verb in ("report", "benchmark")}
@@ -62,8 +64,8 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     import pytorch_lightning as pl
     from hydra.utils import instantiate
 
-    from trainer import checkpoint
     from trainer.report import ending
+    from trainer.runs import checkpoint
 
     source = cfg.resume or run_folder.restarted(folder)
     newest = checkpoint.newest(source) if source else None

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from trainer.config import entry
+from trainer.config.entry import entry
 from trainer.errors import UserError
 from trainer.evaluate import Measuring, check_split, data_of
-from trainer.progress import say
+from trainer.process.progress import say
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from trainer.pipeline import Pipeline
-    from trainer.workshop.candidate import Candidate
-    from trainer.workshop.quality import Quality
-    from trainer.workshop.search import Point
+    from trainer.compression.search.candidate import Candidate
+    from trainer.compression.search.quality import Quality
+    from trainer.compression.search.targets import Point
+    from trainer.sampling.pipeline import Pipeline
 
 COSTS = {"latency": "latency", "throughput": "time an image", "size": "size"}
 SEARCHED = "compression=[prune,low_rank,fold,int8]"  # of a search that names no passes
@@ -42,13 +42,13 @@ class Compression(Measuring):
 
 def compress(cfg: DictConfig) -> None:
     """Applies the passes, or searches with them, measures what each gains and costs, and leaves a checkpoint."""
-    from trainer import figures, run_folder
-    from trainer.pipeline import load
-    from trainer.proof import page, table
-    from trainer.workshop.candidate import Bench, Candidate, calibration
-    from trainer.workshop.prove import prove
-    from trainer.workshop.search import Goal
-    from trainer.workshop.trials import MOVES, Trials
+    from trainer.compression.comparison import page, table
+    from trainer.compression.search.candidate import Bench, Candidate, calibration
+    from trainer.compression.search.measurement import prove
+    from trainer.compression.search.targets import Goal
+    from trainer.compression.search.trials import MOVES, Trials
+    from trainer.runs import results, run_folder
+    from trainer.sampling.pipeline import load
 
     check_split(cfg.split)
     goal = Goal.parse(cfg.target) if cfg.target else None
@@ -82,7 +82,7 @@ def compress(cfg: DictConfig) -> None:
         candidates[f"{name} ({len(candidates)})" if name in candidates else name] = step
     places, captions = (reference.path, out), data.fixed_captions(8)
     stages, found, images = prove(candidates, places, bench, quality, cfg.batch_sizes, captions)
-    figures.add(out, found)
+    results.add(out, found)
     print(table.text(stages), *(f"{each.name}: {each.note}" for each in stages if each.note), sep="\n", flush=True)
     kind = goal.cost if goal else "throughput"
     names = [point.candidate.name if point.candidate.passes else untouched for point in points]
@@ -95,8 +95,8 @@ def compress(cfg: DictConfig) -> None:
 
 def compared_with(cfg: DictConfig, pipe: Pipeline) -> Pipeline:
     """What `reference` names, a distilled run's teacher where that is still there, or the run itself."""
-    from trainer.pipeline import load
-    from trainer.teacher import require_alike
+    from trainer.runs.teacher import require_alike
+    from trainer.sampling.pipeline import load
 
     path = cfg.reference
     if not path and (taught := pipe.config.get("teacher")):
@@ -114,16 +114,15 @@ def compared_with(cfg: DictConfig, pipe: Pipeline) -> Pipeline:
 
 def made(folder: str | Path) -> Path:
     """The folder, without what an earlier proof left in it; UserError if it cannot be written or is a run's."""
-    from trainer import figures
-    from trainer.exports import files
-    from trainer.proof import page
+    from trainer.compression.comparison import page
+    from trainer.runs import export_files, results
 
     folder = Path(folder).expanduser()
     if (folder / "checkpoints").is_dir():
         raise UserError(f"out={folder} is the folder of a run: name another, or leave it out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (files.WEIGHTS, files.SETTINGS, figures.FILE, *page.FILES):
+        for name in (export_files.WEIGHTS, export_files.SETTINGS, results.FILE, *page.FILES):
             (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"out={folder}: {error.strerror}; name a folder that can be written") from error
@@ -136,10 +135,10 @@ def drawn_by(pipe: Pipeline) -> nn.Module:
 
 def judge(cfg: DictConfig, pipe: Pipeline, reference: Pipeline, first: Candidate, data: Any) -> Quality:
     """What measures any network in the place of the run's own: at the same captions and seeds as the reference."""
+    from trainer.compression.search.quality import Quality
     from trainer.evaluate import measures, protocol
-    from trainer.evaluation.likeness import Likeness
-    from trainer.objectives.drawing import Drawing
-    from trainer.workshop.quality import Quality
+    from trainer.evaluation.teacher_similarity import Likeness
+    from trainer.exports.generator import Drawing
 
     quality = Quality(protocol(cfg, pipe, data), [], pipe.text, pipe.sampler.device)
     if cfg.metrics is not None and not len(cfg.metrics):
@@ -153,15 +152,15 @@ def judge(cfg: DictConfig, pipe: Pipeline, reference: Pipeline, first: Candidate
 def save(out: Path, pipe: Pipeline, start: Candidate, end: Candidate) -> None:
     """OUT/model.safetensors and config.json: the generator as it is to be built, and what is done after loading it."""
     from trainer.compression import structure
-    from trainer.exports import files
-    from trainer.objectives import drawing
+    from trainer.exports import generator
+    from trainer.runs import export_files
 
-    node = structure.node(drawing.node(pipe.objective), start.network, end.network)
-    config = drawing.configuration(pipe.config, node) | {"runtime": [*end.runtime]}
+    node = structure.node(generator.node(pipe.objective), start.network, end.network)
+    config = generator.configuration(pipe.config, node) | {"runtime": [*end.runtime]}
     settings = {"images_seen": pipe.objective.images_seen, "global_step": pipe.step, "config": config}
     try:
-        files.write_weights(out, {f"generator.{name}": each for name, each in end.state().items()})
-        files.write_settings(out, settings)
+        export_files.write_weights(out, {f"generator.{name}": each for name, each in end.state().items()})
+        export_files.write_settings(out, settings)
     except OSError as error:
         raise UserError(f"out={out}: {error.strerror}; name a folder that can be written") from error
 

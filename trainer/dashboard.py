@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from trainer.command_line import flags
-from trainer.distribution import install
+from trainer.config.command_line import flags
 from trainer.errors import UserError
+from trainer.process.distribution import install
 
 X = "progress/kimg"
 

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING, DictConfig
 
-from trainer import ranks
-from trainer.config import entry
+from trainer.config.entry import entry
 from trainer.errors import UserError
-from trainer.progress import say
+from trainer.process import ranks
+from trainer.process.progress import say
 
 if TYPE_CHECKING:
-    from trainer.evaluation.study import Measure, Study
-    from trainer.figures import Figure
-    from trainer.pipeline import Pipeline
+    from trainer.evaluation.protocol import Measure, Study
+    from trainer.runs.results import Figure
+    from trainer.sampling.pipeline import Pipeline
 
 OTHERS = ("attributes", "diversity", "reconstruction", "r_precision", "clip_score")  # beside those of a backbone
 
@@ -56,13 +56,13 @@ def evaluate(cfg: DictConfig) -> None:
     from trainer.strategies.together import together
 
     with together(cfg.device) as device:
-        from trainer import figures, run_folder
-        from trainer.evaluation.study import run
-        from trainer.pipeline import load
+        from trainer.evaluation.protocol import run
+        from trainer.runs import results, run_folder
+        from trainer.sampling.pipeline import load
 
         pipe = load(cfg.checkpoint, device, cfg.batch_size)
         folder = run_folder.of(pipe.path)
-        figures.read(folder)  # a file that cannot be added to is told before the work
+        results.read(folder)  # a file that cannot be added to is told before the work
         if not os.access(folder, os.W_OK):
             raise UserError(f"{folder} cannot be written, and figures are kept there: measure a copy of the run")
         data = data_of(cfg, pipe)
@@ -70,7 +70,7 @@ def evaluate(cfg: DictConfig) -> None:
         found = run(study, measures(cfg, pipe, data))
         if ranks.rank() == 0:
             print(table(found), flush=True)  # before anything can go wrong with the disk
-            path = figures.add(folder, found)
+            path = results.add(folder, found)
             print(f"{pipe.path}, {study.kimg:.1f} kimg; captions {found[0].protocol['captions']}; {path}")
 
 
@@ -83,8 +83,8 @@ def data_of(cfg: DictConfig, pipe: Pipeline) -> Any:
     """The data of a run, prepared, at the places that `cfg.data` gives; a line where they are not those it had."""
     from hydra.utils import instantiate
 
-    from trainer import checkpoint
     from trainer.data.module import DataModule
+    from trainer.runs import checkpoint
 
     node = pipe.config["data"]
     if path := cfg.data.source.path:
@@ -102,7 +102,7 @@ def data_of(cfg: DictConfig, pipe: Pipeline) -> Any:
 
 def protocol(cfg: DictConfig, pipe: Pipeline, data: Any) -> Callable[..., Study]:
     """Samplers to the study of each: the same captions and seeds, and the same references."""
-    from trainer.evaluation.study import Study
+    from trainer.evaluation.protocol import Study
 
     return partial(
         Study, references=getattr(data, cfg.split), split=cfg.split, num_images=cfg.num_images,
@@ -121,7 +121,7 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
     from trainer.evaluation.fidelity import METRICS, Fidelity
     from trainer.evaluation.reconstruction import Reconstruction
     from trainer.evaluation.text import TextMatch
-    from trainer.matching import Matching
+    from trainer.runs.matching import Matching
     from trainer.text.models import FAMILIES
 
     scenes = bool(data.heldout.attributes and data.heldout.attributes[0].get("objects"))

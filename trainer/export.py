@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING, DictConfig
 
-from trainer.config import entry
+from trainer.config.entry import entry
 from trainer.errors import UserError
-from trainer.exports.files import (
+from trainer.runs.export_files import (
     CARD,
     PICTURES,
     PROGRAMS,
@@ -26,7 +26,7 @@ from trainer.exports.files import (
 )
 
 if TYPE_CHECKING:
-    from trainer.objectives.drawing import Drawing
+    from trainer.exports.generator import Drawing
 
 FORMATS = ("safetensors", *PROGRAMS)
 
@@ -55,7 +55,7 @@ def export(cfg: DictConfig) -> None:
 
     from hydra.utils import get_class
 
-    from trainer import checkpoint
+    from trainer.runs import checkpoint
 
     path, out = checkpoint.newest(cfg.checkpoint), Path(cfg.out).expanduser()
     config = checkpoint.read(path)["config"]
@@ -81,8 +81,8 @@ def drawing(cfg: DictConfig, path: Path, out: Path, formats: list[str]) -> list[
     import torch
 
     from trainer.exports import card
+    from trainer.exports.generator import Drawing
     from trainer.exports.making import Programs
-    from trainer.objectives.drawing import Drawing
 
     drawing = Drawing.of(path)
     settings, failed = drawing.settings(), []
@@ -105,8 +105,8 @@ def drawing(cfg: DictConfig, path: Path, out: Path, formats: list[str]) -> list[
 
 def whole(path: Path, out: Path) -> list[str]:
     """Exports an objective that draws nothing, with its averaged weights."""
-    from trainer import checkpoint
-    from trainer.objectives.drawing import KEPT
+    from trainer.exports.generator import KEPT
+    from trainer.runs import checkpoint
 
     saved = checkpoint.read(path)
     weights = {**dict(saved["state_dict"]), **dict(saved["ema"])}
@@ -127,8 +127,8 @@ def pictured(cfg: DictConfig, path: Path, out: Path, drawing: Drawing) -> None:
     if cfg.prompts:
         from hydra.utils import instantiate
 
-        from trainer.images import grid
-        from trainer.sampling import Sampler
+        from trainer.sampling.grids import grid
+        from trainer.sampling.sampler import Sampler
 
         captions = [prompt for prompt in cfg.prompts for _ in range(4)]
         sampler = Sampler(drawing, instantiate(drawing.config["text"]["encoder"], _convert_="all"))

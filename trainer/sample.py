@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING, DictConfig, ListConfig
 
-from trainer.config import entry
+from trainer.config.entry import entry
 from trainer.errors import UserError
-from trainer.progress import say
+from trainer.process.progress import say
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from trainer.pipeline import Pipeline
+    from trainer.sampling.pipeline import Pipeline
 
 Origin = dict[str, str]  # PNG metadata
 GRID_IMAGES = 256  # of more images the first ones are in the grid
@@ -59,7 +59,7 @@ def sample(cfg: DictConfig) -> None:
     if cfg.mode == "latency" and cfg.batch_size not in (None, 1):
         raise UserError(f"batch_size={cfg.batch_size}: mode=latency draws each image alone; leave one of them out")
     if cfg.images_per_file is not None:
-        from trainer.many import sample_many
+        from trainer.sampling.bulk import sample_many
 
         sample_many(cfg, None if cfg.seeds == "line" else parse_seeds(cfg.seeds))
         return
@@ -72,9 +72,9 @@ def sample(cfg: DictConfig) -> None:
 
     import torch  # here, because these take seconds: a mistyped seed is told at once
 
-    from trainer import run_folder
-    from trainer.images import grid
-    from trainer.pipeline import load, picture
+    from trainer.runs import run_folder
+    from trainer.sampling.grids import grid
+    from trainer.sampling.pipeline import load, picture
 
     alone = cfg.mode == "latency" or (streamed and cfg.mode is None and cfg.batch_size is None)
     pipe = load(cfg.checkpoint, cfg.device, 1 if alone else cfg.batch_size, fixed=alone, compiled=cfg.compile)
@@ -101,7 +101,7 @@ def sample(cfg: DictConfig) -> None:
 
     pipe.sampler.conditions(prompts)  # before the clock starts: the first one loads the text encoder
     if cfg.mode == "throughput" and cfg.batch_size is None and not pipe.sampler.fixed:
-        from trainer.many import fastest
+        from trainer.sampling.bulk import fastest
 
         pipe.sampler.batch_size = fastest(pipe.sampler, prompts, len(pairs))
     shown: list[Tensor] = []

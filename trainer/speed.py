@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig
 
-from trainer.config import entry
+from trainer.config.entry import entry
 from trainer.errors import UserError
 
 
@@ -27,8 +27,8 @@ def speed(cfg: DictConfig) -> None:
     """Prints one line for each way to draw."""
     if cfg.rounds < 1 or any(size < 1 for size in cfg.batch_sizes):
         raise UserError(f"rounds={cfg.rounds} batch_sizes={cfg.batch_sizes}: expected numbers from 1 on")
-    from trainer.pipeline import load
-    from trainer.proof.sampler import compare, table
+    from trainer.compression.comparison.sampler import compare, table
+    from trainer.sampling.pipeline import load
 
     pipe = load(cfg.checkpoint, cfg.device)
     print(table(compare(pipe, cfg.batch_sizes, cfg.rounds, cfg.compile)))

@@ -126,7 +126,7 @@ def test_the_hub_out_of_reach(monkeypatch):
     def unreachable(*_, **__):
         raise OSError("no route to host")
 
-    monkeypatch.setattr("trainer.hub.is_reachable", lambda: True)  # whatever the machine's network
+    monkeypatch.setattr("trainer.pretrained.hub.is_reachable", lambda: True)  # whatever the machine's network
     monkeypatch.setattr(huggingface_hub, "snapshot_download", absent)
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
     with pytest.raises(UserError) as told:

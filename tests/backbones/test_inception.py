@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 from tests.backbones.reference import reference_inception
-from trainer.backbones import inception, weights
+from trainer.backbones import inception
 from trainer.backbones.inception import Inception, build, fold
 from trainer.backbones.resize import bicubic, tf1_bilinear
 from trainer.errors import UserError
+from trainer.pretrained import weights
 
 needs_reference = pytest.mark.skipif(
     "TORCH_FIDELITY" not in os.environ, reason="TORCH_FIDELITY names no folder with torch-fidelity"

@@ -7,7 +7,7 @@ from torch import nn
 from trainer.benchmark import peak, report, scaling
 from trainer.benchmark.flops import Flops
 from trainer.benchmark.measure import medians
-from trainer.benchmark.speed import typical
+from trainer.benchmark.step_time import typical
 
 
 def test_flops_of_a_linear_layer_forward_and_backward():

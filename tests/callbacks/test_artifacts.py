@@ -6,12 +6,12 @@ from contextlib import suppress
 
 import pytest
 
-from trainer import signals
 from trainer.callbacks import artifacts
 from trainer.callbacks.artifacts import Artifacts
 from trainer.callbacks.checkpoint import Checkpoint
 from trainer.callbacks.stop import Stop
 from trainer.loggers.csv import CSV
+from trainer.process import signals
 
 from .test_checkpoint import At
 

@@ -11,8 +11,7 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 
-from tests.test_resume import same
-from trainer import figures
+from tests.runs.test_resume import same
 from trainer.callbacks.alerts import Alerts
 from trainer.callbacks.artifacts import Artifacts
 from trainer.callbacks.checkpoint import Checkpoint
@@ -20,6 +19,7 @@ from trainer.callbacks.ema import EMA
 from trainer.callbacks.evaluation import Evaluation
 from trainer.callbacks.stop import Stop
 from trainer.loggers.csv import CSV
+from trainer.runs import results
 from trainer.strategies.single import Single
 
 STEPS = 8
@@ -68,7 +68,7 @@ def left(folder: Path) -> dict[str, object]:
         "last": {key: last[key] for key in keys},
         "best": {key: best[key] for key in ("state_dict", "measured", "images_seen")},
         "rows": rows,
-        "figures": [(figure.value, figure.checkpoint) for figure in figures.read(folder)],
+        "figures": [(figure.value, figure.checkpoint) for figure in results.read(folder)],
     }
 
 

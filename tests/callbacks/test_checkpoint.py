@@ -7,12 +7,12 @@ import pytest
 import torch
 from pytorch_lightning import Callback
 
-from trainer import checkpoint, saved
 from trainer.callbacks.checkpoint import Checkpoint, link
 from trainer.callbacks.checkpoint_io import AtomicCheckpointIO, agree, recover, remove, replace
 from trainer.callbacks.log import Log, record
 from trainer.callbacks.stop import Stop
 from trainer.errors import UserError
+from trainer.runs import checkpoint, checkpoint_files
 
 
 def names(folder):
@@ -211,7 +211,7 @@ def as_parts(path):
     path.unlink()
     path.mkdir()
     for rank in range(2):
-        torch.save(content, path / saved.rank_file(rank, 2))
+        torch.save(content, path / checkpoint_files.rank_file(rank, 2))
 
 
 @pytest.mark.parametrize("sharded", [False, True])

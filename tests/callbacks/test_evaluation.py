@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from trainer import figures
 from trainer.backbones import effnet_lite0
 from trainer.callbacks.ema import EMA
 from trainer.callbacks.evaluation import Evaluation
 from trainer.errors import UserError
 from trainer.loggers.csv import CSV
 from trainer.metrics.frechet import frechet_distance, mean_and_covariance, moments, square_root
-from trainer.sampling import Sampler
+from trainer.runs import results
+from trainer.sampling.sampler import Sampler
 
 WORKER = Path(__file__).with_name("evaluation_worker.py")
 
@@ -72,7 +72,7 @@ def test_distance_of_ema_samples_at_even_points(objective, data, make_trainer, t
     assert abs(distance(live) - expected) > 1e-4 * expected  # so it was the EMA weights that sampled
     lines = [line for line in capsys.readouterr().out.splitlines() if "fd_effnet" in line]
     assert len(lines) == 2 and lines[1].startswith("kimg 0.0  val/fd_effnet ") and lines[1].endswith("  6 samples")
-    (figure,) = figures.read(tmp_path)  # the last one
+    (figure,) = results.read(tmp_path)  # the last one
     assert figure.value == pytest.approx(expected, rel=1e-4) and figure.checkpoint == "kimg000000.020.ckpt"
     assert figure.protocol["sha256"] == effnet_lite0.SHA256[:12] and figure.protocol["resizer"] == "bilinear 32"
     assert figure.protocol["num_images"] == 6 and figure.protocol["num_references"] == 4

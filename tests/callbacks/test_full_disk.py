@@ -8,15 +8,15 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 
-from trainer import checkpoint
 from trainer.callbacks.checkpoint import Checkpoint
 from trainer.callbacks.log import Log
 from trainer.callbacks.progress import Progress
 from trainer.callbacks.samples import Samples
 from trainer.errors import UserError
 from trainer.loggers.csv import CSV
-from trainer.progress import spared_output
-from trainer.run_folder import replace_text
+from trainer.process.progress import spared_output
+from trainer.runs import checkpoint
+from trainer.runs.run_folder import replace_text
 
 from .test_checkpoint import At, Measure, names
 

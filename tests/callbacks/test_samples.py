@@ -5,8 +5,8 @@ from pytorch_lightning.loggers.logger import Logger
 
 from trainer.callbacks.ema import EMA
 from trainer.callbacks.samples import Samples
-from trainer.images import grid
-from trainer.sampling import Sampler
+from trainer.sampling.grids import grid
+from trainer.sampling.sampler import Sampler
 
 
 class Gallery(Logger):

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from trainer.compression.calibration import responses
 from trainer.compression.low_rank import (
     LowRank,
     canonical,
@@ -17,7 +18,6 @@ from trainer.compression.low_rank import (
     projected,
     splits,
 )
-from trainer.compression.responses import responses
 from trainer.errors import UserError
 
 LAYERS = [

@@ -7,8 +7,8 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from trainer.compression import runtime
 from trainer.errors import UserError
+from trainer.sampling import runtime
 
 from .conftest import FAMILIES, make, node_of
 

@@ -10,10 +10,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from trainer.batch import Condition
-from trainer.compression import runtime
 from trainer.compression.fold import fold
 from trainer.compression.quantize import quantize
 from trainer.errors import UserError
+from trainer.sampling import runtime
 
 from .conftest import make, node_of
 
@@ -29,7 +29,7 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
 def test_half_on_a_cpu_is_stored_so_and_computed_in_float(generator, inputs, dtype, capsys):
     node, network = generator
     before = network(*inputs[0])
-    state = runtime.stored(network.state_dict(), [{"_target_": "trainer.compression.runtime.half", "dtype": dtype}])
+    state = runtime.stored(network.state_dict(), [{"_target_": "trainer.sampling.runtime.half", "dtype": dtype}])
     assert {t.dtype for t in state.values() if t.dim() > 1} == {runtime.HALVES[dtype]}
     rounded = runtime.half(network, dtype)
     assert "more slowly" in capsys.readouterr().err
@@ -59,7 +59,7 @@ def test_casting_leaves_masks_and_token_ids():
 
 
 def test_nothing_is_stored_in_half_without_the_pass():
-    stored = runtime.stored({"weight": torch.ones(2, 2)}, [{"_target_": "trainer.compression.runtime.compiled"}])
+    stored = runtime.stored({"weight": torch.ones(2, 2)}, [{"_target_": "trainer.sampling.runtime.compiled"}])
     assert stored["weight"].dtype == torch.float32
 
 

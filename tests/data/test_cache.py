@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer import progress
 from trainer.data import build, cache
 from trainer.data.build import fit
 from trainer.data.cache import open_cache
 from trainer.data.source import Item
 from trainer.errors import UserError
+from trainer.process import progress
 
 
 class Listed:

@@ -11,12 +11,12 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from tests.test_resume import SMALL, start
-from trainer import checkpoint
+from tests.runs.test_resume import SMALL, start
 from trainer.data import checksums
 from trainer.data.cache import open_cache
 from trainer.data.rows import Rows
 from trainer.errors import UserError
+from trainer.runs import checkpoint
 
 LONG = [*SMALL, "kimg=100", "callbacks.checkpoint.times=1000", "gpus_per_node=0", "run_dir=run"]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from trainer.batch import Condition
-from trainer.evaluation.study import Study
+from trainer.evaluation.protocol import Study
 
 
 class Sampler:

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from trainer.errors import UserError
-from trainer.evaluation import study as of_study
+from trainer.evaluation import protocol as of_study
 from trainer.evaluation.diversity import Diversity
 from trainer.evaluation.fidelity import METRICS, Fidelity
+from trainer.evaluation.protocol import run
 from trainer.evaluation.reconstruction import Reconstruction
-from trainer.evaluation.study import run
 from trainer.evaluation.text import TextMatch
 from trainer.metrics.frechet import frechet_distance
 from trainer.metrics.inception_score import inception_score, score_sums

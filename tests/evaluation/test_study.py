@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from trainer.errors import UserError
-from trainer.evaluation.study import Study, run
+from trainer.evaluation.protocol import Study, run
 
 
 class Sampler:

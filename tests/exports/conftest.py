@@ -35,7 +35,13 @@ def save_run(folder: Path, family: str, encoder: dict[str, Any], text: dict[str,
         "discriminator": {"_target_": f"trainer.networks.{family}.Discriminator", **small},
         "loss": {"_target_": "trainer.losses.adversarial.NonSaturating"},
         "optimizer": {"generator": adam, "discriminator": adam},
-        "schedule": {"_target_": "trainer.schedules.linear", "_partial_": True, "kimg": 1, "start": 0.5, "final": 0.1},
+        "schedule": {
+            "_target_": "trainer.objectives.schedules.linear",
+            "_partial_": True,
+            "kimg": 1,
+            "start": 0.5,
+            "final": 0.1,
+        },
         "seed": 0,
     }
     source = {"_target_": "trainer.data.shapes.Shapes", "num_images": 100}

@@ -4,8 +4,8 @@ import pytest
 
 from tests.exports.conftest import IDENTITY, WIDTH, save_run
 from trainer.export import main as export
-from trainer.pipeline import load
 from trainer.sample import main as sample
+from trainer.sampling.pipeline import load
 
 LABELS = {"_target_": "trainer.text.labels.Labels", "width": WIDTH, "classes": ["cat", "tabby, grey"]}
 NOTHING = {"_target_": "trainer.text.labels.Nothing", "width": WIDTH}

@@ -9,12 +9,14 @@ import torch
 import yaml
 from huggingface_hub import hub_mixin
 
-from trainer import checkpoint, figures, hub, load
+from trainer import load
 from trainer.errors import UserError
 from trainer.export import main
-from trainer.figures import Figure
-from trainer.objectives.drawing import Drawing
+from trainer.exports.generator import Drawing
 from trainer.objectives.gan import GAN
+from trainer.pretrained import hub
+from trainer.runs import checkpoint, results
+from trainer.runs.results import Figure
 
 
 @pytest.fixture
@@ -24,8 +26,8 @@ def export(run, tmp_path, command):
     (source / "samples").mkdir()
     (source / "samples" / "latest.png").write_bytes(b"a picture")
     about = {"better": "lower", "kimg": 1.5, "protocol": {"num_images": 123}}
-    figures.add(source, [Figure("fd_effnet", 41.5, checkpoint="kimg000001.500.ckpt", **about)])
-    figures.add(source, [Figure("fd_effnet", 99.5, checkpoint="kimg000000.500.ckpt", **about)])
+    results.add(source, [Figure("fd_effnet", 41.5, checkpoint="kimg000001.500.ckpt", **about)])
+    results.add(source, [Figure("fd_effnet", 99.5, checkpoint="kimg000000.500.ckpt", **about)])
     result = command(f"checkpoint={source}", f"out={tmp_path / 'out'}", "license=cc-by-4.0", main=main)
     assert result.code == 0, result.err
     return tmp_path / "out"

@@ -8,12 +8,13 @@ import torch
 from hydra.utils import instantiate
 
 from tests.exports.conftest import TOKENS, WIDTH, made
-from trainer import checkpoint, load
+from trainer import load
 from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.export import main
 from trainer.exports import aot_inductor, onnx, torch_export
 from trainer.exports.making import BOUND, BOUND_WITH_TEXT, CAPTIONS
+from trainer.runs import checkpoint
 
 OURS = {"trainer"}
 RUN_ONNX = """
@@ -163,8 +164,8 @@ def spoilt(exported):
 
 
 def test_the_bound_is_that_of_the_numbers(run, tmp_path):
+    from trainer.exports.generator import Drawing
     from trainer.exports.making import Programs
-    from trainer.objectives.drawing import Drawing
 
     drawing = Drawing.of(run)
     programs = Programs(drawing.generator, drawing.config, tmp_path, with_text=False)

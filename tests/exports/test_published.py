@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from trainer.exports import card
-from trainer.exports.files import published
+from trainer.runs.export_files import published
 
 
 @pytest.fixture

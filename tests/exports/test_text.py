@@ -2,8 +2,8 @@
 
 from hydra.utils import instantiate
 
-from trainer.exports.files import TOKENIZER
 from trainer.exports.text import Tokens, included
+from trainer.runs.export_files import TOKENIZER
 
 
 def test_cut_captions_are_told(pretrained, tmp_path, capfd):

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from trainer.metrics import ranks
+from trainer.metrics import distributed
 from trainer.metrics.diversity import pairwise_distance
 from trainer.metrics.frechet import frechet_distance, mean_and_covariance, moments
 from trainer.metrics.inception_score import inception_score, score_sums
@@ -35,20 +35,20 @@ def measure(rank: int, num_ranks: int) -> dict[str, float]:
     fake = fake + texts[own] / 2
 
     numbers = order.split(SHARES[num_ranks])[rank]
-    rows = ranks.gather(fake[numbers], numbers)
-    sums = ranks.add(moments(fake[numbers]))
-    scores = ranks.add(score_sums(logits[numbers], numbers, TOTAL))
+    rows = distributed.gather(fake[numbers], numbers)
+    sums = distributed.add(moments(fake[numbers]))
+    scores = distributed.add(score_sums(logits[numbers], numbers, TOTAL))
     values = torch.stack(
         [torch.ones(len(numbers)), psnr(images[numbers], back[numbers]), ssim_of(images, back, numbers)]
     )
     values = torch.cat([values, clip_score(fake[numbers], texts[own[numbers]])[None]])
-    count, *totals = ranks.add(values.sum(1)).tolist()
+    count, *totals = distributed.add(values.sum(1)).tolist()
     distances = torch.zeros(2, dtype=torch.float64)
     for caption in range(TOTAL // PER_CAPTION):  # a caption is the work of the rank that has its number
         if caption in numbers:
             distance = pairwise_distance(fake[caption * PER_CAPTION : (caption + 1) * PER_CAPTION])
             distances += torch.stack([distance, torch.ones_like(distance)])
-    distance, captions = ranks.add(distances).tolist()
+    distance, captions = distributed.add(distances).tolist()
     assert (count, captions) == (TOTAL, TOTAL // PER_CAPTION)
 
     found = {"fd": frechet_distance(*mean_and_covariance(moments(real)), *mean_and_covariance(sums))}

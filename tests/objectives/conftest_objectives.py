@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from trainer import schedules
 from trainer.batch import Batch, Condition
 from trainer.losses.adversarial import NonSaturating
 from trainer.losses.reconstruction import gaussian_nll
 from trainer.networks import dcgan
 from trainer.networks.autoencoder import Autoencoder
 from trainer.networks.matching import ImageEncoder, Matcher, TextEncoder
+from trainer.objectives import schedules
 from trainer.objectives.gan import GAN
 from trainer.objectives.matching import DualEncoder
 from trainer.objectives.vae import VAE

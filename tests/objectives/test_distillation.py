@@ -7,12 +7,12 @@ import torch
 from conftest_objectives import LATENT, RESOLUTION, SIZES, make_gan, make_vae, random_batch, run
 from torch import nn
 
-from trainer import teacher as teachers
 from trainer.errors import UserError
 from trainer.losses.distillation import feature_distance, pixel_distance
 from trainer.networks import dcgan
 from trainer.networks.diffaugment import DiffAugment
 from trainer.objectives.distillation import Distillation
+from trainer.runs import teacher as teachers
 
 CONFIG = {"data": {"resolution": RESOLUTION}, "text": {"encoder": {"name": "none", "cache_dir": "a"}}}
 

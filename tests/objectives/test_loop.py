@@ -7,8 +7,8 @@ import pytest
 import torch
 from conftest_objectives import make_gan, make_vae, random_batch, run
 
-from trainer import schedules
 from trainer.errors import UserError
+from trainer.objectives import schedules
 
 
 def weights(module):

@@ -12,7 +12,7 @@ from torch import nn
 
 from trainer.errors import UserError
 from trainer.losses import matching
-from trainer.matching import Matching
+from trainer.runs.matching import Matching
 from trainer.strategies.single import Single
 
 CONFIG = {"name": "small", "data": {"resolution": RESOLUTION}, "text": {"encoder": {"name": "none", "cache_dir": "a"}}}
@@ -68,8 +68,8 @@ def matcher_run(monkeypatch, tmp_path):
     """Path of a run whose checkpoint is a matcher; without Hydra, which the tests of experiments go through."""
     trained = make_matching().eval().requires_grad_(False)
     trained.config = CONFIG
-    monkeypatch.setattr("trainer.checkpoint.newest", Path)
-    monkeypatch.setattr("trainer.checkpoint.load", lambda path, device: trained)
+    monkeypatch.setattr("trainer.runs.checkpoint.newest", Path)
+    monkeypatch.setattr("trainer.runs.checkpoint.load", lambda path, device: trained)
     (tmp_path / "matching.ckpt").write_bytes(b"weights")
     return str(tmp_path / "matching.ckpt")
 
@@ -142,7 +142,7 @@ def test_a_matcher_needs_whole_batches():
 
 
 def test_a_run_without_matcher_is_refused(monkeypatch):
-    monkeypatch.setattr("trainer.checkpoint.newest", Path)
-    monkeypatch.setattr("trainer.checkpoint.load", lambda path, device: make_gan())
+    monkeypatch.setattr("trainer.runs.checkpoint.newest", Path)
+    monkeypatch.setattr("trainer.runs.checkpoint.load", lambda path, device: make_gan())
     with pytest.raises(UserError, match="outputs/cgan has no matcher"):
         Matching("outputs/cgan")

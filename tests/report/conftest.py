@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from trainer import figures
+from trainer.runs import results
 
 PROTOCOL = {"backbone": "inception", "sha256": "f" * 64, "num_images": 2000, "split": "heldout"}
 ENVIRONMENT = """2026-01-31 12:00:00 +0000
@@ -74,7 +74,7 @@ def make(tmp_path: Path) -> Callable[..., Path]:
         if end:
             (folder / "end.json").write_text(json.dumps({"time": "2026-01-31 15:02:03 +0200", **end}))
         if fid is not None:
-            figures.add(folder, [figures.Figure("fid", fid, "lower", "kimg000004.000.ckpt", 4.0, protocol, 0.25)])
+            results.add(folder, [results.Figure("fid", fid, "lower", "kimg000004.000.ckpt", 4.0, protocol, 0.25)])
         return folder
 
     return run

@@ -71,13 +71,13 @@ def test_a_state_that_is_none_is_unfinished(make, end):
     "change", [{"better": EVIL}, {"value": EVIL}, {"std": "x"}, {"kimg": None}, {"metric": 1}, {"protocol": []}]
 )
 def test_a_figure_that_is_none_is_told(make, change):
-    from trainer import figures
+    from trainer.runs import results
 
     run = make()
     figure = {"metric": "fid", "value": 1.0, "better": "lower", "checkpoint": "x", "kimg": 1.0, "protocol": {}} | change
     (run / "metrics.json").write_text(json.dumps({"figures": [figure]}))
     with pytest.raises(UserError, match="damaged"):
-        figures.read(run)
+        results.read(run)
     assert Tags(single.write(run).read_text()).scripts == ALLOWED_SCRIPTS
 
 

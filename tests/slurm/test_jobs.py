@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.runs.test_resume import same
+from tests.sampling.test_shards import tars
 from tests.slurm.conftest import OWN, ROOT, STEPS, TINY, TWO_NODES, Jobs
-from tests.test_bulk import tars
-from tests.test_resume import same
 
 pytestmark = pytest.mark.slurm
 SAMPLE = [*(sys.executable, "-m", "trainer.sample", "checkpoint=uninterrupted", "prompts_file=captions.txt"),

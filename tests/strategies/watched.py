@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from trainer import progress
+from trainer.process import progress
 from trainer.strategies.rendezvous import meet
 from trainer.strategies.watch import Watch
 

@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader
 sys.path.insert(0, str(Path(__file__).parents[1] / "objectives"))
 from conftest_objectives import Reader, make_gan, make_matching, make_taught_gan, make_vae, random_batch
 
-from trainer import checkpoint
 from trainer.callbacks.checkpoint_io import AtomicCheckpointIO
 from trainer.callbacks.ema import EMA
 from trainer.losses.adversarial import Hinge, NonSaturating, Relativistic
+from trainer.runs import checkpoint
 from trainer.strategies.ddp import DDP
 from trainer.strategies.fsdp import FSDP
 from trainer.strategies.single import Single

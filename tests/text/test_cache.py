@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainer import progress
 from trainer.errors import UserError
+from trainer.process import progress
 from trainer.text import cache, pretrained
 from trainer.text.pretrained import Pretrained
 

@@ -102,7 +102,7 @@ def test_download_takes_one_kind_of_weights(tmp_path: Path, monkeypatch: pytest.
         asked.update(patterns)
         return str(tmp_path)
 
-    monkeypatch.setattr("trainer.hub.is_reachable", lambda: True)  # whatever the machine's network
+    monkeypatch.setattr("trainer.pretrained.hub.is_reachable", lambda: True)  # whatever the machine's network
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     assert weights.find_folder("someone/tiny") == tmp_path

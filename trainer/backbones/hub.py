@@ -6,9 +6,9 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from trainer import hub
-from trainer.backbones.weights import sha256
 from trainer.errors import UserError
+from trainer.pretrained import hub
+from trainer.pretrained.weights import sha256
 from trainer.text.models import quiet_transformers
 
 IMAGES_AT_ONCE = 32

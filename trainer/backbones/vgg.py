@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.backbones.weights import find, sha256
 from trainer.errors import UserError
+from trainer.pretrained.weights import find, sha256
 
 TRUNK_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 TRUNK_SHA256 = "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"

@@ -8,9 +8,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from trainer.benchmark.model import Interconnect
-from trainer.config import Training, entry
+from trainer.config.entry import Training, entry
 from trainer.errors import UserError
-from trainer.ranks import rank
+from trainer.process.ranks import rank
 
 
 @dataclass

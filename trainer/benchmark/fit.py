@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from trainer import ranks
+from trainer.process import ranks
 
 if TYPE_CHECKING:
     import torch

@@ -12,9 +12,9 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from trainer import run_folder
-from trainer.progress import say
-from trainer.ranks import launched, rank
+from trainer.process.progress import say
+from trainer.process.ranks import launched, rank
+from trainer.runs import run_folder
 
 
 def strategy(cfg: DictConfig, ranks: int) -> str:
@@ -44,7 +44,7 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
     from trainer.benchmark.bare import Bare
     from trainer.benchmark.peak import peak
     from trainer.benchmark.probe import probe
-    from trainer.benchmark.speed import speed
+    from trainer.benchmark.step_time import speed
 
     looked = probe(cfg) if cfg.probe else None  # first: what it says of memory is without the bare loop
     runs = []

@@ -13,9 +13,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from trainer.benchmark import predict
-from trainer.distribution import install
 from trainer.errors import UserError
-from trainer.progress import say
+from trainer.process.distribution import install
+from trainer.process.progress import say
 from trainer.strategies.traffic import sent
 
 MIB = 2**20

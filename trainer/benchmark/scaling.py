@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig
 
 from trainer.benchmark.measure import line, medians
 from trainer.errors import UserError
-from trainer.progress import say
+from trainer.process.progress import say
 
 FROM_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 TAIL = 15  # lines of a launch that failed

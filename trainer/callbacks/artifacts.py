@@ -10,9 +10,10 @@ from typing import Any
 
 from pytorch_lightning import Callback, Trainer
 
-from trainer import checkpoint, signals
 from trainer.callbacks.checkpoint import BEST
 from trainer.callbacks.guard import newest_checkpoint
+from trainer.process import signals
+from trainer.runs import checkpoint
 
 
 class Artifacts(Callback):

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, Trainer
 
-from trainer import checkpoint
 from trainer.callbacks.checkpoint_io import AtomicCheckpointIO, recover, remove, replace
 from trainer.callbacks.guard import check_weights
 from trainer.callbacks.random_state import random_state, restore_random_state
 from trainer.callbacks.schedule import due, last
 from trainer.errors import DamagedError, UserError
-from trainer.progress import say
-from trainer.saved import images_of, in_order, kimg_name
+from trainer.process.progress import say
+from trainer.runs import checkpoint
+from trainer.runs.checkpoint_files import images_of, in_order, kimg_name
 
 BEST = "best.ckpt"
 

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from lightning_fabric.plugins.io import TorchCheckpointIO
 
-from trainer import checkpoint, saved
 from trainer.errors import UserError
+from trainer.runs import checkpoint, checkpoint_files
 
 OLD = ".old.tmp"  # behind the name of a folder whose successor is taking its place
 
@@ -44,7 +44,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         save = [uuid.uuid4().hex]
         dist.broadcast_object_list(save)
         content = {**content, "save": save[0]}  # by which parts are known to be of one
-        file = temporary / saved.rank_file(rank, num_ranks)
+        file = temporary / checkpoint_files.rank_file(rank, num_ranks)
         try:
             agree(lambda: empty(temporary, path) if rank == 0 else None)
             agree(lambda: write(content, file, path))

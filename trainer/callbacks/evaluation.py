@@ -8,15 +8,16 @@ from typing import Any
 
 from pytorch_lightning import Callback, Trainer
 
-from trainer import figures, signals
 from trainer.callbacks.log import record
 from trainer.callbacks.schedule import due, last
 from trainer.errors import UserError
 from trainer.evaluation.fidelity import Fidelity
-from trainer.evaluation.study import Study, run
-from trainer.progress import say
-from trainer.sampling import Sampler
-from trainer.saved import kimg_name
+from trainer.evaluation.protocol import Study, run
+from trainer.process import signals
+from trainer.process.progress import say
+from trainer.runs import results
+from trainer.runs.checkpoint_files import kimg_name
+from trainer.sampling.sampler import Sampler
 
 _AT_ONCE = 64  # images; on one CPU core a sixth quicker than the 16 of a sampler
 
@@ -73,7 +74,7 @@ class Evaluation(Callback):
         if not self.times:
             return
         if trainer.is_global_zero:
-            figures.read(trainer.default_root_dir)  # a file that cannot be added to is told now, not at the end
+            results.read(trainer.default_root_dir)  # a file that cannot be added to is told now, not at the end
         if len(data.heldout.captions) < 2:
             if trainer.is_global_zero:
                 say("val/* is off: it needs held-out images, see data.heldout")
@@ -111,6 +112,6 @@ class Evaluation(Callback):
             print(f"kimg {study.kimg:.1f}  {values}  {self.num_images} samples", flush=True)
             if last(trainer):
                 try:
-                    figures.add(trainer.default_root_dir, found)
+                    results.add(trainer.default_root_dir, found)
                 except (OSError, UserError) as error:  # the checkpoint that comes now is worth more
-                    say(f"{figures.FILE} is not written: {error}")
+                    say(f"{results.FILE} is not written: {error}")

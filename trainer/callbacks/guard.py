@@ -10,13 +10,13 @@ from typing import Any, NoReturn
 import torch
 from pytorch_lightning import Trainer
 
-from trainer import saved
 from trainer.errors import DivergedError
+from trainer.runs import checkpoint_files
 
 
 def newest_checkpoint(run_dir: str | Path) -> Path | None:
     """The checkpoint of a run folder with the most images seen; files appear there only when they are complete."""
-    return saved.newest(Path(run_dir, "checkpoints"))
+    return checkpoint_files.newest(Path(run_dir, "checkpoints"))
 
 
 def check_gradients(trainer: Trainer) -> None:

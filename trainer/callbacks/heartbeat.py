@@ -12,10 +12,10 @@ from typing import Any
 import torch.distributed as dist
 from pytorch_lightning import Callback, Trainer
 
-from trainer import progress
 from trainer.callbacks.guard import newest_checkpoint
 from trainer.errors import UserError
-from trainer.ranks import launched
+from trainer.process import progress
+from trainer.process.ranks import launched
 from trainer.report import ending
 from trainer.strategies.together import hosts, leave
 from trainer.strategies.watch import BEAT, GRACE, Watch

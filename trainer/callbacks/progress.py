@@ -13,7 +13,7 @@ from rich import progress as rich_progress
 
 from trainer.callbacks.guard import newest_checkpoint
 from trainer.callbacks.schedule import last
-from trainer.progress import spared
+from trainer.process.progress import spared
 from trainer.report.run import curves
 
 _SHOWN = {

@@ -11,10 +11,10 @@ from pytorch_lightning import Callback, Trainer
 from trainer.callbacks.log import record
 from trainer.callbacks.schedule import due
 from trainer.errors import UserError
-from trainer.evaluation.study import spread
-from trainer.metrics import ranks
+from trainer.evaluation.protocol import spread
+from trainer.metrics import distributed
 from trainer.metrics.text_match import r_precision
-from trainer.progress import say
+from trainer.process.progress import say
 
 _AT_ONCE = 256  # images or captions in memory
 
@@ -70,7 +70,7 @@ class Retrieval(Callback):
             )
         numbers = torch.tensor(list(own), device=device)
         rows = torch.cat(images) if images else torch.zeros(0, texts.shape[1], device=device)
-        every = ranks.gather(rows.float(), numbers)
+        every = distributed.gather(rows.float(), numbers)
         value = r_precision(every, texts.float(), self._own, self.candidates, seed=0)
         record(trainer, {"val/r_precision": value})
         if trainer.is_global_zero:

@@ -9,10 +9,10 @@ from typing import Any
 from pytorch_lightning import Callback, Trainer
 
 from trainer.callbacks.schedule import due, last
-from trainer.images import grid
-from trainer.progress import spared
-from trainer.sampling import Sampler
-from trainer.saved import kimg_name
+from trainer.process.progress import spared
+from trainer.runs.checkpoint_files import kimg_name
+from trainer.sampling.grids import grid
+from trainer.sampling.sampler import Sampler
 
 
 class Samples(Callback):

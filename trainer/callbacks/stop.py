@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, Trainer
 
-from trainer import signals
+from trainer.process import signals
 
 
 class Stop(Callback):

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from trainer import checkpoint, saved
 from trainer.batch import Condition
 from trainer.compression.structure import tensors
 from trainer.errors import UserError
+from trainer.runs import checkpoint, checkpoint_files
 
 
 def average(
@@ -52,7 +52,7 @@ def average(
 def kept(path: Path) -> list[Path]:
     """All whole checkpoints of a run folder, or beside one, oldest first; best.ckpt is one of them once more."""
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path.parent
-    return [each for each in saved.in_order(folder) if checkpoint.is_whole(each)]
+    return [each for each in checkpoint_files.in_order(folder) if checkpoint.is_whole(each)]
 
 
 def part(state: Mapping[str, Tensor], ours: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:

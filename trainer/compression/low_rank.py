@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from trainer.batch import Condition
-from trainer.compression.responses import Responses, responses
+from trainer.compression.calibration import Responses, responses
 from trainer.compression.structure import described
 from trainer.errors import UserError
-from trainer.progress import say
+from trainer.process.progress import say
 
 KINDS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 WORTH = 0.75  # two layers of nearly as many multiply-adds take longer than one

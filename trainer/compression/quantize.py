@@ -19,7 +19,7 @@ from trainer.compression.quantized import (
 )
 from trainer.compression.subpixel import is_subpixel, of_transposed
 from trainer.errors import UserError
-from trainer.progress import say
+from trainer.process.progress import say
 
 SAMPLES = 1 << 14  # activations of a layer and batch that its range is chosen by
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)  # parts of the range from the least to the largest that are tried

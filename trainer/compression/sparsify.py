@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from trainer.batch import Condition
 from trainer.compression.structure import settings
 from trainer.errors import UserError
-from trainer.progress import say
+from trainer.process.progress import say
 
 BLOCK, STAYING = 4, 2  # pattern 2:4
 

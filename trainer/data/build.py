@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from trainer.data.checksums import FILE, Checksums
 from trainer.data.source import Item, Source, digest
 from trainer.errors import UserError
-from trainer.progress import Progress
+from trainer.process.progress import Progress
 
 _CHUNK = 512  # images decoded before a write, so memory stays flat for sources of any length
 _CORRUPT = (OSError, SyntaxError, ValueError, EOFError, StructError, Image.DecompressionBombError)

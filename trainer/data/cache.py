@@ -19,8 +19,8 @@ from trainer.data.build import write_cache
 from trainer.data.rows import Rows, damaged
 from trainer.data.source import Source, digest
 from trainer.errors import UserError
-from trainer.locks import acquire
-from trainer.progress import say
+from trainer.process.locks import acquire
+from trainer.process.progress import say
 
 _VERSION = 2  # raise it when the same source must be decoded anew
 _FULL_OR_CLOSED = {

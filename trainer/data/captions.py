@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from trainer.errors import UserError
-from trainer.progress import say
+from trainer.process.progress import say
 
 CAPTION_KEYS = ("text", "caption", "captions", "prompt", "label")  # as data sets name them, the first that is there
 IMAGE_KEYS = ("file_name", "image", "file", "filename", "file_path", "path", "img")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from trainer.data.source import Item, digest
 from trainer.errors import UserError
-from trainer.progress import Progress, say
+from trainer.process.progress import Progress, say
 
 IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"),

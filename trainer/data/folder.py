@@ -26,7 +26,7 @@ from trainer.data.files import (
 )
 from trainer.data.source import Item
 from trainer.errors import UserError
-from trainer.progress import Progress, say
+from trainer.process.progress import Progress, say
 
 _METADATA = tuple(f"metadata{suffix}" for suffix in tables.SUFFIXES)
 _TEXTS = (".txt", ".caption")

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from trainer.batch import Batch
 from trainer.errors import UserError
-from trainer.signals import STOPPING
+from trainer.process.signals import STOPPING
 
 
 class Loader(DataLoader[Batch]):

@@ -14,7 +14,7 @@ from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader
 
-from trainer import caches, noise
+from trainer import noise
 from trainer.batch import Batch
 from trainer.data.augment import Augment
 from trainer.data.cache import open_cache
@@ -24,6 +24,7 @@ from trainer.data.source import Source, digest
 from trainer.data.split import Split, split
 from trainer.data.stream import Stream
 from trainer.errors import UserError
+from trainer.process import caches
 
 
 def default_cache_dir() -> Path:

@@ -27,9 +27,9 @@ from trainer.data.files import (
     with_suffix,
 )
 from trainer.data.source import Item
-from trainer.distribution import install
 from trainer.errors import UserError
-from trainer.progress import Progress
+from trainer.process.distribution import install
+from trainer.process.progress import Progress
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp", "file_name", "path")
 

@@ -18,11 +18,11 @@ from torch import Tensor
 from trainer.data.scenes import BACKGROUNDS, COLOURS, POSITIONS, SHAPES, SIZES, Scene, Thing, random_scene, relation
 from trainer.data.shapes import Shapes
 from trainer.data.source import digest
-from trainer.evaluation.study import Study, place
-from trainer.figures import Figure
-from trainer.metrics import ranks
+from trainer.evaluation.protocol import Study, place
+from trainer.metrics import distributed
 from trainer.metrics.attributes import Probe, fit, read
-from trainer.progress import say
+from trainer.process.progress import say
+from trainer.runs.results import Figure
 
 NUM_SCENES, NUM_TESTS = 16000, 2000
 WORDS = {"colour": list(COLOURS), "shape": list(SHAPES), "size": list(SIZES)}  # of an object
@@ -54,7 +54,7 @@ class Attributes:
             self._sums += compared(self.wanted[self.study.chosen[number]], *scene_of(values))
 
     def figures(self) -> list[Figure]:
-        right, asked = ranks.add(self._sums, self.study.device).tolist()
+        right, asked = distributed.add(self._sums, self.study.device).tolist()
         weights = digest(*(value.contiguous().numpy().tobytes() for value in self.probe.state_dict().values()))
         protocol: dict[str, Any] = {"probe": weights, "probe_accuracy": self.on_real}
         return [

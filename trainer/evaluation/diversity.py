@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.evaluation.study import Study, shares, spread
-from trainer.figures import Figure
-from trainer.metrics import ranks
+from trainer.evaluation.protocol import Study, shares, spread
+from trainer.metrics import distributed
 from trainer.metrics.diversity import pairwise_distance
+from trainer.runs.results import Figure
 
 PER_CAPTION = 8
 
@@ -43,7 +43,7 @@ class Diversity:
                 features = self.backbone.features(study.sampler([chosen[number]] * PER_CAPTION, seeds))
                 distance = pairwise_distance(features).double().cpu()
                 sums += torch.stack([distance, torch.ones((), dtype=torch.float64)])
-        total, count = ranks.add(sums, study.device).tolist()
+        total, count = distributed.add(sums, study.device).tolist()
         backbone = self.backbone
         return [
             study.figure(

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from trainer.errors import UserError
-from trainer.evaluation.kept import kept
-from trainer.evaluation.study import Study
-from trainer.figures import Figure
-from trainer.metrics import ranks
+from trainer.evaluation.feature_cache import kept
+from trainer.evaluation.protocol import Study
+from trainer.metrics import distributed
 from trainer.metrics.frechet import frechet_distance, mean_and_covariance, moments, square_root
 from trainer.metrics.inception_score import inception_score, score_sums
 from trainer.metrics.kernel import kernel_distance
 from trainer.metrics.manifold import density_coverage, precision_recall
+from trainer.runs.results import Figure
 
 NEIGHBOURS = {"precision", "recall", "density", "coverage"}
 METRICS = ("fd", "kd", "precision", "recall", "density", "coverage", "inception_score")
@@ -90,7 +90,7 @@ class Fidelity:
         fake = self._gathered(self._numbers, self._rows) if self.keeps_rows else reference
         found: dict[str, tuple[float, float | None]] = {}
         if "fd" in self.metrics:
-            drawn = ranks.add(self._sums, self.study.device)
+            drawn = distributed.add(self._sums, self.study.device)
             mean, covariance, root = self._real
             found["fd"] = frechet_distance(mean, covariance, *mean_and_covariance(drawn), root), None
         if "kd" in self.metrics:
@@ -102,7 +102,7 @@ class Fidelity:
             density, coverage = density_coverage(reference, fake)
             found |= {"density": (density, None), "coverage": (coverage, None)}
         if "inception_score" in self.metrics:
-            found["inception_score"] = inception_score(ranks.add(self._scores, self.study.device))
+            found["inception_score"] = inception_score(distributed.add(self._scores, self.study.device))
         return [self._figure(name, *found[name]) for name in METRICS if name in self.metrics]
 
     def _figure(self, name: str, value: float, std: float | None) -> Figure:
@@ -116,13 +116,13 @@ class Fidelity:
 
     def _gathered(self, numbers: list[int], rows: list[Tensor]) -> Tensor:
         own = torch.cat(rows) if rows else torch.zeros(0, self.backbone.width)
-        return ranks.gather(own.to(self.study.device), torch.tensor(numbers, device=self.study.device))
+        return distributed.gather(own.to(self.study.device), torch.tensor(numbers, device=self.study.device))
 
     def _reference_moments(self) -> Tensor:
         sums = self._zeros()
         for _, images in self.study.reference_images():
             moments(self.backbone.features(images), sums)
-        return ranks.add(sums, self.study.device)
+        return distributed.add(sums, self.study.device)
 
     def _reference_rows(self) -> Tensor:
         numbers, rows = [], []

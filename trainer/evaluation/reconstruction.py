@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.evaluation.study import Study
-from trainer.figures import Figure
-from trainer.metrics import ranks
+from trainer.evaluation.protocol import Study
+from trainer.metrics import distributed
 from trainer.metrics.similarity import psnr, ssim
-from trainer.sampling import Sampler
+from trainer.runs.results import Figure
+from trainer.sampling.sampler import Sampler
 
 
 class Reconstruction:
@@ -46,7 +46,7 @@ class Reconstruction:
                 back = torch.cat([reconstructed(sampler, *batch) for batch in batches])
                 values = [measure(back, images).double().sum() for measure in measures.values()]
                 sums += torch.stack([torch.tensor(len(numbers), dtype=torch.float64), *(v.cpu() for v in values)])
-        count, *totals = ranks.add(sums, study.device).tolist()
+        count, *totals = distributed.add(sums, study.device).tolist()
         protocol: dict[str, Any] = {"num_images": study.num_references, "captions": "own", "seed": None}
         found = []
         for name, total in zip(measures, totals, strict=True):

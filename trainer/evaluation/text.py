@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from trainer.errors import UserError
-from trainer.evaluation.study import Study
-from trainer.figures import Figure
-from trainer.metrics import ranks
+from trainer.evaluation.protocol import Study
+from trainer.metrics import distributed
 from trainer.metrics.text_match import clip_score, r_precision
+from trainer.runs.results import Figure
 
 
 class TextMatch:
@@ -55,7 +55,7 @@ class TextMatch:
         own = torch.tensor([where[caption] for caption in self.study.captions], device=texts.device)
         device = texts.device
         rows = torch.cat(self._rows) if self._rows else torch.zeros(0, texts.shape[1], device=device)
-        images = ranks.gather(rows.to(device), torch.tensor(self._numbers, dtype=torch.int64, device=device))
+        images = distributed.gather(rows.to(device), torch.tensor(self._numbers, dtype=torch.int64, device=device))
         judge = self.judge
         protocol: dict[str, Any] = {"judge": judge.name, "sha256": judge.sha256[:12], "resizer": judge.resizer}
         found = []

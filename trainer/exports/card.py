@@ -10,8 +10,8 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from hydra.utils import get_class
 
-from trainer import figures, run_folder
-from trainer.exports.files import PICTURES, TOKENIZER, example
+from trainer.runs import results, run_folder
+from trainer.runs.export_files import PICTURES, TOKENIZER, example
 
 LICENSE = "unknown"  # the hub's word for it
 LOADING = """## Use
@@ -94,7 +94,7 @@ def program(name: str, entry: dict[str, Any]) -> str:
 def measured(source: Path) -> str:
     """The figures that trainer.evaluate left of this checkpoint, as a table; '' if there are none."""
     run = run_folder.of(source)
-    found = {each.metric: each for each in figures.read(run) if each.checkpoint == source.name}  # the newest of each
+    found = {each.metric: each for each in results.read(run) if each.checkpoint == source.name}  # the newest of each
     rows = [
         f"| {plain(each.metric)} | {each.value:.5g} | {each.better} | {each.protocol.get('num_images', '')} |"
         for each in found.values()

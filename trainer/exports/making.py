@@ -24,10 +24,10 @@ from torch.export import ExportedProgram
 from trainer import noise
 from trainer.batch import Condition
 from trainer.errors import UserError
-from trainer.exports.files import PROGRAMS, TOKENIZER
 from trainer.exports.program import FromFeatures, FromIds, exported, inputs, reason
 from trainer.exports.text import included
-from trainer.progress import EVERY_SECONDS, say
+from trainer.process.progress import EVERY_SECONDS, say
+from trainer.runs.export_files import PROGRAMS, TOKENIZER
 from trainer.text.pretrained import Pretrained
 
 BOUND = 1e-4  # of a value in [-1, 1]: 0.013 of the 255 grey levels, so a rounded image differs by at most one

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from trainer.distribution import install
 from trainer.errors import UserError
 from trainer.exports.program import Runtime, reason
+from trainer.process.distribution import install
 
 OPSET = 18
 AXES = ("N", "L")  # images and tokens, by position

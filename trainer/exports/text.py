@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from trainer.batch import Condition
 from trainer.errors import UserError
-from trainer.exports.files import TOKENIZER
-from trainer.progress import say
+from trainer.process.progress import say
+from trainer.runs.export_files import TOKENIZER
 from trainer.text.models import FAMILIES, last, mean, projected, unit_mean
 from trainer.text.pretrained import FLOAT16_MAX, Pretrained
 

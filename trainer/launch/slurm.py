@@ -13,8 +13,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from trainer import run_folder, run_lock
 from trainer.errors import UserError
+from trainer.runs import run_folder, run_lock
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Slurm:
                 f"({cfg.nodes} nodes x {tasks})"
             )
         if cfg.resume:
-            from trainer import checkpoint  # here: it needs torch
+            from trainer.runs import checkpoint  # here: it needs torch
 
             run_folder.refuse_another(checkpoint.read(checkpoint.newest(cfg.resume))["config"], cfg)
         arguments = run_folder.arguments()

@@ -11,7 +11,7 @@ from typing import Any
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from trainer.progress import spared
+from trainer.process.progress import spared
 
 
 class CSV(Logger):

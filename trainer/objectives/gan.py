@@ -13,8 +13,8 @@ from torch.nn.functional import softplus
 from trainer.batch import Batch
 from trainer.errors import UserError
 from trainer.losses import regularizers
-from trainer.matching import Matching
 from trainer.objectives.base import Objective
+from trainer.runs.matching import Matching
 
 
 class Adversarial(Protocol):

@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from trainer.command_line import flags
-from trainer.config import reported
+from trainer.config.command_line import flags
+from trainer.config.entry import reported
 from trainer.errors import UserError
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import UserError
-from trainer.figures import Figure, difference
 from trainer.report import page
 from trainer.report.curves import curve_groups
 from trainer.report.run import Run
 from trainer.report.single import protocol, value
 from trainer.report.warnings import warnings
+from trainer.runs.results import Figure, difference
 
 FILE = "compare.html"
 ABSENT = '<span class="faint">–</span>'

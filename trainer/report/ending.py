@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trainer import mistakes, signals
-from trainer.config import conf_folders
+from trainer.config import mistakes
+from trainer.config.entry import conf_folders
+from trainer.process import signals
 from trainer.report.run import END
 
 

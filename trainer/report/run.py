@@ -14,8 +14,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from trainer import figures, run_folder, saved
 from trainer.errors import UserError
+from trainer.runs import checkpoint_files, results, run_folder
 
 END = "end.json"  # of a run: state, reason, traceback, time
 STATES = ("finished", "stopped", "failed", "unfinished")
@@ -70,19 +70,19 @@ class Run:
         return max([points[-1][0] for points in self.curves.values()] + [kimg for kimg, _ in self.grids], default=0.0)
 
     @cached_property
-    def figures(self) -> list[figures.Figure]:
+    def figures(self) -> list[results.Figure]:
         """Those of metrics.json; UserError where that cannot be read."""
-        return figures.read(self.folder)
+        return results.read(self.folder)
 
     @cached_property
     def grids(self) -> list[tuple[float, Path]]:
         """(thousand images seen, picture) of the sample grids, the oldest first."""
-        paths = saved.in_order(self.folder / "samples", ".png")
-        return [(saved.images_of(path) / 1000, path) for path in paths]
+        paths = checkpoint_files.in_order(self.folder / "samples", ".png")
+        return [(checkpoint_files.images_of(path) / 1000, path) for path in paths]
 
     @cached_property
     def checkpoint(self) -> Path | None:
-        return saved.newest(self.folder / "checkpoints")
+        return checkpoint_files.newest(self.folder / "checkpoints")
 
     @cached_property
     def end(self) -> dict[str, str]:

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from trainer import distribution
 from trainer.errors import UserError
-from trainer.figures import Figure
+from trainer.process import distribution
 from trainer.report import page
 from trainer.report.curves import curve_groups
 from trainer.report.plot import short
 from trainer.report.run import Run
 from trainer.report.warnings import warnings
+from trainer.runs.results import Figure
 
 FILE = "report.html"
 MAIN_PACKAGES = (

@@ -11,7 +11,7 @@ def auto(accelerator: str = "auto", devices: Any = "auto", num_nodes: int = 1, *
 
     import torch
 
-    from trainer import ranks
+    from trainer.process import ranks
 
     found = ranks.launched()
     each = devices if isinstance(devices, int) else len(devices)

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from trainer.distribution import install
 from trainer.errors import UserError
+from trainer.process.distribution import install
 
 
 def settings(stage: int, sizes: list[int], offload_optimizer: bool, offload_parameters: bool) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 from torch.distributed import PrefixStore, Store, TCPStore
 
 from trainer.errors import UserError
-from trainer.progress import say
+from trainer.process.progress import say
 
 TELL_SECONDS = 10.0  # before the first word about who is missing
 POLL_SECONDS = 0.2

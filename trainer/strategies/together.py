@@ -16,8 +16,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from trainer import ranks
 from trainer.errors import UserError
+from trainer.process import ranks
 from trainer.strategies.rendezvous import meet, tell_of_loopback
 from trainer.strategies.watch import BEAT, GRACE, Watch
 

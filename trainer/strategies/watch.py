@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer import progress
-from trainer.progress import say
+from trainer.process import progress
+from trainer.process.progress import say
 
 BEAT = 1.0  # seconds between two beats
 GRACE = 5  # beats that a rank may miss once a collective has failed somewhere: then one is dead

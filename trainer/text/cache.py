@@ -24,10 +24,10 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer import caches
 from trainer.errors import UserError
-from trainer.locks import acquire
-from trainer.progress import say
+from trainer.process import caches
+from trainer.process.locks import acquire
+from trainer.process.progress import say
 from trainer.text.features import map_rows
 
 FORMAT = 1  # part of the folder's name, so that a new layout never meets old files

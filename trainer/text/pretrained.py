@@ -13,7 +13,7 @@ import torch
 
 from trainer.batch import Condition
 from trainer.errors import UserError
-from trainer.progress import Progress, say
+from trainer.process.progress import Progress, say
 from trainer.text.cache import CAPTIONS_PER_SHARD, FORMAT, TextCache, cache_root, caption_keys
 from trainer.text.features import Features, pad
 from trainer.text.models import FAMILIES, load, max_positions, projected, quiet_transformers

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from trainer.batch import Condition
 from trainer.errors import UserError
-from trainer.progress import Progress, say
+from trainer.process.progress import Progress, say
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")  # letters and digits, with apostrophes inside: don't is one word
 PAD, NO_WORDS, FIRST_WORD = 0, 1, 2

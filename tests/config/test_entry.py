@@ -1,0 +1,233 @@
+"""Composition and checks, one piece at a time; test_cli.py has them as a user meets them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from trainer.config import mistakes, signatures, synonyms
+from trainer.config.entry import Training, appended, conf_folders, entry, steps
+from trainer.errors import UserError
+from trainer.evaluate import Evaluation
+from trainer.runs import run_folder
+from trainer.sample import Sampling
+
+CONF = Path(__file__).parents[2] / "conf"
+OPTIONS = mistakes.options([CONF])
+EVERYWHERE = ("experiment", "scale", "hydra/sweeper", "compression")  # no part of a run has their name
+TAUGHT = {"distill", "distill_data"}  # these need a teacher: tests/test_compress.py
+EXPERIMENTS = sorted({*OPTIONS["experiment"]} - TAUGHT)
+# where a part stands that has no place of its own at the root
+INSIDE = {
+    "augment": ("gan", "objective.augment"),
+    "backbone": ("gan", "callbacks.evaluation.backbone"),
+    "autoencoder": ("vae", "objective.autoencoder"),
+    "discriminator": ("gan", "objective.discriminator"),
+    "encoder": ("vae", "objective.autoencoder.encoder"),
+    "generator": ("gan", "objective.generator"),
+}
+
+
+@pytest.fixture
+def compose(command, tmp_path, monkeypatch):
+    """The checked configuration of the packaged conf for some arguments."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> DictConfig:
+        composed: list[DictConfig] = []
+        result = command(*arguments, main=lambda: entry(composed.append, "config", Training))
+        assert result.code == 0, result.err
+        return composed[0]
+
+    return run
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_and_says_what_it_is(compose, experiment):
+    cfg = compose(f"experiment={experiment}")
+    assert cfg.name == experiment
+    assert mistakes.title(OPTIONS["experiment"][experiment]), "a header comment, for --help"
+    assert cfg.trainer.max_steps == -(-cfg.kimg * 1000 // cfg.data.batch_size)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_takes_other_data_in_place_of_its_own(compose, experiment):
+    data = compose(f"experiment={experiment}", "data=folder", "data.source.path=pictures").data
+    assert "max_objects" not in data.source
+
+
+@pytest.mark.parametrize("scale", OPTIONS.get("scale", {}))
+def test_scale_changes_an_experiment_wherever_it_stands(compose, scale):
+    experiment = "cvae" if scale.endswith("vae") else "cgan"
+    plain = OmegaConf.to_container(compose(f"experiment={experiment}"))
+    scaled = OmegaConf.to_container(compose(f"experiment={experiment}", f"+scale={scale}"))
+    assert scaled != plain
+    assert OmegaConf.to_container(compose(f"scale={scale}", f"+experiment={experiment}")) == scaled
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_callbacks_stand_in_order(compose, experiment):
+    """What measures sees the averages of this step, and stands before what uses its values; pauses come late."""
+    wanted = ["heartbeat", "ema", "log", "throughput", "samples", "evaluation", "retrieval", "stop", "alerts"]
+    wanted += ["checkpoint", "artifacts", "progress"]
+    assert list(compose(f"+experiment={experiment}").callbacks) == wanted
+
+
+@pytest.mark.parametrize(("group", "option"), [(g, o) for g in OPTIONS if g not in EVERYWHERE for o in OPTIONS[g]])
+def test_every_option_of_every_group_composes(compose, group, option):
+    objective, place = INSIDE.get(group, ("gan", group))
+    override = f"{group}={option}" if place == group else f"{group}@{place}={option}"
+    arguments = [] if group == "objective" else [f"objective={objective}"]
+    if group == "data" and option not in ("emoji", "shapes", "shapes_single"):
+        arguments.append("data.source.path=somewhere")
+    cfg = compose(*arguments, override, "name=x", "kimg=1")
+    assert OmegaConf.select(cfg, place) is not None
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "expected"),
+    [
+        ("data.resolutoin", ["data.resolution", "data.source"], "; did you mean data.resolution?"),
+        ("resolution", ["data.resolution", "kimg"], "; did you mean data.resolution?"),
+        ("dat.resolution", ["data.resolution", "data"], "; did you mean data.resolution?"),
+        ("a.width", ["b.width", "a.widths"], "; did you mean a.widths?"),  # a sibling before a namesake
+        ("quantum", ["single", "ddp"], ""),
+        ("foo", ["foo", "foo.bar"], ""),  # not itself
+    ],
+)
+def test_nearest(word, known, expected):
+    assert mistakes.nearest(word, known) == expected
+
+
+def test_synonyms_name_keys_that_there_are(compose):
+    known = {*mistakes.keys(compose("+experiment=cgan")), *mistakes.keys(compose("+experiment=cvae")), *OPTIONS}
+    for file, schema in (("sample", Sampling), ("evaluate", Evaluation)):
+        known |= {*mistakes.keys(OmegaConf.load(CONF / f"{file}.yaml")), *(each.name for each in fields(schema))}
+    known |= {"data.source.path"}  # of data=folder and its like
+    for word, names in synonyms.MEANT.items():
+        for name in names:
+            assert synonyms.meant(word, {re.split("[ =]", name)[0]}) == name
+            assert re.split("[ =]", name)[0] in known, f"{word}: there is no {name}"
+    assert synonyms.meant("precision", known) == "trainer.precision"
+    assert synonyms.meant("data.path", known - {"data.source.path", "checkpoint"}).startswith("data=folder ")
+
+
+def test_title_is_the_first_line_of_the_header(tmp_path):
+    file = tmp_path / "x.yaml"
+    file.write_text("# @package _global_\n# one line\n# more\nname: x\n")
+    assert mistakes.title(file) == "one line"
+    file.write_text("name: x\n# late\n")
+    assert mistakes.title(file) == ""
+
+
+def test_steps_cover_the_budget():
+    assert steps(1, 64) == 16
+    assert steps(0.064, 64) == 1
+    with pytest.raises(UserError, match="expected more than 0"):
+        steps(1, 0)
+
+
+def test_groups_that_reach_everywhere_take_turns_in_their_places():
+    given = ["-m", "scale=gpu", "seed=1,2", "+experiment=x", "kimg=1"]
+    assert appended(given) == ["-m", "+experiment=x", "seed=1,2", "+scale=gpu", "kimg=1"]
+
+
+def test_conf_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert conf_folders() == [CONF]
+    (tmp_path / "conf").mkdir()
+    assert conf_folders() == [tmp_path / "conf", CONF]
+    monkeypatch.chdir(CONF.parent)
+    assert conf_folders() == [CONF]  # in a checkout ./conf is the packaged one
+
+
+class Base:
+    def __init__(self, width: int = 1, rate: float | None = None) -> None: ...
+
+
+class Network(Base):
+    def __init__(self, depth: int, later: Undefined = None, **base) -> None: ...  # type: ignore[name-defined] # noqa: F821
+
+
+def anything(**options): ...
+
+
+def test_parameters_reach_through_the_bases():
+    accepted = signatures.parameters(Network)
+    assert accepted is not None
+    assert set(accepted) == {"self", "depth", "later", "width", "rate"}
+    assert accepted["width"] is int
+    assert signatures.parameters(anything) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "right"),
+    [
+        (1, int, True),
+        (1, float, True),
+        (None, float | None, True),
+        (2, float | None, True),
+        ("a", str | int, True),
+        ([1], list, True),  # only plain types are looked at
+        (1.5, int, False),
+        ("1", int, False),
+        (True, int, False),
+        (1, bool, False),
+        (None, int, False),
+        ("a", float | None, False),
+    ],
+)
+def test_types(value, hint, right):
+    if right:
+        signatures.check_type("key", value, hint)
+    else:
+        with pytest.raises(UserError, match=f"key={value}: expected"):
+            signatures.check_type("key", value, hint)
+
+
+def test_a_part_that_lacks_a_package_names_it(tmp_path, monkeypatch):
+    (tmp_path / "needy.py").write_text("import a_package_that_is_not_there\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="needs the package a_package_that_is_not_there"):
+        signatures.find("data", "needy.Thing")
+
+
+def test_torchrun_ranks_agree_on_a_folder(tmp_path, monkeypatch):
+    from torch.distributed import TCPStore
+
+    server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(server.port))
+    monkeypatch.setenv("RANK", "0")
+    first = run_folder.agreed(Path("outputs/x/now"))
+    assert first == Path("outputs/x/now")
+    assert run_folder.agreed(Path("outputs/x/later")) == first  # started again
+    monkeypatch.setenv("RANK", "1")
+    assert run_folder.agreed(Path("outputs/x/a second later")) == first
+
+
+def test_a_folder_without_files_is_not_left_behind(tmp_path):
+    for name in ("empty", "full"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "full/config.yaml").touch()
+    run_folder.remove_if_empty(tmp_path / "empty")
+    run_folder.remove_if_empty(tmp_path / "full")
+    assert [folder.name for folder in tmp_path.iterdir()] == ["full"]
+
+
+@pytest.mark.parametrize("option", sorted(OPTIONS["compression"]))
+def test_every_pass_has_its_place(option):
+    file = CONF / "compression" / f"{option}.yaml"
+    assert file.read_text().startswith(f"# @package passes.{option}\n# ")
+    assert "_target_" in OmegaConf.load(file) or option == "finetune"
+
+
+def test_checkpoints_may_be_left_out(compose):
+    """What alerts and a sweep look at was named there."""
+    alerts = compose("+experiment=cgan", "callbacks.checkpoint=null").callbacks.alerts
+    assert (alerts.metric, alerts.better) == ("val/fd_effnet", "lower")

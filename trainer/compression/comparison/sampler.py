@@ -1,0 +1,91 @@
+"""The sampler beside plain PyTorch, with one network and on one machine."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.batch import Condition
+from trainer.compression.comparison.latency import Network, Speed, measure
+from trainer.errors import UserError
+from trainer.runs.export_files import is_program
+from trainer.sampling.pipeline import Pipeline
+from trainer.sampling.runtime import compiled
+from trainer.sampling.sampler import Sampler
+
+PLAIN, PROGRAM = "plain PyTorch", "the program itself"
+CAPTIONS = ("a red apple", "a small blue circle on a white background", "two cats in a green garden")
+
+
+def compare(pipe: Pipeline, batch_sizes: Sequence[int], rounds: int, compile: bool = False) -> dict[str, Speed]:
+    """The speed of each way to draw with the network of a run, plain PyTorch first. Latents and conditions to uint8.
+
+    Of an exported program its own call comes first. UserError: it cannot be compiled again.
+
+    Plain PyTorch is the eager network with its weights as a state dict leaves them, under inference mode. "captions and
+    seeds" makes latents and conditions as well, of captions that were encoded before.
+    """
+    program = is_program(pipe.path)
+    if program and compile:
+        raise UserError(f"compile=true: {pipe.path} is a program already; leave it out, or give the run")
+    plain = pipe.objective if program else copy.deepcopy(pipe.objective)
+    for weight in () if program else plain.parameters():
+        weight.data = weight.data.contiguous()
+    network = plain.get_submodule(plain.draws_with)
+
+    def eager(latents: Tensor, condition: Condition) -> Tensor:
+        images: Tensor = network(latents, condition)
+        return images.float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+    def whole(latents: Tensor, condition: Condition) -> Tensor:
+        return pipe.sampler(captions(len(latents)), range(len(latents)))
+
+    ways: dict[str, Network] = {
+        PROGRAM if program else PLAIN: eager,
+        "sampler": pipe.sampler.draw,
+        "of captions and seeds": whole,
+        "mode=latency": fixed(pipe.objective, pipe.text),
+    }
+    if compile:
+        fast = copy.deepcopy(pipe.objective)
+        compiled(fast.get_submodule(fast.draws_with))
+        ways["compile=true"] = fixed(fast, pipe.text)
+
+    def inputs(size: int) -> tuple[Tensor, Condition]:
+        device = pipe.sampler.device
+        return pipe.latents(range(size)).to(device), pipe.condition(captions(size)).to(device)
+
+    return measure(ways, inputs, batch_sizes, rounds)
+
+
+def captions(count: int) -> list[str]:
+    return [CAPTIONS[i % len(CAPTIONS)] for i in range(count)]
+
+
+def fixed(objective: Any, text: Any) -> Network:
+    """Draws batches of any size, each with the sampler of that size."""
+    samplers: dict[int, Sampler] = {}
+
+    def draw(latents: Tensor, condition: Condition) -> Tensor:
+        size = len(latents)
+        if size not in samplers:
+            samplers[size] = Sampler(objective, text, size, fixed=True)
+        return samplers[size].draw(latents, condition)
+
+    return draw
+
+
+def table(speeds: Mapping[str, Speed]) -> str:
+    """A line a way: p50 of one image, images/s at the best batch size, and how many times the first way's they are."""
+    plain = next(iter(speeds.values()))
+    machine = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    lines = [f"{machine:<22} ms, one image  sooner  images/s (batch)   times"]
+    for name, speed in speeds.items():
+        best = f"{speed.best:.0f} ({speed.best_batch})"
+        one = f"{speed.latency_ms['p50']:>13.2f} {speed.latency_versus(plain):>7.2f}"
+        lines.append(f"{name:<22} {one} {best:>17} {speed.versus(plain):>7.2f}")
+    return "\n".join(lines)

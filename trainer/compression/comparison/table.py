@@ -1,0 +1,123 @@
+"""Stages as a table, one row each: for the terminal, for README.md and for a page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from trainer.benchmark.report import table
+from trainer.compression.comparison.variant import Stage
+
+MIB = 2**20
+
+Cell = Callable[[Stage, Stage, Stage], str]  # of a stage, the one before it and the first; "" where nothing is known
+
+
+def rows(stages: Sequence[Stage]) -> tuple[list[str], list[list[str]]]:
+    """Head and cells. Columns of which nothing is known are left out.
+
+    own: images/s over those of the stage before; total: over the first. smaller: the first's bytes over its own. FD and
+    attribute accuracy with their change from the first, in % and in points. PSNR in dB and SSIM: to the first's images.
+    """
+    pairs = list(zip(stages, [stages[0], *stages], strict=False))
+    columns = {name: [cell(stage, before, stages[0]) for stage, before in pairs] for name, cell in COLUMNS.items()}
+    known = {name: cells for name, cells in columns.items() if any(cells)}
+    return list(known), [list(row) for row in zip(*known.values(), strict=True)]
+
+
+def text(stages: Sequence[Stage]) -> str:
+    """For a terminal: the first column to the left, the others to the right."""
+    head, cells = rows(stages)
+    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+    lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in (head, *cells)]
+    return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+def markdown(stages: Sequence[Stage]) -> str:
+    return table(*rows(stages))
+
+
+def times(ratio: float) -> str:
+    return f"{ratio:.2f}×" if ratio < 9.995 else f"{ratio:.1f}×"
+
+
+def number(value: float) -> str:
+    """Three digits: 0.0123, 1.23, 123, 12,345."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+# Cells ----------------------------------------------------------------------------------------------------------------
+
+
+def latency(stage: Stage, before: Stage, first: Stage) -> str:
+    return number(stage.speed.latency_ms["p50"]) if stage.speed else ""
+
+
+def sooner(stage: Stage, before: Stage, first: Stage) -> str:
+    return times(stage.speed.latency_versus(first.speed)) if stage.speed and first.speed else ""
+
+
+def throughput(stage: Stage, before: Stage, first: Stage) -> str:
+    return f"{number(stage.speed.best)} ({stage.speed.best_batch})" if stage.speed else ""
+
+
+def own(stage: Stage, before: Stage, first: Stage) -> str:
+    if stage is first:
+        return ""
+    return times(stage.speed.versus(before.speed)) if stage.speed and before.speed else ""
+
+
+def total(stage: Stage, before: Stage, first: Stage) -> str:
+    return times(stage.speed.versus(first.speed)) if stage.speed and first.speed else ""
+
+
+def mib(stage: Stage, before: Stage, first: Stage) -> str:
+    return number(stage.size.bytes / MIB) if stage.size else ""
+
+
+def smaller(stage: Stage, before: Stage, first: Stage) -> str:
+    return times(first.size.bytes / stage.size.bytes) if stage.size and first.size else ""
+
+
+def work(stage: Stage, before: Stage, first: Stage) -> str:
+    return number(stage.size.multiply_adds / 1e6) if stage.size else ""
+
+
+def distance(stage: Stage, before: Stage, first: Stage) -> str:
+    value, reference = stage.distance, first.distance
+    if value is None:
+        return ""
+    change = f" ({100 * (value / reference - 1):+.1f}%)" if reference and stage is not first else ""
+    return f"{value:.4g}{change}"
+
+
+def accuracy(stage: Stage, before: Stage, first: Stage) -> str:
+    value, reference = stage.figure("attributes_scene"), first.figure("attributes_scene")
+    if value is None:
+        return ""
+    change = f" ({100 * (value - reference):+.1f})" if reference is not None and stage is not first else ""
+    return f"{100 * value:.1f}%{change}"
+
+
+def likeness(prefix: str, digits: int) -> Cell:
+    def cell(stage: Stage, before: Stage, first: Stage) -> str:
+        value = stage.figure(prefix)
+        return "" if value is None or stage is first else f"{value:.{digits}f}"
+
+    return cell
+
+
+COLUMNS: dict[str, Cell] = {
+    "stage": lambda stage, before, first: stage.name,
+    "ms": latency,
+    "sooner": sooner,
+    "images/s (batch)": throughput,
+    "own": own,
+    "total": total,
+    "MiB": mib,
+    "smaller": smaller,
+    "M mult-adds": work,
+    "FD": distance,
+    "scenes right": accuracy,
+    "PSNR": likeness("psnr", 1),
+    "SSIM": likeness("ssim", 3),
+}

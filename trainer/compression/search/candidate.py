@@ -1,0 +1,118 @@
+"""A generator on its way through passes, and the bench at which they are applied."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from torch import Tensor, nn
+
+from trainer import noise
+from trainer.batch import Condition
+from trainer.compression.search.finetune import finetune
+from trainer.errors import UserError
+from trainer.evaluation.protocol import spread
+from trainer.sampling.runtime import EXACT, stored
+from trainer.sampling.sampler import Sampler
+
+RUNTIME = "trainer.sampling.runtime."  # passes that change how a network runs, and are applied again at every load
+FINETUNE = "finetune"
+UNTRAINABLE = ("int8", "int8_dynamic", "int8_weights", "fp8", "sparsify")  # a training would leave or undo these
+ROWS = 16  # images of a batch that passes look at
+
+REPEATED = r"\b(\w+(?:\+\w+)?)(?:\+\1\b)+"  # one or two passes, more than once
+
+Inputs = tuple[Tensor, Condition]
+
+
+def repeated(found: re.Match[str]) -> str:
+    return f"{(len(found[0]) + 1) // (len(found[1]) + 1)}({found[1]})"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """network: as it is saved. passes: names of what made it, in order. runtime: nodes of passes on how it is run."""
+
+    network: nn.Module
+    passes: tuple[str, ...] = ()
+    runtime: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """As 2(prune+finetune)+fold."""
+        return re.sub(REPEATED, repeated, "+".join(self.passes)) or "as trained"
+
+    def state(self) -> dict[str, Tensor]:
+        """The state dict as it goes into a file."""
+        return stored(self.network.state_dict(), list(self.runtime))
+
+    def ready(self) -> nn.Module:
+        """A copy of the network that runs as it will after loading."""
+        network = deepcopy(self.network)
+        for node in self.runtime:
+            network = instantiate(node, _convert_="all")(network)
+        return network
+
+    def draws_as(self, other: Candidate) -> bool:
+        """Whether both draw the same images, within a grey level: they differ in nothing but how one network is run."""
+        return self.network is other.network and self.rounding == other.rounding
+
+    @property
+    def rounding(self) -> list[dict[str, Any]]:
+        return [node for node in self.runtime if node["_target_"].removeprefix(RUNTIME) not in EXACT]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """run: the checkpoint. inputs: batches of latents and conditions, for passes to see. folder: for fine-tuning."""
+
+    run: Path
+    inputs: Sequence[Inputs]
+    folder: Path
+
+    def apply(self, candidate: Candidate, name: str, node: Mapping[str, Any]) -> Candidate:
+        """The candidate after one more pass, `node` its configuration."""
+        passes = (*candidate.passes, name)
+        if str(node.get("_target_", "")).startswith(RUNTIME):
+            return replace(candidate, passes=passes, runtime=(*candidate.runtime, dict(node)))
+        if name == FINETUNE:
+            folder = self.folder / f"{len([*self.folder.glob('*')]):02}-after-{(candidate.passes or ('nothing',))[-1]}"
+            return replace(
+                candidate, passes=passes, network=finetune(self.run, candidate.network, node["kimg"], folder)
+            )
+        change: Callable[..., nn.Module] = instantiate(node, _convert_="all")
+        return replace(candidate, passes=passes, network=change(candidate.network, self.inputs))
+
+    def steps(self, candidate: Candidate, nodes: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Candidate]:
+        """The candidate, and what it is after each of the passes, one upon the other."""
+        nodes = list(nodes)
+        names = [name for name, _ in nodes]
+        for name in {*names} & {*UNTRAINABLE} if FINETUNE in names else ():
+            if names.index(name) < names.index(FINETUNE):
+                raise UserError(f"compression={names}: training would leave or undo {name}; put {FINETUNE} before it")
+        found = [candidate]
+        for name, node in nodes:
+            found.append(self.apply(found[-1], name, node))
+        return found
+
+    def batch(self, count: int) -> Inputs:
+        """A batch of any size, of the inputs again and again."""
+        latents = torch.cat([latent for latent, _ in self.inputs])
+        condition = Condition(*map(torch.cat, zip(*(each for _, each in self.inputs), strict=True)))
+        index = torch.arange(count, device=latents.device) % len(latents)
+        return latents[index], condition.rows(index)
+
+
+def calibration(sampler: Sampler, captions: Sequence[str], count: int) -> list[Inputs]:
+    """Batches of 16 latents and conditions of `count` of the captions, evenly spread, on the sampler's device."""
+    chosen = [captions[i] for i in spread(len(captions), max(ROWS, count))]
+    latents = noise.normal(0, "calibration", torch.arange(len(chosen)), sampler.objective.latent_channels)
+    conditions = sampler.conditions(chosen)
+    parts = [slice(i, i + ROWS) for i in range(0, len(chosen) - ROWS + 1, ROWS)]
+    return [(latents[part].to(sampler.device), conditions.rows(part).to(sampler.device)) for part in parts]

@@ -1,0 +1,62 @@
+"""Everything that is known of a generator at each stage, the speed of all of them measured in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from trainer.compression.comparison import latency, size
+from trainer.compression.comparison.fresh_process import fresh
+from trainer.compression.comparison.variant import Stage
+from trainer.compression.search.candidate import Bench, Candidate
+from trainer.compression.search.quality import Quality
+from trainer.runs.results import Figure
+
+PAYS = 1.02  # times: less is told apart by no measurement here
+
+
+def prove(
+    candidates: Mapping[str, Candidate],
+    places: Sequence[Path],
+    bench: Bench,
+    quality: Quality,
+    batch_sizes: Sequence[int],
+    captions: Sequence[str],
+) -> tuple[list[Stage], list[Figure], dict[str, Tensor]]:
+    """The stages of candidates by name, the first what all others are compared with; the figures of the last; images.
+
+    places: where the first and the last are saved; new processes load them there. captions: of the images (N, 3, H, W)
+    uint8 by name, with seeds from 0. A stage that draws what the one before draws is compared with the first's images,
+    and has its other figures from there: its note says so.
+    """
+    networks = {name: candidate.ready() for name, candidate in candidates.items()}
+    speeds = latency.measure(networks, bench.batch, list(batch_sizes))
+    stages, found, images = list[Stage](), list[Figure](), {}
+    last: Candidate | None = None
+    for name, network in networks.items():
+        notes = []
+        if stages and stages[-1].speed and speeds[name].versus(stages[-1].speed) < PAYS:
+            notes.append("no faster on this device than the stage before")
+        if found and last and candidates[name].draws_as(last):
+            notes.append(f"it draws as {stages[-1].name} does: PSNR and SSIM are its own, other figures of that stage")
+            own = {figure.metric: figure for figure in quality.likeness(network)}
+            found = [own.get(figure.metric, figure) for figure in found]
+        else:
+            found = quality(network)
+        last = candidates[name]
+        stages.append(
+            Stage(
+                name,
+                note="; ".join(notes),
+                speed=speeds[name],
+                size=size.measure(last.network, bench.inputs[0], last.state()),
+                figures={figure.metric: figure.value for figure in found},
+            )
+        )
+        images[name] = quality.sampler(network)(captions, range(len(captions)))
+    for stage, place in zip((stages[0], stages[-1]), places, strict=True):
+        if stage.speed:
+            stage.fresh = fresh(place, captions[0], stage.speed.best_batch, bench.inputs[0][0].device.type)
+    return stages, found, images

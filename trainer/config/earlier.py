@@ -1,0 +1,134 @@
+"""What a command line takes from earlier runs: resume=RUN goes on, init=RUN starts from, teacher=RUN learns from."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from trainer.config.command_line import quoted, unquoted
+from trainer.config.entry import conf_folders
+from trainer.config.mistakes import options
+from trainer.errors import UserError
+from trainer.runs import allowlist
+from trainer.runs.run_folder import COMPOSED, PLACE, VARIABLE
+
+KEPT = {"data": ("resolution", "batch_size", "num_workers", "cache_dir")}  # what networks and machine hang on
+GROUPS = ("objective", "data", "text", "strategy", "trainer", "callbacks", "logger")
+
+
+def offer(arguments: list[str]) -> None:
+    """Makes what earlier runs hold available to Hydra; may append to the arguments."""
+    allowlist.allow(value(arguments, "allow"))
+    offer_saved_config(arguments)
+    offer_teacher(arguments)
+
+
+def offer_saved_config(arguments: list[str]) -> None:
+    """For `resume=RUN` and `init=RUN`: where no experiment is named, the run has its configuration, and with resume its
+    folder.
+
+    It becomes an experiment that leaves nothing of the default groups, so that overrides work as on any other.
+    """
+    resume, init = value(arguments, "resume"), value(arguments, "init")
+    given = resume or init
+    if not given:
+        return
+    path = Path(given).expanduser()
+    own = Path(os.environ.get(VARIABLE, ""))
+    if not resume and VARIABLE in os.environ and (own / COMPOSED).is_file():
+        path = own  # requeued: the run that began so, whatever became of the other
+    folder = next((f for f in (path, *path.parents) if (f / COMPOSED).is_file()), None) if path.exists() else None
+    experiment = [a for a in arguments if a.lstrip("+").startswith("experiment=")]
+    if folder is None and experiment and (path.exists() if init else path.is_file()):
+        return  # a checkpoint without its folder: a new run from it
+    if folder is None:
+        key = "resume" if resume else "init"
+        raise UserError(f"{key}={path}: expected a run folder (with {COMPOSED} in it) or a checkpoint in one")
+    if resume and not any(a.startswith("run_dir=") for a in arguments):
+        os.environ[VARIABLE] = str(folder)
+    if not experiment:  # beside the path: flags may follow, and argparse takes overrides on one side of them only
+        at = max(n for n, a in enumerate(arguments) if a.startswith("resume=" if resume else "init="))
+        arguments.insert(at + 1, "+experiment=resumed")
+    if "+experiment=resumed" in arguments:  # also in the children of such a run
+        node = composed(folder)
+        chosen = give_way(node, arguments)
+        node["defaults"] = [*({f"override /{group}": None} for group in GROUPS if group not in chosen), "_self_"]
+        ConfigStore.instance().store("resumed", node, group="experiment", package="_global_")
+
+
+def give_way(node: dict[str, Any], arguments: list[str]) -> set[str]:
+    """Takes out of a saved configuration what the command line chooses anew by `group=option`; the groups of the root
+    among them.
+
+    A group that the saved configuration has no defaults list for, as backbone@callbacks.evaluation.backbone=inception,
+    is appended to its own.
+    """
+    groups, chosen = options(conf_folders()), set()
+    choices = [re.fullmatch(r"\+*([\w/]+)(?:@([\w.]+))?=(.*)", argument) for argument in arguments]
+    found = [(at, m[1], m[2] or m[1].replace("/", "."), m[3]) for at, m in enumerate(choices) if m and m[1] in groups]
+    for _, _, package, _ in found:
+        if package in GROUPS:
+            chosen.add(package)
+            node[package] = {key: node[package][key] for key in KEPT.get(package, ()) if key in (node[package] or {})}
+    for at, group, package, option in found:
+        root, *_ = package.split(".")
+        if root not in GROUPS or root in chosen:
+            continue
+        *parents, last = package.split(".")
+        holder: Any = node
+        for name in parents:
+            holder = holder.get(name) if isinstance(holder, dict) else None
+        if isinstance(holder, dict):
+            holder.pop(last, None)
+            arguments[at] = f"{package}=null" if option == "null" else f"+{group}@{package}={option}"
+            if option == "null":
+                holder[last] = None
+    return chosen
+
+
+def offer_teacher(arguments: list[str]) -> None:
+    """For `teacher=RUN`: its data, text and discriminator become the options `of_teacher` of these groups."""
+    given = value(arguments, "teacher")
+    if not given:
+        if any(a.lstrip("+").startswith("experiment=distill") for a in arguments):
+            raise UserError("experiment=distill: name the run to learn from, as in teacher=outputs/cgan")
+        return
+    path = Path(given).expanduser()
+    if not path.exists():
+        raise UserError(f"teacher={path} does not exist: expected a run folder, a checkpoint in one, or an export")
+    at = max(number for number, argument in enumerate(arguments) if argument.startswith("teacher="))
+    arguments[at] = f"teacher={quoted(str(path.absolute()))}"  # as it is kept in the run, wherever that is gone on with
+    files = (each / name for each in (path, *path.parents) for name in ("config.yaml", "config.json"))
+    file = next(filter(Path.is_file, files), None)
+    saved: Any = OmegaConf.to_container(OmegaConf.load(file)) if file else {}
+    saved = allowlist.checked(saved.get("config", saved), file or path)
+    if not isinstance(saved.get("objective"), dict) or "data" not in saved or "text" not in saved:
+        raise UserError(f"teacher={path}: expected the config.yaml of a run or the config.json of an export beside it")
+    discriminator = saved["objective"].get("discriminator", {"defaults": ["dcgan"]})
+    for group, node in (("data", saved["data"]), ("text", saved["text"]), ("discriminator", discriminator)):
+        ConfigStore.instance().store("of_teacher", node, group=group)
+
+
+def composed(folder: Path) -> dict[str, Any]:
+    """The configuration of a run as it was composed, without where it ran. UserError if it names what it may not.
+
+    One that was kept to the CPU stays there: its trainer.devices are processes.
+    """
+    saved: Any = OmegaConf.to_container(OmegaConf.load(folder / COMPOSED))
+    kept = saved
+    if isinstance(saved, dict):
+        on_cpu = saved.get("gpus_per_node") == 0
+        kept = {key: node for key, node in saved.items() if key not in PLACE or (on_cpu and key == "gpus_per_node")}
+    return allowlist.checked(kept, folder / COMPOSED, is_composed=True)
+
+
+def value(arguments: Sequence[str], key: str) -> str:
+    """What a command line gives to a key of the root, '' if nothing or null."""
+    given = [unquoted(a.partition("=")[2]) for a in arguments if a.startswith(f"{key}=")]
+    return given[-1] if given and given[-1] != "null" else ""

@@ -1,0 +1,157 @@
+"""From a command line to a checked configuration: schema, search path, and the entry point that all verbs share."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from trainer.config import command_line, mistakes, signatures, sweeps
+from trainer.errors import UserError
+from trainer.process import ranks, signals
+from trainer.runs import allowlist, run_folder
+
+
+@dataclass
+class Text:
+    """Keys of `text`: how captions become a condition."""
+
+    encoder: Any = MISSING
+    network: Any = MISSING
+    width: int = MISSING
+    max_tokens: int = MISSING
+    uncaptioned: str = "error"
+
+
+@dataclass
+class Training:
+    """Keys of a training run. What is inside a node is checked against the signature of its `_target_`."""
+
+    name: str = MISSING
+    kimg: float = MISSING
+    seed: int = 0
+    resume: str | None = None
+    init: str | None = None
+    teacher: str | None = None
+    allow: Any = None
+    run_dir: str = "${run_dir:${name}}"
+    launch: Any = None
+    nodes: int = 1
+    gpus_per_node: Any = "auto"
+    objective: Any = MISSING
+    data: Any = MISSING
+    text: Text = MISSING
+    strategy: Any = MISSING
+    trainer: Any = MISSING
+    callbacks: Any = MISSING
+    logger: Any = MISSING
+
+
+def conf_folders() -> list[Path]:
+    """Where configs are looked for, first match wins: the user's ./conf, then the packaged one."""
+    here = Path(__file__).parents[1]
+    packaged = here / "conf" if (here / "conf").is_dir() else here.parent / "conf"  # in a wheel, in a checkout
+    own = Path.cwd() / "conf"
+    return [own, packaged] if own.is_dir() and not own.samefile(packaged) else [packaged]
+
+
+class UserConf(SearchPathPlugin):
+    """Puts the user's ./conf before the packaged one, so that it extends and overrides."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in conf_folders()[:-1]:
+            search_path.prepend(provider="./conf", path=f"file://{folder}", anchor="main")
+
+
+def steps(kimg: float, batch_size: int) -> int:
+    """Batches in a budget of thousand images."""
+    if not (0 < kimg < math.inf and batch_size > 0):
+        raise UserError(f"kimg={kimg}, data.batch_size={batch_size}: expected more than 0")
+    return math.ceil(kimg * 1000 / batch_size)
+
+
+def entry(
+    task: Callable[[DictConfig], Any],
+    config_name: str,
+    schema: type,
+    offer: Callable[[list[str]], None] = lambda arguments: None,
+) -> None:
+    """Runs `task` with the configuration `config_name` of the command line: composed and checked.
+
+    schema: dataclass of the root keys, which the root config lists as `{config_name}_schema` in its defaults.
+    offer: may add to the arguments, and to what Hydra can choose from, before it composes.
+    The user's mistakes, wherever they come up, end in one line on stderr and exit code 2; others keep their traceback.
+    """
+    ConfigStore.instance().store(name=f"{config_name}_schema", node=schema)
+    Plugins.instance().register(UserConf)
+    OmegaConf.register_new_resolver("steps", steps, replace=True)
+    OmegaConf.register_new_resolver("run_dir", run_folder.default, replace=True)
+    for resolver in (ranks.num_nodes, ranks.devices, ranks.accelerator):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
+    OmegaConf.register_new_resolver("help", lambda: mistakes.listing(conf_folders()), replace=True)
+    signals.arm()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions on instead of printing them
+
+    def job(cfg: DictConfig) -> Any:
+        with sweeps.going_on(), reported():
+            ranks.check_launcher()
+            allowlist.allow(cfg.get("allow"))
+            signatures.check(cfg, schema, conf_folders())
+            return sweeps.answer(task, cfg)
+
+    with reported(composing=True):
+        roots = [field.name for field in fields(schema)]
+        experiments = mistakes.options(conf_folders()).get("experiment", {}) if "objective" in roots else {}
+        sys.argv[1:] = command_line.overrides(sys.argv[1:], roots, [*experiments])
+        offer(sys.argv)
+        sys.argv[1:] = appended(sys.argv[1:])
+        hydra.main(version_base="1.3", config_path=str(conf_folders()[-1]), config_name=config_name)(job)()
+    sweeps.conclude()
+
+
+def appended(arguments: list[str]) -> list[str]:
+    """Groups that reach everywhere need no `+`; an experiment is merged before a scale, whichever came first."""
+    arguments = [f"+{a}" if a.startswith(("experiment=", "scale=")) else a for a in arguments]
+    arguments.sort(key=lambda a: a not in ("-m", "--multirun"))  # argparse takes overrides on one side of a flag only
+    everywhere = iter(sorted(a for a in arguments if a.startswith(("+experiment=", "+scale="))))
+    return [next(everywhere) if a.startswith(("+experiment=", "+scale=")) else a for a in arguments]
+
+
+@contextmanager
+def reported(composing: bool = False) -> Iterator[None]:
+    """Ends the process for what is raised within; while a configuration is composed all of it is the user's mistake."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except SystemExit:
+        if signals.aborted():  # for which Lightning has a code of its own
+            sys.exit(130)
+        raise
+    except BrokenPipeError:  # of `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        if number := signals.leaving():
+            sys.exit(128 + number)
+        line = mistakes.explain(error, conf_folders())
+        if line is None and composing:
+            line = mistakes.unread(error, conf_folders())
+        if line is None:
+            traceback.print_exc()
+            sys.exit(1)
+        print(f"{ranks.title()}{line}", file=sys.stderr, flush=True)
+        sys.exit(2)

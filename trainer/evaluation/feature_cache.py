@@ -1,0 +1,68 @@
+"""Features of references, measured once and kept beside the data."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from trainer.evaluation.protocol import Study, place
+from trainer.process.progress import say
+
+
+def kept(study: Study, backbone: Any, kind: str, cache_dir: str | Path, make: Callable[[], Tensor]) -> Tensor:
+    """What `make` returns for the references of a study, from the cache if it is there; the same on all ranks.
+
+    The file is named after all that the features depend on, the pixels included: never stale, whatever the source. It
+    is rank 0 that looks and writes, so a cache on the disk of one node will do.
+    """
+    found: list[Any] = [None]
+    if place()[0] == 0:
+        file = Path(cache_dir).expanduser() / "features" / f"{backbone.name}-{kind}-{fingerprint(study, backbone)}.npy"
+        found = [read(file)]
+    if dist.is_initialized():
+        dist.broadcast_object_list(found, src=0)
+    if found[0] is not None:
+        return found[0]
+    made = make()
+    if place()[0] == 0:
+        write(file, made)
+    return made
+
+
+def fingerprint(study: Study, backbone: Any) -> str:
+    images = study.references.images
+    content = hashlib.sha256(f"{backbone.sha256} {backbone.width} {backbone.resizer} {images.shape}".encode())
+    for number in study.reference_index:
+        content.update(np.ascontiguousarray(images[number]).data)
+    return content.hexdigest()[:16]
+
+
+def read(file: Path) -> Tensor | None:
+    """What `write` has left, None where there is nothing whole."""
+    try:
+        return torch.from_numpy(np.load(file))
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def write(file: Path, content: Tensor) -> None:
+    """Whole or not at all; without it, as in a read-only cache, the next study measures again."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as stream:
+            np.save(stream, content.numpy())
+        os.replace(temporary, file)
+    except OSError as error:
+        say(f"{file}: {error.strerror}; the features of the references are not kept")
+        with suppress(OSError):
+            temporary.unlink()

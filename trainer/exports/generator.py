@@ -1,0 +1,117 @@
+"""A trained generator apart from its training: what compression and export leave, and the Hugging Face hub has."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import AbstractContextManager, nullcontext
+from functools import reduce
+from operator import getitem
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, PyTorchModelHubMixin, snapshot_download
+from torch import Tensor, nn
+
+from trainer.batch import Condition
+from trainer.errors import UserError
+from trainer.exports import card
+from trainer.runs import checkpoint
+from trainer.runs.export_files import (
+    CARD,
+    DRAWING,
+    PICTURES,
+    WEIGHTS,
+    is_program,
+    published,
+    write_settings,
+    write_weights,
+)
+
+KEPT = ("name", "text", "data", "runtime", "teacher", "matcher")  # of a run's configuration, beside the generator's
+
+
+def node(objective: Any) -> dict[str, Any]:
+    """The configuration of the network that draws, in that of its run."""
+    return reduce(getitem, objective.draws_with.split("."), objective.config["objective"])
+
+
+def configuration(config: dict[str, Any], generator: dict[str, Any]) -> dict[str, Any]:
+    """That of a run, with a `Drawing` of this generator as its objective, and without what only training reads."""
+    kept = {key: config[key] for key in KEPT if key in config}
+    if matcher := config["objective"].get("matcher"):  # it taught the generator, and so may not judge it
+        kept["matcher"] = matcher
+    return {**kept, "objective": {"_target_": DRAWING, "generator": generator}}
+
+
+class Drawing(nn.Module, PyTorchModelHubMixin):
+    """Draws as the objective did that trained `generator`, (latent, condition) -> (N, 3, H, W) in [-1, 1].
+
+    config: resolved configuration of the run, in which this stands as `objective`. images_seen, global_step: in that
+    training. As models of the hub do it has `from_pretrained(folder or id)`, `save_pretrained(folder)` and
+    `push_to_hub(id)`.
+    """
+
+    draws_with = "generator"
+
+    def __init__(self, generator: nn.Module):
+        super().__init__()
+        self.generator = generator
+        self.latent_channels: Any = generator.latent_channels
+        self.config: dict[str, Any] = {}
+        self.images_seen = 0
+        self.global_step = 0
+        self.source: Path | None = None  # checkpoint that it was taken from
+
+    @classmethod
+    def of(cls, path: str | Path) -> Drawing:
+        """That of a run, a checkpoint or an export, on the CPU. UserError if it draws nothing or is a program."""
+        path = checkpoint.newest(path)
+        if is_program(path):
+            raise UserError(f"{path} has no weights to take: give the run or {WEIGHTS} that it was made from")
+        objective = checkpoint.load(path, as_saved=True)
+        if not objective.draws_with:
+            raise UserError(f"{path} draws no images: give a run that does, as of cgan or cvae")
+        drawing = cls(objective.get_submodule(objective.draws_with)).eval()
+        drawing.config = configuration(objective.config, node(objective))
+        drawing.images_seen, drawing.source = objective.images_seen, path
+        drawing.global_step = int(checkpoint.read(path)["global_step"])
+        return drawing
+
+    def sample(self, latent: Tensor, condition: Condition) -> Tensor:
+        return self.generator(latent, condition)
+
+    def ema_weights(self) -> AbstractContextManager[None]:
+        return nullcontext()  # the weights are the averages
+
+    def settings(self) -> dict[str, Any]:
+        """What config.json says beside the programs."""
+        config = published(self.config)
+        return {"images_seen": self.images_seen, "global_step": self.global_step, "config": config}
+
+    # Of the hub's mixin -----------------------------------------------------------------------------------------------
+
+    def save_weights(self, folder: Path) -> None:
+        write_weights(folder, self.state_dict())
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        self.save_weights(save_directory)
+        write_settings(save_directory, self.settings())
+        if self.source and self.source.name == WEIGHTS and self.source.parent.resolve() != save_directory.resolve():
+            for file in map(self.source.with_name, (CARD, PICTURES)):  # of the export that this was loaded from
+                if file.is_file():
+                    shutil.copy(file, save_directory)
+
+    @classmethod
+    def _from_pretrained(
+        cls, *, model_id: str, revision: str | None, cache_dir: str | Path | None, force_download: bool,
+        local_files_only: bool, token: str | bool | None, **model_kwargs: Any,
+    ) -> Drawing:  # fmt: skip
+        if not Path(model_id).is_dir():
+            model_id = snapshot_download(
+                model_id, revision=revision, cache_dir=cache_dir, force_download=force_download,
+                local_files_only=local_files_only, token=token,
+            )  # fmt: skip
+        return cls.of(model_id)
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        return card.of(self.settings(), self.source)

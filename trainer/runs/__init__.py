@@ -1,0 +1,1 @@
+"""What runs leave on disk, and trained networks read back from it."""

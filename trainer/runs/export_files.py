@@ -1,0 +1,117 @@
+"""The files of an export, and a program among them as a configuration that draws with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from trainer.errors import UserError
+from trainer.process.progress import say
+from trainer.runs import allowlist, run_folder
+
+WEIGHTS, SETTINGS, TOKENIZER, CARD, PICTURES = (
+    "model.safetensors", "config.json", "tokenizer.json", "README.md", "samples.png"
+)  # fmt: skip
+PROGRAMS = {"onnx": "model.onnx", "aot_inductor": "model.aot.pt2", "torch_export": "model.pt2"}  # format -> file
+MODELS = (WEIGHTS, *PROGRAMS.values())  # files that draw
+DRAWING = "trainer.exports.generator.Drawing"
+TOKENS = "trainer.exports.text.Tokens"
+
+
+def example(encoder: dict[str, Any]) -> str:
+    """A prompt for a model whose text.encoder this is; '' for one that is drawn without."""
+    if str(encoder.get("_target_")).endswith(".Nothing"):
+        return ""
+    return str(next(iter(encoder.get("classes") or ()), "a red apple"))
+
+
+def is_program(path: Path) -> bool:
+    return path.name in PROGRAMS.values()
+
+
+def settings(path: Path) -> dict[str, Any]:
+    """config.json beside a model: images_seen, global_step, config. Of a program, `config.objective` draws with it.
+
+    UserError where the configuration names what it may not.
+    """
+    saved = json.loads(path.with_name(SETTINGS).read_text(encoding="utf-8"))
+    saved["config"] = allowlist.checked(saved["config"], path.with_name(SETTINGS))
+    if not is_program(path):
+        return saved
+    program = saved.get("programs", {}).get(path.name)
+    if program is None:
+        raise UserError(f"{path}: {path.with_name(SETTINGS)} does not know it; export it again with trainer.export")
+    config = {key: value for key, value in saved["config"].items() if key != "runtime"}  # passes for PyTorch's eager
+    kind = next(each for each, name in PROGRAMS.items() if name == path.name)
+    latent_channels = int(program["generator"]["latent_channels"])
+    generator = {"_target_": f"trainer.exports.{kind}.Generator", "latent_channels": latent_channels, "path": str(path)}
+    config["objective"] = {"_target_": DRAWING, "generator": generator}
+    if program["encoder"]:
+        max_tokens = int(program["encoder"]["max_tokens"])
+        encoder = {"_target_": TOKENS, "max_tokens": max_tokens, "path": str(path.with_name(TOKENIZER))}
+        config["text"] = config["text"] | {"encoder": encoder}
+    return saved | {"config": config}
+
+
+def published(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as others may read it: absolute paths are cut to their last name, that of a run where it is one.
+
+    The folder of a text encoder stays, as nothing can be drawn without.
+    """
+    found = {key: _cut(node) for key, node in config.items()}
+    path = (config.get("text") or {}).get("encoder", {}).get("path")
+    if isinstance(path, str) and path.startswith(("/", "~")):
+        found["text"]["encoder"]["path"] = path
+        say(
+            f"export: {SETTINGS} names text.encoder.path={path}, which others lack: take a hub id, or include_text=true"
+        )
+    return found
+
+
+def _cut(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: None if key == "cache_dir" else _cut(each) for key, each in node.items()}
+    if isinstance(node, list):
+        return [_cut(each) for each in node]
+    if isinstance(node, str) and node.startswith(("/", "~")):
+        path = Path(node)
+        is_model = path.suffix == ".ckpt" or path.name in MODELS
+        return (run_folder.of(path) if is_model else path).name
+    return node
+
+
+def merged(folder: Path, new: dict[str, Any]) -> dict[str, Any]:
+    """`new` with the programs that an earlier export of the same model left in the folder."""
+    try:
+        old = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return new
+    same = all(old.get(key) == new[key] for key in ("config", "images_seen", "global_step"))
+    return {**old, **new, "programs": old.get("programs", {}) | new.get("programs", {})} if same else new
+
+
+def write_settings(folder: Path, new: dict[str, Any]) -> None:
+    """config.json, last of all: it has the checksums of the models beside it."""
+    known = {name: checksum(folder / name) for name in MODELS if (folder / name).is_file()}
+    _replace(folder / SETTINGS, (json.dumps(new | {"sha256": known}, indent=1) + "\n").encode())
+
+
+def checksum(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_weights(folder: Path, weights: dict[str, Any]) -> None:
+    from safetensors.torch import save
+
+    whole = {name: tensor.contiguous() for name, tensor in weights.items()}
+    _replace(folder / WEIGHTS, save(whole))  # save_file would let nobody else read it
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """The whole new file or the whole old one, whenever this is stopped."""
+    writing = path.with_name(f".{path.name}.tmp")
+    writing.write_bytes(content)
+    writing.replace(path)

@@ -1,0 +1,156 @@
+"""A trained run in a notebook."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from PIL import Image
+from torch import Tensor
+
+from trainer.batch import Condition
+from trainer.errors import UserError
+from trainer.runs import allowlist, checkpoint
+from trainer.runs.export_files import is_program
+from trainer.sampling import runtime
+from trainer.sampling.grids import grid
+from trainer.sampling.sampler import Sampler
+
+
+@dataclass
+class Samples:
+    """Images of prompts and seeds: all seeds of the first prompt, then those of the next.
+
+    pixels: (N, 3, H, W) uint8. prompts, seeds: N each, or no seeds where latents were given. columns: images a row of
+    the grid, one row a prompt.
+    """
+
+    pixels: Tensor
+    prompts: list[str]
+    seeds: list[int]
+    columns: int
+
+    @property
+    def images(self) -> list[Image.Image]:
+        return [picture(each) for each in self.pixels]
+
+    def grid(self) -> Image.Image:
+        """All images in one, with captions."""
+        return grid(self.pixels, self.prompts, self.columns)
+
+
+def picture(pixels: Tensor) -> Image.Image:
+    """A PIL image of (3, H, W) uint8."""
+    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+
+
+class Pipeline:
+    """Prompts to images with the EMA weights of one checkpoint; made by `trainer.load`.
+
+    path: the checkpoint file. step: batches it had trained. config: the resolved configuration of its run.
+    """
+
+    def __init__(self, path: Path, sampler: Sampler):
+        self.path, self.sampler = path, sampler
+        self.objective, self.text = sampler.objective, sampler.text
+        self.config: dict[str, Any] = self.objective.config
+        self.step = int(checkpoint.read(path)["global_step"])
+
+    @property
+    def exact(self) -> bool:
+        """Whether one seed is one image to the bit in any company here, as of `Sampler.exact`; else to a grey level."""
+        return self.sampler.exact
+
+    def __call__(self, prompts: str | Sequence[str], seeds: int | Sequence[int] = 0) -> Samples:
+        """Every prompt with every seed. A seed is the same image each time, whatever else is drawn with it.
+
+        The prompt of a model without text is "".
+        """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        seeds = [seeds] if isinstance(seeds, int) else [int(seed) for seed in seeds]
+        wordless = getattr(self.text, "wordless", False)
+        if not prompts or not seeds or not all(isinstance(p, str) and (wordless or p.strip()) for p in prompts):
+            raise UserError(f"prompts={prompts}, seeds={seeds}: expected at least one of each, and no empty prompt")
+        each_prompt = [prompt for prompt in prompts for _ in seeds]
+        each_seed = seeds * len(prompts)
+        return Samples(self.sampler(each_prompt, each_seed), each_prompt, each_seed, columns=len(seeds))
+
+    def stream(self, prompts: Iterable[str], seeds: Iterable[int]) -> Iterator[tuple[str, int, Image.Image]]:
+        """(prompt, seed, image) of pairs, batch by batch, without holding more; prompts and seeds may be endless."""
+        pairs = zip(prompts, seeds, strict=False)
+        while batch := list(itertools.islice(pairs, self.sampler.batch_size)):
+            captions, numbers = zip(*batch, strict=True)
+            for (prompt, seed), pixels in zip(batch, self.sampler(captions, numbers), strict=True):
+                yield prompt, seed, picture(pixels)
+
+    def latents(self, seeds: int | Sequence[int]) -> Tensor:
+        """(N, latent_channels) of N seeds, standard normal; what lies between or nearer to 0 can be drawn as well."""
+        return self.sampler.latents([seeds] if isinstance(seeds, int) else seeds)
+
+    def condition(self, captions: str | Sequence[str]) -> Condition:
+        """What the model knows of N captions; `trainer.sampling.sampler.mixed` makes what lies between them."""
+        return self.sampler.conditions([captions] if isinstance(captions, str) else captions)
+
+    def draw(self, latents: Tensor, condition: Condition, labels: Sequence[str] = (), columns: int = 8) -> Samples:
+        """Images of latents (N, latent_channels) and conditions, one for each latent or one for all, or the reverse.
+
+        labels: N texts to stand below the images. The samples have no seeds.
+        """
+        count = max(len(latents), len(condition.mask))
+        if len(latents) == 1:
+            latents = latents.expand(count, -1)
+        if len(condition.mask) == 1:
+            condition = condition.rows([0] * count)
+        return Samples(self.sampler.draw(latents, condition), list(labels) or [""] * count, [], columns)
+
+
+def load(
+    path: str | Path,
+    device: str | torch.device | None = None,
+    batch_size: int | None = None,
+    fixed: bool = False,
+    compiled: bool = False,
+    as_saved: bool = False,
+    allow: Sequence[str] = (),
+) -> Pipeline:
+    """A pipeline from a run folder (its newest whole checkpoint) or a .ckpt file; on the GPU if there is one.
+
+    >>> from trainer import load
+    >>> pipe = load("outputs/cgan/2026-01-31_12-00-00")
+    >>> pipe("a red apple", seeds=range(4)).images          # 4 PIL images
+    >>> pipe(["a red apple", "a blue car"], seeds=range(8)).grid()
+
+    fixed: as of `Sampler`. compiled: the network by torch.compile: minutes at first, then it draws faster; eager, and a
+    line says so, where there is no compiler. as_saved: without what a compressed one has done to it after loading.
+    allow: packages of your own that the run is made of; from then on this process builds what checkpoints name of them.
+    UserError if there is no such run, its checkpoint cannot be read, it is a program that cannot be compiled again, or
+    the device is not there.
+    """
+    device = usable(device)
+    allowlist.allow(allow)
+    path = checkpoint.newest(path)
+    if compiled and is_program(path):
+        raise UserError(f"compile=true: {path} is a program already; leave it out, or give the run")
+    objective = checkpoint.load(path, device, as_saved)
+    text = instantiate(objective.config["text"]["encoder"], _convert_="all")
+    if compiled:
+        runtime.compiled(objective.get_submodule(objective.draws_with))
+    return Pipeline(path, Sampler(objective, text, batch_size, fixed))
+
+
+def usable(device: str | torch.device | None) -> torch.device:
+    """The device of that name, gpu being cuda; without one the GPU if there is one. UserError if it is not there."""
+    try:
+        found = torch.device("cuda" if device == "gpu" else device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise UserError(f"device={device}: expected cpu, cuda or cuda:NUMBER") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device={device}: this machine has no usable GPU; leave device out or say cpu")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device={device}: this machine has {torch.cuda.device_count()} GPUs, the first is cuda:0")
+    return found

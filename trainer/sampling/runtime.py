@@ -1,0 +1,110 @@
+"""How a network is run: half precision, memory format, compilation. Its weights stay as they are saved."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.batch import Condition
+from trainer.errors import UserError
+from trainer.process.progress import say
+
+HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+EXACT = ("channels_last", "compiled", "cuda_graphs")  # leave images as they are, within a grey level
+LONG = 4096
+MAX_GRAPHS = 64  # of a network, one for each (batch size, number of tokens); further ones run eagerly
+
+
+def half(network: nn.Module, dtype: str = "float16") -> nn.Module:
+    """Weights rounded to 16 bits: on a GPU computed so, of float32 inputs, to float32 images.
+
+    On a CPU, which computes half precision more slowly, they are rounded, stored in half and computed in float32.
+    dtype: "float16" or "bfloat16". Changes `network`.
+    """
+    if dtype not in HALVES:
+        raise UserError(f"passes.half.dtype={dtype}: expected {' or '.join(HALVES)}")
+    kind = HALVES[dtype]
+    if device_of(network).type == "cpu":
+        say(f"half: this CPU computes {dtype} more slowly than float32; weights are stored in it, computed in float32")
+        for tensor in (*network.parameters(), *network.buffers()):
+            if is_halved(tensor):
+                tensor.data = tensor.data.to(kind).float()
+        return network.to(torch.float32)  # what modules derive from their weights follows
+    network.to(kind)
+    network.register_forward_pre_hook(lambda _, inputs: tuple(cast(each, kind) for each in inputs))
+    network.register_forward_hook(lambda _, inputs, images: images.float())
+    return network
+
+
+def stored(state: dict[str, Tensor], runtime: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """A state dict as it goes into a file: in half precision where `half` is among the nodes of runtime passes."""
+    kinds = [HALVES[node.get("dtype", "float16")] for node in runtime if node["_target_"] == f"{__name__}.half"]
+    return {key: tensor.to(kinds[-1]) if kinds and is_halved(tensor) else tensor for key, tensor in state.items()}
+
+
+def is_halved(tensor: Tensor) -> bool:
+    """Vectors are few, and scales of int8 among them; the long ones are the values of sparse weights."""
+    return tensor.dtype == torch.float32 and (tensor.dim() > 1 or tensor.numel() > LONG)
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """Weights of convolutions with channels innermost, as loading leaves them anyway. Changes `network`."""
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def compiled(network: nn.Module, mode: str = "default", dynamic: bool = False) -> nn.Module:
+    """Fused and compiled at the first batch of each size, by torch.compile in place, so that state keys stay plain.
+
+    mode: as of torch.compile. dynamic: one graph for all sizes, which takes a few percent of speed. Within 1e-5 of the
+    images' range of eager mode. Without a C++ compiler the network stays eager, and a line says so. Changes `network`.
+    """
+    if device_of(network).type == "cpu" and not has_cpp_compiler():
+        say("compile: no C++ compiler found, the network stays eager: install g++ or clang, or set CXX")
+        return network
+    return in_graphs(network, mode=mode, dynamic=dynamic)
+
+
+def cuda_graphs(network: nn.Module) -> nn.Module:
+    """Kernels of a call launched at once, by CUDA graphs; `compiled` before it stays in force. Changes `network`.
+
+    An image is to be read or copied before the next call, which writes to the same memory.
+    """
+    if device_of(network).type != "cuda":
+        say(f"cuda_graphs: they need a CUDA GPU, this network is on {device_of(network)}: it runs as before")
+        return network
+    is_compiled = network._compiled_call_impl is not None
+    return in_graphs(network, mode="reduce-overhead") if is_compiled else in_graphs(network, backend="cudagraphs")
+
+
+def in_graphs(network: nn.Module, dynamic: bool = False, **options: Any) -> nn.Module:
+    import torch._dynamo
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\._inductor")  # of PyTorch to itself
+    torch._dynamo.config.recompile_limit = max(MAX_GRAPHS, torch._dynamo.config.recompile_limit)
+    network.compile(dynamic=dynamic, **options)
+    return network
+
+
+def has_cpp_compiler() -> bool:
+    from torch._inductor import cpp_builder, exc
+
+    find: Callable[[], str] = cpp_builder.get_cpp_compiler
+    try:
+        return bool(find())
+    except exc.InvalidCxxCompiler:
+        return False
+
+
+def cast(value: Tensor | Condition, kind: torch.dtype) -> Any:
+    """Floats of a latent or condition in another precision; masks and token ids stay."""
+    if isinstance(value, Condition):
+        return Condition(*(cast(part, kind) for part in value))
+    return value.to(kind) if value.is_floating_point() else value
+
+
+def device_of(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device

@@ -1,0 +1,149 @@
+"""Captions and seeds to images, for grids, metrics and users alike: one seed is one image, whoever asks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer import noise
+from trainer.batch import Condition
+from trainer.errors import UserError
+from trainer.sampling.batch_invariance import FULL, TOKENS, SameBits, filled, rounded
+
+SEED = 0  # a sampling seed means the same latent in every run, whatever seed that was trained with
+WINDOW = 1024  # rows that are ordered by the length of their captions, so that a batch has few pads
+REMEMBERED = 4096  # captions
+
+
+class Sampler:
+    """Draws from an objective on the device it is on, in eval mode, with its EMA weights where it has any.
+
+    text: the text encoder, captions -> Condition; a caption's features must not depend on those beside it.
+    batch_size: images at a time; 16 on a CPU and 64 on a GPU if None. A caption and a seed are one image, in any
+    company, on CPUs at any batch_size too: to the bit where `exact`, else to a grey level (`batch_invariance`).
+    fixed: the network sees full batches of exactly batch_size and nothing else is done, as always on a GPU or where it
+    is compiled. Another batch_size may then choose other kernels, which round otherwise (1e-6 of the range on a CPU).
+    """
+
+    def __init__(
+        self,
+        objective: Any,
+        text: Callable[[Sequence[str]], Condition],
+        batch_size: int | None = None,
+        fixed: bool = False,
+    ):
+        if batch_size is not None and batch_size < 1:
+            raise UserError(f"batch_size={batch_size}: expected 1 or more images at a time")
+        self.objective, self.text = objective, text
+        self.device = next(itertools.chain(objective.parameters(), objective.buffers())).device
+        self.batch_size = batch_size or (FULL if self.device.type == "cpu" else 64)
+        self.fixed = fixed or self.device.type != "cpu" or any(map(is_compiled, objective.modules()))
+        self._modules = [*objective.get_submodule(objective.draws_with).modules()]
+        self._same_bits = SameBits(objective, objective.sample)
+        self._conditions: dict[str, Condition] = {}  # the newest last
+
+    def __call__(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        """(N, 3, H, W) uint8 on the objective's device: image i of caption i and seed i (any int64)."""
+        if len(captions) != len(seeds) or not captions:
+            raise UserError(
+                f"{len(captions)} captions and {len(seeds)} seeds: expected one seed a caption, at least one"
+            )
+        return self._in_parts(len(captions), lambda part: (self.latents(seeds[part]), self.conditions(captions[part])))
+
+    def draw(self, latents: Tensor, condition: Condition) -> Tensor:
+        """The same of latents (N, latent_channels) and N conditions that need not be of any seed or caption."""
+        if len(latents) != len(condition.mask) or not len(latents):
+            raise UserError(
+                f"{len(latents)} latents and {len(condition.mask)} conditions: expected one of each, at least one"
+            )
+        return self._in_parts(len(latents), lambda part: (latents[part], condition.rows(part)))
+
+    def latents(self, seeds: Sequence[int]) -> Tensor:
+        """(N, latent_channels) standard normal, on the CPU and so the same on every device."""
+        return noise.normal(SEED, "sample", torch.tensor([*seeds]), self.objective.latent_channels)
+
+    def conditions(self, captions: Sequence[str]) -> Condition:
+        """Of N captions, on the CPU. Those not seen lately are encoded together."""
+        distinct = dict.fromkeys(captions)
+        known = {caption: self._conditions.pop(caption) for caption in distinct if caption in self._conditions}
+        if missing := [caption for caption in distinct if caption not in known]:
+            encoded = self.text(missing)
+            known |= {caption: encoded.rows([row]) for row, caption in enumerate(missing)}
+        self._conditions |= known
+        for caption in list(self._conditions)[:-REMEMBERED]:
+            del self._conditions[caption]
+        return Condition(*(torch.cat([known[c][part] for c in captions]) for part in range(len(Condition._fields))))
+
+    @property
+    def exact(self) -> bool:
+        """Whether an image's bits are the same in any company and at any batch size; else it is so to a grey level.
+
+        Tried out with few images, for this network, machine and number of threads, and for the captions drawn so far.
+        Never where batches are fixed: another size of them may round otherwise.
+        """
+        if self.fixed:
+            return False
+        for count in (1, 2, 4, 8):
+            self(["a"] * count, range(count))
+        return self._same_bits.exact
+
+    def keep_bits(self) -> None:
+        """From now on, whatever it costs: small batches are drawn as full ones where there is no other way."""
+        self._same_bits.always = True
+
+    @torch.no_grad()
+    def _in_parts(self, count: int, inputs: Callable[[slice], tuple[Tensor, Condition]]) -> Tensor:
+        training = [module for module in self._modules if module.training]
+        for module in training:
+            module.training = False
+        try:
+            with self.objective.ema_weights():
+                parts = [slice(i, min(i + WINDOW, count)) for i in range(0, count, WINDOW)]
+                return torch.cat([self._ordered(*inputs(part), changing=bool(training)) for part in parts])
+        finally:
+            for module in training:
+                module.training = True
+
+    def _ordered(self, latents: Tensor, condition: Condition, changing: bool) -> Tensor:
+        size = self.batch_size
+        if changing and not self.fixed:  # what was measured with weights of a while ago may not hold
+            size = rounded(max(size, FULL))
+        if len(latents) <= size:
+            return self._batch(latents, condition, size, changing)
+        lengths = (condition.mask.sum(1) + TOKENS - 1) // TOKENS
+        ordered = self.fixed or bool((lengths == lengths[0]).all())
+        if not ordered:
+            order = lengths.argsort(stable=True)
+            latents, condition = latents[order], condition.rows(order)
+        parts = [slice(i, i + size) for i in range(0, len(latents), size)]
+        drawn = torch.cat([self._batch(latents[part], condition.rows(part), size, changing) for part in parts])
+        return drawn if ordered else drawn[order.argsort().to(self.device)]
+
+    @torch.inference_mode()
+    def _batch(self, latents: Tensor, condition: Condition, size: int, changing: bool) -> Tensor:
+        rows = latents.to(self.device), condition.to(self.device)
+        images = self.objective.sample(*filled(*rows, size)) if changing or self.fixed else self._same_bits(*rows)
+        return images[: len(latents)].float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """By `torch.compile(module)` or `module.compile()`."""
+    return type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None
+
+
+def mixed(condition: Condition, weights: Tensor) -> Condition:
+    """M conditions between N: row m is their sum by weights[m]. weights: (M, N), as [[1, 0], [0.5, 0.5], [0, 1]].
+
+    A token counts where one with weight has it. UserError where tokens are ids: a text encoder that trains with the
+    model has no features outside of it.
+    """
+    if not condition.tokens.is_floating_point():
+        raise UserError("captions of a text encoder that trains with the model do not mix; train with text=minilm")
+    weights = weights.to(condition.pooled)
+    tokens = torch.einsum("mn,nld->mld", weights, condition.tokens * condition.mask[..., None])
+    mask = ((weights != 0).float() @ condition.mask.float()) > 0
+    return Condition(tokens, mask, weights @ condition.pooled)
