@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from trainer import load
-from trainer.runs.matching import Matching
+from trainer.runs.trained import Matcher
 from trainer.sample import main as sample
 
 EXPERIMENTS = sorted(file.stem for file in (Path(__file__).parent.parent / "conf" / "experiment").glob("*.yaml"))
@@ -81,7 +81,7 @@ def test_matching(experiment, command, tmp_path):
         measured = [float(row["val/r_precision"]) for row in csv.DictReader(file) if row["val/r_precision"]]
     assert len(measured) == 2
     assert all(0 <= value <= 1 for value in measured)
-    judge = Matching(run)
+    judge = Matcher(run)
     images, captions = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8), ["a red apple", "a blue car"]
     assert (judge.images(images) @ judge.captions(captions).T).shape == (3, 2)
     result = command(f"checkpoint={run}", "prompts=[a red apple]", f"out={tmp_path}", main=sample)

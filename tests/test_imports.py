@@ -29,9 +29,9 @@ ROOMS = {  # each knows those above it in this list, and nothing below
     "strategies": "one engine a network: single, ddp, fsdp, zero; ranks that watch each other",
     "runs": "a run's folder, checkpoints and results; trained runs that teach or judge; what a file may name",
     "config": "schema, check of every key, one line for a mistake, what a command line takes from earlier runs",
-    "exports": "a format a file, each checked against PyTorch; the model card",
     "objectives": "the loop, and GAN, VAE, matching, distillation on it",
     "sampling": "captions and seeds to images: one, many, many by many processes; grids",
+    "exports": "a format a file, each checked against PyTorch; the model card",
     "evaluation": "a protocol, and measures that see every image once",
     "launch": "launch=slurm",
     "report": "a run on a page, several side by side",
@@ -119,7 +119,7 @@ def tree() -> str:
 
 def with_tree(text: str) -> str:
     head, _, rest = text.partition("trainer/\n")
-    return f"{head}trainer/\n{tree()}\n{rest[rest.index('launch/') :]}"
+    return f"{head}trainer/\n{tree()}{rest[rest.index(f'{chr(10)}launch/') :]}"
 
 
 def test_readme_has_the_tree():

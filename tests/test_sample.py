@@ -9,8 +9,9 @@ from PIL import Image
 
 from trainer import load
 from trainer.errors import UserError
-from trainer.sample import main, parse_prompts, parse_seeds, slug
+from trainer.sample import main
 from trainer.sampling import bulk, runtime
+from trainer.sampling.prompts import parse_prompts, parse_seeds, slug
 from trainer.sampling.sampler import is_compiled
 
 

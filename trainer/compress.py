@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from copy import copy
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from trainer.config.entry import entry
 from trainer.errors import UserError
-from trainer.evaluate import Measuring, check_split, data_of
-from trainer.process.progress import say
+from trainer.evaluate import Measuring
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from trainer.compression.search.candidate import Candidate
-    from trainer.compression.search.quality import Quality
     from trainer.compression.search.targets import Point
-    from trainer.sampling.pipeline import Pipeline
 
 COSTS = {"latency": "latency", "throughput": "time an image", "size": "size"}
 SEARCHED = "compression=[prune,low_rank,fold,int8]"  # of a search that names no passes
@@ -45,8 +37,10 @@ def compress(cfg: DictConfig) -> None:
     from trainer.compression.comparison import page, table
     from trainer.compression.search.candidate import Bench, Candidate, calibration
     from trainer.compression.search.measurement import prove
+    from trainer.compression.search.outcome import empty_folder, generator_of, quality_of, reference_of, save
     from trainer.compression.search.targets import Goal
     from trainer.compression.search.trials import MOVES, Trials
+    from trainer.evaluation.measures import check_split, data_of
     from trainer.runs import results, run_folder
     from trainer.sampling.pipeline import load
 
@@ -58,15 +52,15 @@ def compress(cfg: DictConfig) -> None:
     pipe = load(cfg.checkpoint, cfg.device, as_saved=True)
     if not pipe.objective.draws_with:
         raise UserError(f"checkpoint={cfg.checkpoint} draws no images: give a run that does, as of cgan or cvae")
-    reference = compared_with(cfg, pipe)
+    reference = reference_of(cfg, pipe)
     run = run_folder.of(pipe.path)
-    out = made(cfg.out or run / "compressed" / (cfg.target or "-".join(passes)).replace(":", "-"))
+    out = empty_folder(cfg.out or run / "compressed" / (cfg.target or "-".join(passes)).replace(":", "-"))
     data = data_of(cfg, pipe)
 
-    start = Candidate(drawn_by(pipe), runtime=tuple(pipe.config.get("runtime") or ()))
-    first = Candidate(drawn_by(reference), runtime=tuple(reference.config.get("runtime") or ()))
+    start = Candidate(generator_of(pipe), runtime=tuple(pipe.config.get("runtime") or ()))
+    first = Candidate(generator_of(reference), runtime=tuple(reference.config.get("runtime") or ()))
     bench = Bench(pipe.path, calibration(pipe.sampler, data.train.captions, cfg.calibration), out / "finetune")
-    quality = judge(cfg, pipe, reference, first, data)
+    quality = quality_of(cfg, pipe, reference, first, data)
     points: list[Point] = []
     if goal:
         best, points = Trials(bench, quality, passes, cfg.finetune_kimg).search(goal, start, cfg.max_rounds)
@@ -91,78 +85,6 @@ def compress(cfg: DictConfig) -> None:
     protocol = found[0].protocol if found else {}
     file = page.write(out, f"{run.name}: {out.name}", stages, tried, images, captions, protocol, **words)
     print(f"{out}: a checkpoint for trainer.sample, trainer.evaluate and trainer.export; {file}")
-
-
-def compared_with(cfg: DictConfig, pipe: Pipeline) -> Pipeline:
-    """What `reference` names, a distilled run's teacher where that is still there, or the run itself."""
-    from trainer.runs.teacher import require_alike
-    from trainer.sampling.pipeline import load
-
-    path = cfg.reference
-    if not path and (taught := pipe.config.get("teacher")):
-        path = taught if Path(taught).exists() else None
-        if not path:
-            say(f"the teacher {taught} is not there: compared with the run itself; reference=RUN names another")
-    if not path:
-        return pipe
-    reference = load(path, cfg.device, as_saved=True)
-    require_alike(pipe.config, reference.config, f"reference={path}")
-    if not reference.objective.draws_with or reference.objective.latent_channels != pipe.objective.latent_channels:
-        raise UserError(f"reference={path}: expected a run that draws, from {pipe.objective.latent_channels} latents")
-    return reference
-
-
-def made(folder: str | Path) -> Path:
-    """The folder, without what an earlier proof left in it; UserError if it cannot be written or is a run's."""
-    from trainer.compression.comparison import page
-    from trainer.runs import export_files, results
-
-    folder = Path(folder).expanduser()
-    if (folder / "checkpoints").is_dir():
-        raise UserError(f"out={folder} is the folder of a run: name another, or leave it out")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in (export_files.WEIGHTS, export_files.SETTINGS, results.FILE, *page.FILES):
-            (folder / name).unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"out={folder}: {error.strerror}; name a folder that can be written") from error
-    return folder
-
-
-def drawn_by(pipe: Pipeline) -> nn.Module:
-    return pipe.objective.get_submodule(pipe.objective.draws_with)
-
-
-def judge(cfg: DictConfig, pipe: Pipeline, reference: Pipeline, first: Candidate, data: Any) -> Quality:
-    """What measures any network in the place of the run's own: at the same captions and seeds as the reference."""
-    from trainer.compression.search.quality import Quality
-    from trainer.evaluate import measures, protocol
-    from trainer.evaluation.teacher_similarity import Likeness
-    from trainer.exports.generator import Drawing
-
-    quality = Quality(protocol(cfg, pipe, data), [], pipe.text, pipe.sampler.device)
-    if cfg.metrics is not None and not len(cfg.metrics):
-        return quality
-    alone = copy(pipe)
-    alone.objective = Drawing(drawn_by(pipe))  # what an autoencoder reconstructs is no matter here
-    original = quality.sampler(first.ready())
-    return replace(quality, measures=[*measures(cfg, alone, data), Likeness(original, reference.path.name)])
-
-
-def save(out: Path, pipe: Pipeline, start: Candidate, end: Candidate) -> None:
-    """OUT/model.safetensors and config.json: the generator as it is to be built, and what is done after loading it."""
-    from trainer.compression import structure
-    from trainer.exports import generator
-    from trainer.runs import export_files
-
-    node = structure.node(generator.node(pipe.objective), start.network, end.network)
-    config = generator.configuration(pipe.config, node) | {"runtime": [*end.runtime]}
-    settings = {"images_seen": pipe.objective.images_seen, "global_step": pipe.step, "config": config}
-    try:
-        export_files.write_weights(out, {f"generator.{name}": each for name, each in end.state().items()})
-        export_files.write_settings(out, settings)
-    except OSError as error:
-        raise UserError(f"out={out}: {error.strerror}; name a folder that can be written") from error
 
 
 def searched(arguments: list[str]) -> None:

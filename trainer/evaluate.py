@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import MISSING, DictConfig
 
 from trainer.config.entry import entry
 from trainer.errors import UserError
 from trainer.process import ranks
-from trainer.process.progress import say
-
-if TYPE_CHECKING:
-    from trainer.evaluation.protocol import Measure, Study
-    from trainer.runs.results import Figure
-    from trainer.sampling.pipeline import Pipeline
-
-OTHERS = ("attributes", "diversity", "reconstruction", "r_precision", "clip_score")  # beside those of a backbone
 
 
 @dataclass
@@ -52,9 +41,10 @@ class Evaluation(Measuring):
 
 def evaluate(cfg: DictConfig) -> None:
     """Prints the figures that fit the run and adds them, with their protocol, to RUN/metrics.json."""
-    check_split(cfg.split)
+    from trainer.evaluation.measures import check_split, data_of, measures, studies, table
     from trainer.strategies.together import together
 
+    check_split(cfg.split)
     with together(cfg.device) as device:
         from trainer.evaluation.protocol import run
         from trainer.runs import results, run_folder
@@ -66,130 +56,12 @@ def evaluate(cfg: DictConfig) -> None:
         if not os.access(folder, os.W_OK):
             raise UserError(f"{folder} cannot be written, and figures are kept there: measure a copy of the run")
         data = data_of(cfg, pipe)
-        study = protocol(cfg, pipe, data)(pipe.sampler)
+        study = studies(cfg, pipe, data)(pipe.sampler)
         found = run(study, measures(cfg, pipe, data))
         if ranks.rank() == 0:
             print(table(found), flush=True)  # before anything can go wrong with the disk
             path = results.add(folder, found)
             print(f"{pipe.path}, {study.kimg:.1f} kimg; captions {found[0].protocol['captions']}; {path}")
-
-
-def check_split(split: str) -> None:
-    if split not in ("heldout", "train"):
-        raise UserError(f"split={split}: expected heldout or train")
-
-
-def data_of(cfg: DictConfig, pipe: Pipeline) -> Any:
-    """The data of a run, prepared, at the places that `cfg.data` gives; a line where they are not those it had."""
-    from hydra.utils import instantiate
-
-    from trainer.data.module import DataModule
-    from trainer.runs import checkpoint
-
-    node = pipe.config["data"]
-    if path := cfg.data.source.path:
-        if "path" not in node["source"]:
-            raise UserError(f"data.source.path={path}: the run's data are no files, but {node['source']['_target_']}")
-        node["source"]["path"] = path
-    node["cache_dir"] = cfg.data.cache_dir or node.get("cache_dir")
-    data = instantiate(node, text=pipe.text, _convert_="all")
-    data.prepare()
-    known = checkpoint.read(pipe.path).get(DataModule.__qualname__)
-    if known and (changed := data.changed(known)) and ranks.rank() == 0:
-        say(f"the data have changed since the checkpoint: {changed}; its run may have trained on what is held out now")
-    return data
-
-
-def protocol(cfg: DictConfig, pipe: Pipeline, data: Any) -> Callable[..., Study]:
-    """Samplers to the study of each: the same captions and seeds, and the same references."""
-    from trainer.evaluation.protocol import Study
-
-    return partial(
-        Study, references=getattr(data, cfg.split), split=cfg.split, num_images=cfg.num_images,
-        num_references=cfg.num_references, data=data.fingerprint, checkpoint=pipe.path.name,
-        kimg=pipe.objective.images_seen / 1000, seed=cfg.seed,
-    )  # fmt: skip
-
-
-def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
-    """Those that `metrics` names; without it all for which the run and the command have what is needed."""
-    from hydra.utils import instantiate
-
-    from trainer.backbones import clip, vgg
-    from trainer.evaluation.attributes import Attributes
-    from trainer.evaluation.diversity import Diversity
-    from trainer.evaluation.fidelity import METRICS, Fidelity
-    from trainer.evaluation.reconstruction import Reconstruction
-    from trainer.evaluation.text import TextMatch
-    from trainer.runs.matching import Matching
-    from trainer.text.models import FAMILIES
-
-    scenes = bool(data.heldout.attributes and data.heldout.attributes[0].get("objects"))
-    possible = {
-        "attributes": None if scenes else "scenes: data=shapes",
-        "diversity": None,
-        "reconstruction": None if hasattr(pipe.objective, "reconstruct") else "an autoencoder",
-        "r_precision": None if cfg.matching or cfg.clip else "matching=RUN of experiment=matching, or clip=...",
-        "clip_score": None if cfg.clip else "clip=openai/clip-vit-base-patch32, or a folder",
-    }
-    if isinstance(cfg.metrics, str):
-        cfg.metrics = [cfg.metrics]
-    wanted = list(cfg.metrics or [*METRICS, *(name for name in OTHERS if not possible[name])])
-    for name in wanted:
-        if name not in (*METRICS, *OTHERS):
-            raise UserError(f"metrics: {name} is none of {', '.join((*METRICS, *OTHERS))}")
-        if possible.get(name):
-            raise UserError(f"metrics: {name} needs {possible[name]}")
-    backbone = instantiate(cfg.backbone)
-    of_backbone = [name for name in wanted if name in METRICS]
-    if not cfg.metrics and not hasattr(backbone, "logits"):
-        of_backbone.remove("inception_score")
-    chosen: list[Measure] = []
-    if of_backbone:
-        chosen.append(Fidelity(backbone, data.cache_dir, of_backbone))
-    if "diversity" in wanted:
-        chosen.append(Diversity(backbone))
-    if "attributes" in wanted:
-        chosen.append(Attributes(data.source.max_objects, data.cache_dir))
-    if "reconstruction" in wanted:
-        path = cfg.lpips if isinstance(cfg.lpips, str) and cfg.lpips.lower() != "true" else None
-        chosen.append(Reconstruction(vgg.load(path) if cfg.lpips else None))
-    if "r_precision" in wanted and cfg.matching:
-        matching = Matching(cfg.matching, pipe.sampler.device)
-        teacher = pipe.config["objective"].get("matcher") or pipe.config.get("matcher")
-        own = (matching.path.resolve(), *matching.path.resolve().parents)
-        if teacher and (Path(teacher).resolve() in own or teacher in (each.name for each in own)):  # a name in exports
-            raise UserError(f"matching={cfg.matching}: it taught the generator; another one has to judge")
-        chosen.append(TextMatch(matching, matching.images, matching.captions, ["r_precision"]))
-    if cfg.clip and {"r_precision", "clip_score"} & set(wanted):
-        encoder = pipe.config["text"]["encoder"]
-        if encoder.get("name") == "clip" and (encoder["path"] or FAMILIES["clip"].hub_id) == cfg.clip:
-            raise UserError(f"clip={cfg.clip}: the model was trained with its text encoder; another CLIP has to judge")
-        judge = clip.load(cfg.clip).to(pipe.sampler.device)
-        chosen.append(TextMatch(judge, judge.features, judge.text, wanted))
-    return chosen
-
-
-def table(found: Sequence[Figure]) -> str:
-    """One line a figure: value, deviation over its parts, which way is better, how many images, by which network."""
-    rows = [("metric", "value", "", "better", "images", "references", "measured by")]
-    for figure in found:
-        known = figure.protocol
-        network = known.get("backbone") or known.get("judge") or ("probe" if "probe" in known else "")
-        how = ", ".join(str(known[key]) for key in ("sha256", "resizer") if known.get(key))
-        if "probe" in known:
-            how = f"reads {known['probe_accuracy']:.2%} of real scenes without fault"
-        std = f"± {figure.std:.3g}" if figure.std is not None else ""
-        counts = str(known["num_images"]), str(known.get("num_references", ""))
-        value = f"{figure.value:.2%}" if figure.metric.startswith(("attributes", "r_prec")) else f"{figure.value:.5g}"
-        rows.append((figure.metric, value, std, figure.better, *counts, f"{network} ({how})" if how else network))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    right = (1, 4, 5)
-    return "\n".join(
-        "  ".join(f"{c:>{w}}" if i in right else f"{c:<{w}}" for i, (c, w) in enumerate(zip(r, widths, strict=True)))
-        .rstrip()
-        for r in rows
-    )  # fmt: skip
 
 
 def main() -> None:

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 import sys
 import time
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import MISSING, DictConfig, ListConfig
+from omegaconf import MISSING, DictConfig
 
 from trainer.config.entry import entry
 from trainer.errors import UserError
 from trainer.process.progress import say
+from trainer.sampling.prompts import parse_prompts, parse_seeds, slug
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor
 
+    from trainer.sampling.files import Origin
     from trainer.sampling.pipeline import Pipeline
 
-Origin = dict[str, str]  # PNG metadata
 GRID_IMAGES = 256  # of more images the first ones are in the grid
 NAMED_IMAGES = 32  # more files are not printed one by one
-MOST_SEEDS = 10_000_000
 
 
 @dataclass
@@ -73,6 +70,7 @@ def sample(cfg: DictConfig) -> None:
     import torch  # here, because these take seconds: a mistyped seed is told at once
 
     from trainer.runs import run_folder
+    from trainer.sampling.files import is_from, make_folder, save
     from trainer.sampling.grids import grid
     from trainer.sampling.pipeline import load, picture
 
@@ -95,9 +93,9 @@ def sample(cfg: DictConfig) -> None:
     pairs = list(itertools.product(prompts, seeds))
     files = [folder / f"{slug(prompt) or 'image'}_seed{seed:04d}.png" for prompt, seed in pairs]
     for file in files:
-        if file.exists() and not from_origin(file, origin):
+        if file.exists() and not is_from(file, origin):
             raise UserError(f"{file} is there already and not from {pipe.path}: choose another out=FOLDER")
-    make(folder)
+    make_folder(folder)
 
     pipe.sampler.conditions(prompts)  # before the clock starts: the first one loads the text encoder
     if cfg.mode == "throughput" and cfg.batch_size is None and not pipe.sampler.fixed:
@@ -116,7 +114,7 @@ def sample(cfg: DictConfig) -> None:
 
     all_of_it = origin | {"prompts": json.dumps(prompts, ensure_ascii=False), "seeds": json.dumps(seeds)}
     numbered = itertools.chain(["grid.png"], (f"grid-{i}.png" for i in itertools.count(2)))
-    file = next(f for f in map(folder.joinpath, numbered) if not f.exists() or from_origin(f, all_of_it))
+    file = next(f for f in map(folder.joinpath, numbered) if not f.exists() or is_from(f, all_of_it))
     overview = grid(torch.stack(shown), [prompt for prompt, _ in pairs[: len(shown)]], min(len(seeds), 16))
     save(overview, file, all_of_it)
     count = f"{len(pairs)} image{'s' * (len(pairs) > 1)}"
@@ -127,21 +125,15 @@ def sample(cfg: DictConfig) -> None:
 
 def stream(pipe: Pipeline, seeds: list[int], folder: Path, origin: Origin) -> None:
     """A PNG for each line of stdin and each seed, written and its name printed as soon as it is there."""
-    make(folder)
+    from trainer.sampling.files import make_folder, save
+
+    make_folder(folder)
     lines = (line.strip() for line in sys.stdin)
     first, second = itertools.tee((prompt, seed) for prompt in lines if prompt for seed in seeds)
     for prompt, seed, image in pipe.stream((p for p, _ in first), (s for _, s in second)):
         file = folder / f"{slug(prompt)}_seed{seed:04d}.png"
         save(image, file, origin | {"prompt": prompt, "seed": str(seed)})
         print(file, flush=True)
-
-
-def make(folder: Path) -> None:
-    """UserError if the folder cannot be made."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"out={folder}: {error.strerror}; name a folder that can be made") from error
 
 
 def say_which(path: Path, given: Path) -> None:
@@ -161,68 +153,6 @@ def draw(pipe: Pipeline, pairs: list[tuple[str, int]]) -> Iterator[Tensor]:
         if now - told > 5:
             told = now
             print(f"{done} of {len(pairs)} images, {(now - began) / done * (len(pairs) - done):.0f} s left", flush=True)
-
-
-def parse_prompts(given: Any, file: str | None) -> list[str]:
-    """Distinct texts of a text or list, and of the lines of a file; UserError if there are none or one is empty."""
-    prompts = (
-        [str(each).strip() for each in given] if isinstance(given, (ListConfig, list)) else [str(given or "").strip()]
-    )
-    if file:
-        try:
-            lines = Path(file).expanduser().read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"prompts_file={file}: expected a UTF-8 text with a prompt a line ({error})") from error
-        prompts = [each for each in [*prompts, *map(str.strip, lines)] if each]
-    if not prompts or not all(prompts):
-        raise UserError(f"prompts={given}: expected texts and none empty, as in 'prompts=[a red apple, a blue car]'")
-    return list(dict.fromkeys(prompts))
-
-
-def parse_seeds(given: Any) -> list[int]:
-    """Distinct seeds of 3, "0-7", "0,2,5-9" or a list of such; UserError for anything else."""
-    parts = given if isinstance(given, (ListConfig, list)) else str(given).split(",")
-    seeds: list[int] = []
-    for part in map(str, parts):
-        found = re.fullmatch(r"\s*(-?\d+)(?:-(\d+))?\s*", part)
-        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
-        if first > last or not -(2**63) <= first <= last < 2**63:
-            raise UserError(f"seeds={given}: {part} is not a seed; expected 3, 0-7 or [0,2,5-9]")
-        if len(seeds) + last - first >= MOST_SEEDS:
-            raise UserError(f"seeds={given}: more than {MOST_SEEDS:,} seeds; draw them in several commands")
-        seeds += range(first, last + 1)
-    if not seeds:
-        raise UserError(f"seeds={given}: expected at least one, as in seeds=0-7")
-    return list(dict.fromkeys(seeds))
-
-
-def slug(prompt: str) -> str:
-    """A file name that can be read; where it says less than the prompt, a checksum keeps two prompts apart."""
-    letters = re.sub(r"\W+", "-", prompt)[:60].encode()[:180]  # file systems count bytes
-    name = letters.decode(errors="ignore").strip("-")
-    return name if name.replace("-", " ") == prompt else f"{name}-{zlib.crc32(prompt.encode()):08x}".lstrip("-")
-
-
-def save(image: Image, file: Path, origin: Origin) -> None:
-    from PIL.PngImagePlugin import PngInfo
-
-    info = PngInfo()
-    for key, value in origin.items():
-        info.add_text(key, value)
-    image.save(file, pnginfo=info)
-
-
-def from_origin(file: Path, origin: Origin) -> bool:
-    """Whether a PNG's metadata says all that `origin` says."""
-    from PIL import Image
-
-    try:
-        if not file.is_file():
-            return False
-        with Image.open(file, formats=["PNG"]) as image:
-            return origin.items() <= image.info.items()
-    except OSError:  # no image, or cut short
-        return False
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from huggingface_hub import hub_mixin
 from trainer import load
 from trainer.errors import UserError
 from trainer.export import main
-from trainer.exports.generator import Drawing
+from trainer.exports.generator import TrainedGenerator
 from trainer.objectives.gan import GAN
 from trainer.pretrained import hub
 from trainer.runs import checkpoint, results
@@ -38,7 +38,7 @@ def drawn(path):
 
 
 def test_the_mixin_saves_and_loads(run, export, tmp_path):
-    drawing = Drawing.from_pretrained(str(export))
+    drawing = TrainedGenerator.from_pretrained(str(export))
     drawing.save_pretrained(tmp_path / "again")
     assert {file.name for file in (tmp_path / "again").iterdir()} == {
         "README.md", "config.json", "model.safetensors", "samples.png"
@@ -46,7 +46,7 @@ def test_the_mixin_saves_and_loads(run, export, tmp_path):
     assert (tmp_path / "again" / "README.md").read_text() == (export / "README.md").read_text()
     assert torch.equal(drawn(tmp_path / "again"), drawn(run))
     assert torch.equal(drawn(export), drawn(run))
-    Drawing.of(run).save_pretrained(tmp_path / "of a run")
+    TrainedGenerator.of(run).save_pretrained(tmp_path / "of a run")
     assert torch.equal(drawn(tmp_path / "of a run"), drawn(run))
 
 
@@ -74,7 +74,7 @@ def test_push(export, monkeypatch):
             return f"https://hub/{repo_id}"
 
     monkeypatch.setattr(hub_mixin, "HfApi", Api)
-    assert Drawing.from_pretrained(export).push_to_hub("me/model") == "https://hub/me/model"
+    assert TrainedGenerator.from_pretrained(export).push_to_hub("me/model") == "https://hub/me/model"
     assert pushed["model.safetensors"] == (export / "model.safetensors").read_bytes()
     assert pushed["README.md"] == (export / "README.md").read_bytes()
     assert json.loads(pushed["config.json"]) == json.loads((export / "config.json").read_text())
@@ -124,7 +124,7 @@ def test_the_card(export):
 def test_the_credit_that_the_data_asks_for(run):
     from trainer.exports import card
 
-    settings = Drawing.of(run).settings()
+    settings = TrainedGenerator.of(run).settings()
     settings["config"]["data"] = {"resolution": 32, "source": {"_target_": "trainer.data.emoji.Emoji"}}
     assert "Twemoji" in card.of(settings).text and "CC-BY 4.0" in card.of(settings).text
     assert yaml.safe_load(card.of(settings).content.split("---\n")[1])["license"] == "unknown"

@@ -164,10 +164,10 @@ def spoilt(exported):
 
 
 def test_the_bound_is_that_of_the_numbers(run, tmp_path):
-    from trainer.exports.generator import Drawing
+    from trainer.exports.generator import TrainedGenerator
     from trainer.exports.making import Programs
 
-    drawing = Drawing.of(run)
+    drawing = TrainedGenerator.of(run)
     programs = Programs(drawing.generator, drawing.config, tmp_path, with_text=False)
     assert programs.bound == BOUND
     drawing.generator.register_buffer("weight_q", torch.zeros(3, dtype=torch.int8))

@@ -12,9 +12,10 @@ import pytest
 from pytorch_lightning import Callback
 
 from tests.loggers.offline import alerts, artifacts, history, logged_keys, records
-from trainer import dashboard
 from trainer.callbacks.log import record
+from trainer.dashboard import main
 from trainer.errors import UserError
+from trainer.loggers import dashboard
 from trainer.runs import checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -133,7 +134,7 @@ def verb(command, monkeypatch, tmp_path):
         monkeypatch.delenv(key)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
-    return lambda *arguments: command(*arguments, main=dashboard.main)
+    return lambda *arguments: command(*arguments, main=main)
 
 
 def test_dump_holds_every_panel(verb, tmp_path):

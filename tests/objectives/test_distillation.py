@@ -12,7 +12,7 @@ from trainer.losses.distillation import feature_distance, pixel_distance
 from trainer.networks import dcgan
 from trainer.networks.diffaugment import DiffAugment
 from trainer.objectives.distillation import Distillation
-from trainer.runs import teacher as teachers
+from trainer.runs import trained
 
 CONFIG = {"data": {"resolution": RESOLUTION}, "text": {"encoder": {"name": "none", "cache_dir": "a"}}}
 
@@ -39,8 +39,8 @@ def taught(monkeypatch, teacher, **changes):
     """A distillation whose teacher is given instead of read from a run."""
     teacher.config = CONFIG
     teacher.eval().requires_grad_(False)
-    monkeypatch.setattr(teachers.checkpoint, "newest", lambda path: path)
-    monkeypatch.setattr(teachers.checkpoint, "load", lambda path, device: teacher)
+    monkeypatch.setattr(trained.checkpoint, "newest", lambda path: path)
+    monkeypatch.setattr(trained.checkpoint, "load", lambda path, device: teacher)
     gan = make_gan()
     options = {key: getattr(gan, key) for key in ("generator", "discriminator", "loss", "schedule", "seed")}
     objective = Distillation("somewhere", **options, optimizer=gan.make_optimizer, **changes)

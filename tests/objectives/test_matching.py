@@ -12,7 +12,7 @@ from torch import nn
 
 from trainer.errors import UserError
 from trainer.losses import matching
-from trainer.runs.matching import Matching
+from trainer.runs.trained import Matcher
 from trainer.strategies.single import Single
 
 CONFIG = {"name": "small", "data": {"resolution": RESOLUTION}, "text": {"encoder": {"name": "none", "cache_dir": "a"}}}
@@ -82,7 +82,7 @@ def make_gan_of(matcher_run, **changes):
 
 def test_a_matcher_teaches_the_generator_and_learns_nothing(matcher_run, batches):
     gan = make_gan_of(matcher_run)
-    before = {key: value.clone() for key, value in Matching(matcher_run).objective.state_dict().items()}
+    before = {key: value.clone() for key, value in Matcher(matcher_run).objective.state_dict().items()}
     keys = set(gan.state_dict())
     trainer = run(gan, batches[:2])
     after = gan.judge.objective
@@ -110,24 +110,24 @@ def test_the_term_is_the_loss_of_generated_images(matcher_run):
 def test_a_matcher_of_other_data_is_refused(group, changes, matcher_run):
     gan = make_gan_of(matcher_run)
     gan.config = CONFIG | {group: changes}
-    with pytest.raises(UserError, match=f"{group}.*the matcher {matcher_run} was trained with"):
+    with pytest.raises(UserError, match=f"matcher={matcher_run} has {group}.*neither compared nor taught"):
         gan.on_fit_start()
 
 
 def test_a_judge_is_known_by_its_file(matcher_run):
-    judge = Matching(matcher_run)
+    judge = Matcher(matcher_run)
     assert (judge.name, judge.sha256) == ("small", hashlib.sha256(b"weights").hexdigest())
     images = random_batch().image
     expected = nn.functional.normalize(judge.objective.matcher.image(random_batch().as_float().image)[0])
     torch.testing.assert_close(judge.images(images), expected)
     judge.encoder = lambda captions: random_batch(len(captions)).condition
     torch.testing.assert_close(judge.captions(["a"] * 8).norm(dim=1), torch.ones(8))
-    with pytest.raises(UserError, match=r"data.resolution=8: the matcher .* was trained with 16"):
+    with pytest.raises(UserError, match=r"matcher=.* has data.resolution=16, and this run 8"):
         judge.images(images[..., :8, :8])
 
 
 def test_a_cache_elsewhere_is_no_difference(matcher_run):
-    Matching(matcher_run).require(CONFIG | {"text": {"encoder": {"name": "none", "cache_dir": "b"}}})
+    Matcher(matcher_run).require(CONFIG | {"text": {"encoder": {"name": "none", "cache_dir": "b"}}})
 
 
 @pytest.mark.parametrize("given", [{"matcher": "run"}, {"matcher_weight": 1.0}])
@@ -145,4 +145,4 @@ def test_a_run_without_matcher_is_refused(monkeypatch):
     monkeypatch.setattr("trainer.runs.checkpoint.newest", Path)
     monkeypatch.setattr("trainer.runs.checkpoint.load", lambda path, device: make_gan())
     with pytest.raises(UserError, match="outputs/cgan has no matcher"):
-        Matching("outputs/cgan")
+        Matcher("outputs/cgan")

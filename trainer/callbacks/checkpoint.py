@@ -20,6 +20,7 @@ from trainer.errors import DamagedError, UserError
 from trainer.process.progress import say
 from trainer.runs import checkpoint
 from trainer.runs.checkpoint_files import images_of, in_order, kimg_name
+from trainer.runs.moved import VERSION
 
 BEST = "best.ckpt"
 
@@ -80,7 +81,7 @@ class Checkpoint(Callback):
         if trainer.world_size > 1:
             states *= trainer.world_size
             torch.distributed.all_gather_object(states, states[0])
-        checkpoint |= {"rng": states, "measured": self._measured}
+        checkpoint |= {"version": VERSION, "rng": states, "measured": self._measured}
 
     def on_load_checkpoint(self, trainer: Trainer, objective: Any, checkpoint: dict[str, Any]) -> None:
         self._measured = checkpoint.get("measured")

@@ -18,8 +18,8 @@ from trainer.exports import card
 from trainer.runs import checkpoint
 from trainer.runs.export_files import (
     CARD,
-    DRAWING,
     PICTURES,
+    TRAINED,
     WEIGHTS,
     is_program,
     published,
@@ -36,14 +36,14 @@ def node(objective: Any) -> dict[str, Any]:
 
 
 def configuration(config: dict[str, Any], generator: dict[str, Any]) -> dict[str, Any]:
-    """That of a run, with a `Drawing` of this generator as its objective, and without what only training reads."""
+    """That of a run, with a `TrainedGenerator` as its objective, and without what only training reads."""
     kept = {key: config[key] for key in KEPT if key in config}
     if matcher := config["objective"].get("matcher"):  # it taught the generator, and so may not judge it
         kept["matcher"] = matcher
-    return {**kept, "objective": {"_target_": DRAWING, "generator": generator}}
+    return {**kept, "objective": {"_target_": TRAINED, "generator": generator}}
 
 
-class Drawing(nn.Module, PyTorchModelHubMixin):
+class TrainedGenerator(nn.Module, PyTorchModelHubMixin):
     """Draws as the objective did that trained `generator`, (latent, condition) -> (N, 3, H, W) in [-1, 1].
 
     config: resolved configuration of the run, in which this stands as `objective`. images_seen, global_step: in that
@@ -63,7 +63,7 @@ class Drawing(nn.Module, PyTorchModelHubMixin):
         self.source: Path | None = None  # checkpoint that it was taken from
 
     @classmethod
-    def of(cls, path: str | Path) -> Drawing:
+    def of(cls, path: str | Path) -> TrainedGenerator:
         """That of a run, a checkpoint or an export, on the CPU. UserError if it draws nothing or is a program."""
         path = checkpoint.newest(path)
         if is_program(path):
@@ -105,7 +105,7 @@ class Drawing(nn.Module, PyTorchModelHubMixin):
     def _from_pretrained(
         cls, *, model_id: str, revision: str | None, cache_dir: str | Path | None, force_download: bool,
         local_files_only: bool, token: str | bool | None, **model_kwargs: Any,
-    ) -> Drawing:  # fmt: skip
+    ) -> TrainedGenerator:  # fmt: skip
         if not Path(model_id).is_dir():
             model_id = snapshot_download(
                 model_id, revision=revision, cache_dir=cache_dir, force_download=force_download,

@@ -12,7 +12,7 @@ from trainer.batch import Batch
 from trainer.errors import UserError
 from trainer.losses.distillation import feature_distance, pixel_distance
 from trainer.objectives.gan import GAN
-from trainer.runs.teacher import Teacher
+from trainer.runs.trained import Teacher
 
 
 class Distillation(GAN):

@@ -14,7 +14,7 @@ from trainer.batch import Batch
 from trainer.errors import UserError
 from trainer.losses import regularizers
 from trainer.objectives.base import Objective
-from trainer.runs.matching import Matching
+from trainer.runs.trained import Matcher
 
 
 class Adversarial(Protocol):
@@ -85,13 +85,13 @@ class GAN(Objective):
                 "a run and a weight above 0, and accumulate=1, as images are contrasted over the whole batch"
             )
         self.matcher, self.matcher_weight = matcher, matcher_weight
-        self.judge: Matching | None = None
+        self.judge: Matcher | None = None
         self.latent_channels = generator.latent_channels
         self.phases = {"discriminator": self.discriminator_loss, "generator": self.generator_loss}
 
     def on_fit_start(self) -> None:
         if self.matcher:
-            self.judge = Matching(self.matcher, self.device)
+            self.judge = Matcher(self.matcher, self.device)
             self.judge.require(self.config)
 
     def discriminator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import UserError
+from trainer.runs import moved
 
 VARIABLE = "TRAINER_ALLOW"  # names with commas between them; also for the processes that this one starts
 RESOLVERS = ("oc.select", "steps", "run_dir", "num_nodes", "devices", "accelerator")  # of conf/; oc.env tells secrets
@@ -155,6 +156,8 @@ class _Check:
         if "defaults" in node:  # of Hydra, where it stands at the top of a group
             raise self.refuse(f"{path}.defaults", " is not of a run: refused")
         if "_target_" in node:
+            if isinstance(node["_target_"], str):
+                node = node | {"_target_": moved.today(node["_target_"])}
             self.check_target(node["_target_"], place, f"{path}._target_")
         found = {}
         for key, each in node.items():

@@ -20,7 +20,7 @@ from torch import nn
 
 from trainer.errors import DamagedError, UserError
 from trainer.pretrained import hub
-from trainer.runs import allowlist, checkpoint_files
+from trainer.runs import allowlist, checkpoint_files, moved
 from trainer.runs.export_files import MODELS, PROGRAMS, WEIGHTS, is_program, settings
 from trainer.strategies.parts import joined
 
@@ -113,6 +113,7 @@ def _read(path: Path) -> dict[str, Any]:
     if missing:
         raise DamagedError(f"is not a checkpoint of a training run, it has no {missing[0]}: give a run folder")
     if path.name not in MODELS:  # `settings` has done it there
+        moved.require_known(checkpoint, path)
         checkpoint["config"] = allowlist.checked(checkpoint["config"], path)
     return checkpoint
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from trainer.errors import UserError
 from trainer.process.progress import say
-from trainer.runs import allowlist, run_folder
+from trainer.runs import allowlist, moved, run_folder
 
 WEIGHTS, SETTINGS, TOKENIZER, CARD, PICTURES = (
     "model.safetensors", "config.json", "tokenizer.json", "README.md", "samples.png"
 )  # fmt: skip
 PROGRAMS = {"onnx": "model.onnx", "aot_inductor": "model.aot.pt2", "torch_export": "model.pt2"}  # format -> file
 MODELS = (WEIGHTS, *PROGRAMS.values())  # files that draw
-DRAWING = "trainer.exports.generator.Drawing"
+TRAINED = "trainer.exports.generator.TrainedGenerator"
 TOKENS = "trainer.exports.text.Tokens"
 
 
@@ -37,6 +37,7 @@ def settings(path: Path) -> dict[str, Any]:
     UserError where the configuration names what it may not.
     """
     saved = json.loads(path.with_name(SETTINGS).read_text(encoding="utf-8"))
+    moved.require_known(saved, path.with_name(SETTINGS))
     saved["config"] = allowlist.checked(saved["config"], path.with_name(SETTINGS))
     if not is_program(path):
         return saved
@@ -47,7 +48,7 @@ def settings(path: Path) -> dict[str, Any]:
     kind = next(each for each, name in PROGRAMS.items() if name == path.name)
     latent_channels = int(program["generator"]["latent_channels"])
     generator = {"_target_": f"trainer.exports.{kind}.Generator", "latent_channels": latent_channels, "path": str(path)}
-    config["objective"] = {"_target_": DRAWING, "generator": generator}
+    config["objective"] = {"_target_": TRAINED, "generator": generator}
     if program["encoder"]:
         max_tokens = int(program["encoder"]["max_tokens"])
         encoder = {"_target_": TOKENS, "max_tokens": max_tokens, "path": str(path.with_name(TOKENIZER))}
@@ -95,7 +96,8 @@ def merged(folder: Path, new: dict[str, Any]) -> dict[str, Any]:
 def write_settings(folder: Path, new: dict[str, Any]) -> None:
     """config.json, last of all: it has the checksums of the models beside it."""
     known = {name: checksum(folder / name) for name in MODELS if (folder / name).is_file()}
-    _replace(folder / SETTINGS, (json.dumps(new | {"sha256": known}, indent=1) + "\n").encode())
+    content = {**new, "version": moved.VERSION, "sha256": known}
+    _replace(folder / SETTINGS, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def checksum(file: Path) -> str:

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from trainer.errors import UserError
 from trainer.process.progress import spared
+from trainer.runs.moved import ADDED
 
 VARIABLE = "TRAINER_RUN_DIR"  # children, other ranks and requeued jobs find the folder here
 COMPOSED = "composed.yaml"
@@ -160,7 +161,7 @@ def restarted(folder: Path) -> Path | None:
 
 def refuse_another(saved: dict[str, Any], cfg: DictConfig) -> None:
     """UserError if `cfg` differs from the configuration in a checkpoint, in more than the budget and the like."""
-    before, now = flat(saved), flat(OmegaConf.to_container(cfg, resolve=True))
+    before, now = ADDED | flat(saved), flat(OmegaConf.to_container(cfg, resolve=True))
     derived = {
         key for key, value in flat(OmegaConf.to_container(cfg)).items() if isinstance(value, str) and "${" in value
     }

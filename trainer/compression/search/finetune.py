@@ -18,7 +18,7 @@ from trainer.compression import structure
 from trainer.config import earlier
 from trainer.config.command_line import quoted
 from trainer.errors import UserError
-from trainer.exports.generator import Drawing
+from trainer.exports.generator import TrainedGenerator
 from trainer.process.progress import say
 from trainer.runs import checkpoint, export_files, run_folder
 
@@ -40,7 +40,7 @@ def finetune(run: str | Path, network: nn.Module, kimg: float, folder: Path) -> 
             f"{path} can only be compressed without fine-tuning: {run_folder.COMPOSED} of its run is missing"
         )
     objective = checkpoint.load(path)
-    if isinstance(objective, Drawing):  # compressed before: what trains with it is in its run
+    if isinstance(objective, TrainedGenerator):  # compressed before: what trains with it is in its run
         objective = checkpoint.load(trained)
     original = deepcopy(objective.get_submodule(objective.draws_with))
     objective.set_submodule(objective.draws_with, deepcopy(network).cpu())

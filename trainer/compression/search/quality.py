@@ -10,7 +10,7 @@ from torch import nn
 
 from trainer.evaluation.protocol import Measure, Study, run
 from trainer.evaluation.teacher_similarity import Likeness
-from trainer.exports.generator import Drawing
+from trainer.exports.generator import TrainedGenerator
 from trainer.runs.results import Figure
 from trainer.sampling.sampler import Sampler
 
@@ -35,4 +35,4 @@ class Quality:
         return replace(self, measures=[each for each in self.measures if isinstance(each, Likeness)])(network)
 
     def sampler(self, network: nn.Module) -> Sampler:
-        return Sampler(Drawing(network).to(self.device), self.text)
+        return Sampler(TrainedGenerator(network).to(self.device), self.text)

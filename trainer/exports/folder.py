@@ -1,0 +1,77 @@
+"""The folder of an export: weights, programs, settings, pictures, a model card."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from trainer.exports import card
+from trainer.exports.generator import KEPT, TrainedGenerator
+from trainer.exports.making import Programs
+from trainer.runs import checkpoint
+from trainer.runs.export_files import (
+    CARD,
+    PICTURES,
+    PROGRAMS,
+    WEIGHTS,
+    merged,
+    published,
+    write_settings,
+    write_weights,
+)
+from trainer.sampling.grids import grid
+from trainer.sampling.sampler import Sampler
+
+
+def write_generator(cfg: DictConfig, path: Path, out: Path, formats: list[str]) -> list[str]:
+    """Exports the network that draws, with its EMA weights; a line for each format that failed."""
+    drawing = TrainedGenerator.of(path)
+    settings, failed = drawing.settings(), []
+    if wanted := [each for each in formats if each in PROGRAMS]:
+        device = cfg.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        programs = Programs(drawing.generator.to(device), drawing.config, out, cfg.include_text)
+        for each in wanted:
+            programs.make(each)
+        settings["programs"], failed = programs.entries, programs.failed
+        drawing.to("cpu")
+    settings = merged(out, settings)
+    if "safetensors" in formats:
+        drawing.save_weights(out)
+        print_size(path, out, len(drawing.state_dict()))
+    write_settings(out, settings)
+    write_pictures(cfg, path, out, drawing)
+    (out / CARD).write_text(card.of(settings, path, cfg.license, (out / PICTURES).is_file()).content, encoding="utf-8")
+    return failed
+
+
+def write_weights_alone(path: Path, out: Path) -> list[str]:
+    """Exports an objective that draws nothing, with its averaged weights."""
+    saved = checkpoint.read(path)
+    weights = {**dict(saved["state_dict"]), **dict(saved["ema"])}
+    write_weights(out, weights)
+    config = {key: saved["config"][key] for key in (*KEPT, "objective") if key in saved["config"]}
+    write_settings(out, {key: saved[key] for key in ("images_seen", "global_step")} | {"config": published(config)})
+    print_size(path, out, len(weights))
+    return []
+
+
+def print_size(path: Path, out: Path, count: int) -> None:
+    size = (out / WEIGHTS).stat().st_size / 2**20
+    print(f"{path} -> {out / WEIGHTS}: {count} tensors, {size:.1f} MiB", flush=True)
+
+
+def write_pictures(cfg: DictConfig, path: Path, out: Path, drawing: TrainedGenerator) -> None:
+    """OUT/samples.png of the prompts; without prompts it is the newest grid of the run, if there is one."""
+    if cfg.prompts:
+        captions = [prompt for prompt in cfg.prompts for _ in range(4)]
+        sampler = Sampler(drawing, instantiate(drawing.config["text"]["encoder"], _convert_="all"))
+        grid(sampler(captions, [*range(4)] * len(cfg.prompts)), captions, 4).save(out / PICTURES)
+        return
+    for found in (path.parent.parent / "samples" / "latest.png", path.parent / PICTURES):
+        if found.is_file() and not ((out / PICTURES).is_file() and found.samefile(out / PICTURES)):
+            shutil.copy(found, out / PICTURES)
+            return

@@ -1,0 +1,148 @@
+"""Networks of earlier runs, frozen, that teach or judge a new one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from torch import Tensor, nn
+
+from trainer.batch import Condition
+from trainer.errors import UserError
+from trainer.runs import checkpoint, checkpoint_files
+
+CRITICS = ("discriminator", "autoencoder.encoder")  # networks of a teacher that read images
+_AT_ONCE = 256  # images or captions in memory
+
+
+class Trained:
+    """The objective of an earlier run with its EMA weights, in eval mode, without gradients.
+
+    A plain object, so that an objective that keeps one does not count it among its networks or its weights.
+    path: run folder, checkpoint or export.
+    """
+
+    role = "trained"  # the key of a command line that names it
+
+    def __init__(self, path: str | Path, device: str | torch.device = "cpu"):
+        self.path = checkpoint.newest(path)
+        self.device = torch.device(device)
+        self.objective = checkpoint.load(self.path, device)
+        self.config: dict[str, Any] = self.objective.config
+
+    def to(self, device: torch.device) -> None:
+        self.device = device
+        self.objective.to(device)
+
+    def require(self, config: dict[str, Any]) -> None:
+        """UserError unless a run of this configuration has the images and text features that this one has."""
+        require_alike(config, self.config, f"{self.role}={self.path}")
+
+
+class Teacher(Trained):
+    """A generator to learn from, and the features that its own training left: a GAN, a VAE, whatever draws by `sample`.
+
+    UserError if it draws nothing.
+    """
+
+    role = "teacher"
+
+    def __init__(self, path: str | Path, device: str | torch.device = "cpu"):
+        super().__init__(path, device)
+        if not self.objective.draws_with:
+            raise UserError(f"teacher={path} draws no images: give a run that does, as of cgan or cvae")
+        self.latent_channels = int(self.objective.latent_channels)
+
+    @torch.no_grad()
+    def sample(self, latent: Tensor, condition: Condition) -> Tensor:
+        """Images (N, 3, H, W) in [-1, 1] of latents (N, latent_channels) and captions, in float32 at any precision."""
+        with torch.autocast(latent.device.type, enabled=False):
+            return self.objective.sample(latent, condition)
+
+    @property
+    def critic(self) -> Any:
+        """Its discriminator or encoder, whose trunk `features` has learned to see such images; None if it has none."""
+        modules = dict(self.objective.named_modules())
+        return next((modules[name] for name in CRITICS if name in modules), None)
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """Maps (N, C, H, W) behind each stage of the critic's trunk, with gradients to the images (N, 3, H, W)."""
+        with recorded(self.critic.features.downs) as maps:
+            self.critic.features(image)
+        return maps
+
+
+class Matcher(Trained):
+    """The matcher of images and captions of a run of objective=matching, to judge what others draw or to teach them.
+
+    UserError if the run has none. name: of its experiment. sha256: of the checkpoint's files.
+    """
+
+    role = "matcher"
+    resizer = "none"
+
+    def __init__(self, path: str | Path, device: str | torch.device = "cpu"):
+        super().__init__(path, device)
+        if not isinstance(getattr(self.objective, "matcher", None), nn.Module):
+            raise UserError(f"{path} has no matcher: give a run of experiment=matching")
+        self.name = str(self.config["name"])
+        content = hashlib.sha256()
+        for file in checkpoint_files.files_of(self.path):
+            content.update(file.read_bytes())
+        self.sha256 = content.hexdigest()
+
+    @cached_property
+    def encoder(self) -> Any:
+        """The text encoder that it was trained with: captions -> Condition."""
+        return instantiate(self.config["text"]["encoder"], _convert_="all")
+
+    @torch.no_grad()
+    def images(self, images: Tensor) -> Tensor:
+        """Unit vectors (N, D) of images (N, 3, H, W) uint8 at the matcher's own resolution."""
+        own = self.config["data"]["resolution"]
+        if images.shape[-1] != own:
+            raise UserError(unlike(f"matcher={self.path}", "data.resolution", own, images.shape[-1]))
+        vectors = [
+            self.objective.matcher.image(part.to(self.device).float().div(127.5).sub(1))[0]
+            for part in images.split(_AT_ONCE)
+        ]
+        return nn.functional.normalize(torch.cat(vectors))
+
+    @torch.no_grad()
+    def captions(self, captions: Sequence[str]) -> Tensor:
+        """Unit vectors (M, D) of captions."""
+        parts = [captions[i : i + _AT_ONCE] for i in range(0, len(captions), _AT_ONCE)]
+        vectors = [self.objective.matcher.text(self.encoder(part).to(self.device))[0] for part in parts]
+        return nn.functional.normalize(torch.cat(vectors))
+
+
+def require_alike(config: dict[str, Any], other: dict[str, Any], name: str) -> None:
+    """UserError, with the key that differs, unless two runs read captions and draw images alike."""
+    for group, key in (("data", "resolution"), ("text", "encoder")):
+        one, two = (each.get(group, {}).get(key) for each in (config, other))
+        if isinstance(one, dict) and isinstance(two, dict):  # where it keeps its cache is no matter
+            one, two = ({k: v for k, v in each.items() if k != "cache_dir"} for each in (one, two))
+        if one != two:
+            raise UserError(unlike(name, f"{group}.{key}", two, one))
+
+
+def unlike(name: str, key: str, own: object, found: object) -> str:
+    return f"{name} has {key}={own}, and this run {found}: neither compared nor taught; give one of the same {key}"
+
+
+@contextmanager
+def recorded(modules: nn.Module) -> Iterator[list[Tensor]]:
+    """A list that fills with what the children of `modules` return."""
+    found: list[Tensor] = []
+    hooks = [child.register_forward_hook(lambda *call: found.append(call[2])) for child in modules.children()]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,38 @@
+"""PNG files that say where they come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from trainer.errors import UserError
+
+Origin = dict[str, str]  # PNG metadata
+
+
+def make_folder(folder: Path) -> None:
+    """UserError if the folder cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out={folder}: {error.strerror}; name a folder that can be made") from error
+
+
+def save(image: Image.Image, file: Path, origin: Origin) -> None:
+    info = PngInfo()
+    for key, value in origin.items():
+        info.add_text(key, value)
+    image.save(file, pnginfo=info)
+
+
+def is_from(file: Path, origin: Origin) -> bool:
+    """Whether a PNG's metadata says all that `origin` says."""
+    try:
+        if not file.is_file():
+            return False
+        with Image.open(file, formats=["PNG"]) as image:
+            return origin.items() <= image.info.items()
+    except OSError:  # no image, or cut short
+        return False
