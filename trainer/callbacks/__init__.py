@@ -1,0 +1,1 @@
+"""What happens around training steps: averages, logs, samples, measurements, checkpoints, and the end of a run."""

@@ -1,0 +1,1 @@
+"""Functions over features and images: distances, manifolds, scores, text match, similarity; sums over ranks."""

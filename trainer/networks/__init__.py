@@ -1,0 +1,1 @@
+"""Generators, discriminators, encoders and matchers, and the blocks that they share."""
