@@ -6,6 +6,7 @@ After a change: python tests/test_imports.py --write
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,6 +126,17 @@ def with_tree(text: str) -> str:
 def test_readme_has_the_tree():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert with_tree(text) == text
+
+
+def test_the_paths_to_read_go_down():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    parts = re.findall(r"^- \*(.*?)(?=^- |\n\n)", text, re.MULTILINE | re.DOTALL)
+    paths = [re.findall(r"`(trainer/[\w/]+\.py)`", part) for part in parts]
+    assert [len(path) <= 7 for path in paths] == [True, True]
+    for path in paths:
+        floors = [[*ROOMS].index(room(ROOT / file)) for file in path]
+        assert floors == sorted(floors, reverse=True), path
+        assert all((ROOT / file).is_file() for file in path)
 
 
 if __name__ == "__main__" and "--write" in sys.argv:
