@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*map(ROOT.joinpath, ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 SEPARATORS = ("|", "&&", ";", "||")
 OUR_FOLDERS = ("trainer/", "conf/", "tests/", "docs/", "launch/", "notebooks/", ".ci/")
 

@@ -16,11 +16,17 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+def built(tmp_path_factory) -> Path:
+    """A folder with the sdist, and the wheel that is made of it."""
+    folder = tmp_path_factory.mktemp("built")
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True)
-    return next(folder.glob("text_image_trainer-*.whl"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built) -> Path:
+    return next(built.glob("text_image_trainer-*.whl"))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +54,16 @@ def test_the_wheel_is_one_package_with_conf_and_no_tests(wheel):
         assert f"trainer/conf/{file.relative_to(ROOT / 'conf')}" in names
     for file in (ROOT / "trainer").rglob("*.py"):
         assert str(file.relative_to(ROOT)) in names
+    assert "trainer/py.typed" in names
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"trainer"}
+
+
+def test_an_index_would_take_it(built):
+    pytest.importorskip("twine")
+    check = [sys.executable, "-m", "twine", "check", "--strict", *map(str, built.iterdir())]
+    checked = subprocess.run(check, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
+    assert checked.stdout.count("PASSED") == 2
 
 
 def test_it_runs_from_another_folder(installed, tmp_path):
