@@ -23,7 +23,7 @@ from trainer.config import earlier, signatures
 from trainer.config.entry import Training, entry
 from trainer.errors import UserError
 from trainer.process import distribution, ranks
-from trainer.process.progress import spared_output
+from trainer.process.progress import best_effort_output
 from trainer.runs import allowlist, run_folder, run_lock
 
 VERBS = {verb: f"trainer.{verb}" for verb in ("sample", "evaluate", "compress", "export", "speed", "dashboard")}
@@ -56,7 +56,7 @@ def train(cfg: DictConfig) -> float | None:
 
     folder = run_folder.make(cfg)
     run_folder.absolute_paths(cfg)
-    with run_lock.held(folder) if ranks.leads() else nullcontext():
+    with run_lock.exclusive(folder) if ranks.leads() else nullcontext():
         return fit(cfg, folder)
 
 
@@ -67,7 +67,7 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     from trainer.report import ending
     from trainer.runs import checkpoint
 
-    source = cfg.resume or run_folder.restarted(folder)
+    source = cfg.resume or run_folder.restart_of(folder)
     newest = checkpoint.newest(source) if source else None
     saved = checkpoint.read(newest) if newest else None
     if saved:
@@ -79,7 +79,7 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     strategy = instantiate(config["strategy"])
     trainer = instantiate(config["trainer"], strategy=strategy, callbacks=callbacks, logger=loggers)
 
-    launched = math.prod(ranks.launched() or (1,))
+    launched = math.prod(ranks.launcher_size() or (1,))
     if launched > 1 and trainer.world_size == 1:
         raise UserError(
             f"strategy {type(strategy).__name__} is of one process, the launcher started {launched}; say strategy=ddp"
@@ -102,7 +102,7 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     def stopped_by() -> int:
         return max((getattr(callback, "signal", 0) for callback in callbacks), default=0)
 
-    with spared_output(), ending.told(folder, stopped_by) if trainer.is_global_zero else nullcontext():
+    with best_effort_output(), ending.record_ending(folder, stopped_by) if trainer.is_global_zero else nullcontext():
         trainer.fit(objective, datamodule=data, ckpt_path=newest)
     if stopped_by() and trainer.is_global_zero:  # from a child, Lightning would take it for a crash and kill the rest
         signals.requeue(stopped_by())
@@ -122,7 +122,7 @@ def main() -> None:
         sys.argv[0] = str(module.__file__)
         module.main()
         return
-    entry(start, "config", Training, earlier.offer)
+    entry(start, "config", Training, earlier.register_earlier_runs)
 
 
 if __name__ == "__main__":

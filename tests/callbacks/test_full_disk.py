@@ -14,7 +14,7 @@ from trainer.callbacks.progress import Progress
 from trainer.callbacks.samples import Samples
 from trainer.errors import UserError
 from trainer.loggers.csv import CSV
-from trainer.process.progress import spared_output
+from trainer.process.progress import best_effort_output
 from trainer.runs import checkpoint
 from trainer.runs.run_folder import replace_text
 
@@ -119,7 +119,7 @@ def test_a_full_disk_behind_stdout_ends_nothing(monkeypatch, number):
 
     monkeypatch.setattr(sys, "stdout", Stream())
     expected = pytest.raises(BrokenPipeError) if number == 32 else nullcontext()
-    with spared_output(), expected:
+    with best_effort_output(), expected:
         print("kimg 1")
     with pytest.raises(OSError, match=os.strerror(number)):
         print("kimg 1")

@@ -11,11 +11,11 @@ from trainer.compression.calibration import responses
 from trainer.compression.low_rank import (
     LowRank,
     canonical,
+    factorize,
     low_rank,
-    merged,
+    merge_factors,
     multiply_adds,
     num_kept,
-    projected,
     splits,
 )
 from trainer.errors import UserError
@@ -40,7 +40,7 @@ def test_whole_rank_is_the_layer(layer):
     x = image_of(layer)
     for split in splits(layer, energy=1.0, rank=None):
         torch.testing.assert_close(split(x), layer(x), atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(merged(split)(x), layer(x), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(merge_factors(split)(x), layer(x), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
@@ -48,7 +48,7 @@ def test_whole_rank_is_the_layer(layer):
 def test_the_bound_of_the_weight(layer, energy):
     weight = canonical(layer)
     for split in splits(layer, energy, rank=None):
-        lost = (canonical(merged(split)) - weight).norm() / weight.norm()
+        lost = (canonical(merge_factors(split)) - weight).norm() / weight.norm()
         assert lost <= (1 - energy) ** 0.5 + 1e-6
 
 
@@ -110,7 +110,7 @@ def test_the_bound_of_the_responses(layer, energy):
 
     batches = [(image_of(layer), None) for _ in range(2)]
     known = responses(Alone(), batches, {"layer": layer})["layer"]
-    split = projected(layer, known, energy, rank=None)
+    split = factorize(layer, known, energy, rank=None)
     x = torch.cat([x for x, _ in batches])
     rows, near = (each(x).movedim(1, -1).flatten(0, -2).double() for each in (layer, split))
     total = (rows - rows.mean(0)).square().sum()

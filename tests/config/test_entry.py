@@ -10,7 +10,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from trainer.config import mistakes, signatures, synonyms
-from trainer.config.entry import Training, appended, conf_folders, entry, steps
+from trainer.config.entry import Training, conf_folders, entry, group_overrides, steps
 from trainer.errors import UserError
 from trainer.evaluate import Evaluation
 from trainer.runs import run_folder
@@ -110,10 +110,10 @@ def test_synonyms_name_keys_that_there_are(compose):
     known |= {"data.source.path"}  # of data=folder and its like
     for word, names in synonyms.MEANT.items():
         for name in names:
-            assert synonyms.meant(word, {re.split("[ =]", name)[0]}) == name
+            assert synonyms.suggestion(word, {re.split("[ =]", name)[0]}) == name
             assert re.split("[ =]", name)[0] in known, f"{word}: there is no {name}"
-    assert synonyms.meant("precision", known) == "trainer.precision"
-    assert synonyms.meant("data.path", known - {"data.source.path", "checkpoint"}).startswith("data=folder ")
+    assert synonyms.suggestion("precision", known) == "trainer.precision"
+    assert synonyms.suggestion("data.path", known - {"data.source.path", "checkpoint"}).startswith("data=folder ")
 
 
 def test_title_is_the_first_line_of_the_header(tmp_path):
@@ -133,7 +133,7 @@ def test_steps_cover_the_budget():
 
 def test_groups_that_reach_everywhere_take_turns_in_their_places():
     given = ["-m", "scale=gpu", "seed=1,2", "+experiment=x", "kimg=1"]
-    assert appended(given) == ["-m", "+experiment=x", "seed=1,2", "+scale=gpu", "kimg=1"]
+    assert group_overrides(given) == ["-m", "+experiment=x", "seed=1,2", "+scale=gpu", "kimg=1"]
 
 
 def test_conf_folders(tmp_path, monkeypatch):
@@ -204,11 +204,11 @@ def test_torchrun_ranks_agree_on_a_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(server.port))
     monkeypatch.setenv("RANK", "0")
-    first = run_folder.agreed(Path("outputs/x/now"))
+    first = run_folder.agree_on_one(Path("outputs/x/now"))
     assert first == Path("outputs/x/now")
-    assert run_folder.agreed(Path("outputs/x/later")) == first  # started again
+    assert run_folder.agree_on_one(Path("outputs/x/later")) == first  # started again
     monkeypatch.setenv("RANK", "1")
-    assert run_folder.agreed(Path("outputs/x/a second later")) == first
+    assert run_folder.agree_on_one(Path("outputs/x/a second later")) == first
 
 
 def test_a_folder_without_files_is_not_left_behind(tmp_path):

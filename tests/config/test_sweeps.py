@@ -99,10 +99,10 @@ def test_a_trial_that_diverges_is_the_worst(monkeypatch, better, worst):
     def diverge(cfg):
         raise DivergedError("loss is nan")
 
-    assert sweeps.answer(diverge, OmegaConf.create({"callbacks": {"checkpoint": {"better": better}}})) == worst
+    assert sweeps.run_job(diverge, OmegaConf.create({"callbacks": {"checkpoint": {"better": better}}})) == worst
     hydra.sweeper._target_ = "hydra._internal.BasicSweeper"
     with pytest.raises(DivergedError):  # -m seed=0,1,2: the user shall hear of it
-        sweeps.answer(diverge, OmegaConf.create({}))
+        sweeps.run_job(diverge, OmegaConf.create({}))
 
 
 def test_optuna_needs_a_measurement(project, command):

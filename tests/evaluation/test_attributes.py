@@ -5,14 +5,14 @@ import torch
 
 from trainer.data.scenes import Scene, Thing, random_scene
 from trainer.evaluation import attributes
-from trainer.evaluation.attributes import NAMES, compared, label, scene_of
+from trainer.evaluation.attributes import NAMES, label, scene_of, score_scene
 
 RED, BLUE = Thing("red", "circle", "small", "left"), Thing("blue", "star", "large", "right")
 TWO = Scene("white", (RED, BLUE)).attributes()
 
 
 def shares(wanted, things, background="white"):
-    right, asked = compared(wanted, things, background).tolist()
+    right, asked = score_scene(wanted, things, background).tolist()
     return {name: (right[i], asked[i]) for i, name in enumerate(NAMES)}
 
 

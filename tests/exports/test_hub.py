@@ -126,8 +126,8 @@ def test_the_credit_that_the_data_asks_for(run):
 
     settings = TrainedGenerator.of(run).settings()
     settings["config"]["data"] = {"resolution": 32, "source": {"_target_": "trainer.data.emoji.Emoji"}}
-    assert "Twemoji" in card.of(settings).text and "CC-BY 4.0" in card.of(settings).text
-    assert yaml.safe_load(card.of(settings).content.split("---\n")[1])["license"] == "unknown"
+    assert "Twemoji" in card.model_card(settings).text and "CC-BY 4.0" in card.model_card(settings).text
+    assert yaml.safe_load(card.model_card(settings).content.split("---\n")[1])["license"] == "unknown"
 
 
 def test_prompts_are_drawn_for_the_card(run, command, tmp_path):

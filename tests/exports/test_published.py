@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from trainer.exports import card
-from trainer.runs.export_files import published
+from trainer.runs.export_files import without_paths
 
 
 @pytest.fixture
@@ -28,14 +28,14 @@ def config(tmp_path):
 
 
 def test_paths_are_cut_to_names(config, tmp_path, capsys):
-    found = published(config)
+    found = without_paths(config)
     assert str(tmp_path) not in json.dumps(found)
     assert found["data"]["source"] == {"path": "pictures", "x": ["b", "c/d"]}
     assert found["data"]["cache_dir"] is None and found["text"]["encoder"]["cache_dir"] is None
     assert found["teacher"] == "2026-01-31_12-00-00" and found["matcher"] == "2026-01-30_12-00-00"
     assert capsys.readouterr().err == ""
     config["text"]["encoder"]["path"] = "/models/bert"
-    assert published(config)["text"]["encoder"]["path"] == "/models/bert"
+    assert without_paths(config)["text"]["encoder"]["path"] == "/models/bert"
     assert "text.encoder.path=/models/bert, which others lack" in capsys.readouterr().err
 
 
@@ -43,7 +43,7 @@ def test_a_card_has_no_markup_of_a_configuration(config):
     evil = "x\n\n<script>alert(1)</script> ![x](http://other/a.png) | # y"
     config["name"] = config["text"]["encoder"]["path"] = evil
     config["data"]["source"] = {"_target_": "trainer.data.folder.Folder", "path": evil}
-    content = str(card.of({"config": config, "images_seen": 1, "global_step": 1}))
+    content = str(card.model_card({"config": config, "images_seen": 1, "global_step": 1}))
     assert "<script" not in content.replace("\\<", "") and "![x]" not in content
     assert "\n# y" not in content and "\n\nx\n" not in content
 

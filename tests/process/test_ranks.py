@@ -49,7 +49,7 @@ def test_rank_and_launched(launcher, case):
     variables, rank, launched = CASES[case]
     launcher(variables)
     assert ranks.rank() == rank
-    assert ranks.launched() == launched
+    assert ranks.launcher_size() == launched
     assert ranks.num_nodes(1) == (launched or (1, 0))[0]
     assert ranks.devices("auto") == (launched or (0, "auto"))[1]
 

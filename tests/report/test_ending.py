@@ -85,7 +85,7 @@ def test_a_report_that_fails_hides_no_error(endings, command, monkeypatch):
 
 def test_an_end_is_forgotten_when_the_run_goes_on(tmp_path):
     (tmp_path / "end.json").write_text('{"state": "failed"}')
-    with pytest.raises(UserError), ending.told(tmp_path, lambda: 0):
+    with pytest.raises(UserError), ending.record_ending(tmp_path, lambda: 0):
         assert not (tmp_path / "end.json").exists()
         raise UserError("once more")
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from trainer.report.plot import BOTTOM, HEIGHT, LEFT, MOST_POINTS, RIGHT, TOP, WIDTH, Axis, chart, short, thinned
+from trainer.report.plot import BOTTOM, HEIGHT, LEFT, MOST_POINTS, RIGHT, TOP, WIDTH, Axis, chart, downsample, short
 
 
 def places(svg):
@@ -47,7 +47,7 @@ def test_ticks_are_round_and_inside():
 
 def test_long_curves_are_thinned_to_means():
     points = [(float(i), float(i % 2)) for i in range(2 * MOST_POINTS)]
-    assert thinned(points) == [(2 * i + 0.5, 0.5) for i in range(MOST_POINTS)]
+    assert downsample(points) == [(2 * i + 0.5, 0.5) for i in range(MOST_POINTS)]
 
 
 def test_colours_stay_with_their_place_and_the_legend_has_the_last_value():

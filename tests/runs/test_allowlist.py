@@ -162,8 +162,8 @@ def test_a_teacher_is_data(trained, here, command):
 def test_what_is_filled_in_from_elsewhere_is_refused(text):
     for is_composed in (True, False):
         with pytest.raises(UserError, match="may not fill that in here: refused"):
-            allowlist.checked({"name": "x", "data": {"source": {"path": text}}}, "FILE", is_composed)
-    allowlist.checked({"name": text}, "FILE")  # nobody fills it in
+            allowlist.check_config({"name": "x", "data": {"source": {"path": text}}}, "FILE", is_composed)
+    allowlist.check_config({"name": text}, "FILE")  # nobody fills it in
 
 
 def test_a_run_keeps_its_own_interpolations(here):
@@ -173,12 +173,12 @@ def test_a_run_keeps_its_own_interpolations(here):
         "logger": {"csv": {"_target_": "trainer.loggers.csv.CSV", "path": "${run_dir}/metrics.csv"}},
         "name": None,
     }
-    assert allowlist.checked(node, "FILE", is_composed=True) == node
+    assert allowlist.check_config(node, "FILE", is_composed=True) == node
     node["data"]["source"] = {"path": "${oc.env:SCRATCH}/pictures"}
     with pytest.raises(UserError, match=r"allow=\[oc\.env\]"):
-        allowlist.checked(node, "FILE", is_composed=True)
+        allowlist.check_config(node, "FILE", is_composed=True)
     allowlist.allow("[oc.env]")
-    assert allowlist.checked(node, "FILE", is_composed=True) == node
+    assert allowlist.check_config(node, "FILE", is_composed=True) == node
 
 
 @pytest.mark.parametrize(
@@ -191,30 +191,30 @@ def test_a_run_keeps_its_own_interpolations(here):
 )
 def test_a_run_writes_into_its_own_folder_and_logs_to_the_users_server(logger):
     with pytest.raises(UserError, match=r"FILE: logger\.x"):
-        allowlist.checked({"logger": {"x": logger}}, "FILE", is_composed=True)
+        allowlist.check_config({"logger": {"x": logger}}, "FILE", is_composed=True)
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "/elsewhere", ".ssh", "x\ntouch witness", "${oc.env:HOME}", ["x"]])
 def test_the_name_of_a_run_is_a_name(name):
     with pytest.raises(UserError, match="is no name for a folder"):
-        allowlist.checked({"name": name}, "FILE", is_composed=True)
+        allowlist.check_config({"name": name}, "FILE", is_composed=True)
 
 
 def test_caches_are_made_where_the_user_has_them_alone(tmp_path):
     node = {"data": {"cache_dir": str(tmp_path)}}
-    assert allowlist.checked(node, "FILE") == {"data": {"cache_dir": None}}
+    assert allowlist.check_config(node, "FILE") == {"data": {"cache_dir": None}}
     (tmp_path / "shapes-16px-0").mkdir()
     (tmp_path / "shapes-16px-0" / "images.npy").touch()
-    assert allowlist.checked(node, "FILE") == node
+    assert allowlist.check_config(node, "FILE") == node
 
 
 def test_what_is_no_plain_data_is_refused():
     with pytest.raises(UserError, match="is no plain data"):
-        allowlist.checked({"objective": {"x": torch.float32}}, "FILE")
+        allowlist.check_config({"objective": {"x": torch.float32}}, "FILE")
     with pytest.raises(UserError, match="is not the name of a part"):
-        allowlist.checked({"objective": {"_target_": ["os.system"]}}, "FILE")
+        allowlist.check_config({"objective": {"_target_": ["os.system"]}}, "FILE")
     with pytest.raises(UserError, match="expected one of a training run"):
-        allowlist.checked([], "FILE")
+        allowlist.check_config([], "FILE")
 
 
 # What the user allows ------------------------------------------------------------------------------------------------
@@ -280,9 +280,9 @@ def test_names_within_an_allowed_package_do_not_lead_out_of_it(own, here):
     allowlist.allow(["my_package"])
     for target in ("my_package.os.system", "my_package.os", "my_package.Network.from_pretrained", "my_package.gone"):
         with pytest.raises(UserError, match=rf"{target}"):
-            allowlist.checked({"objective": {"_target_": target}}, "FILE")
+            allowlist.check_config({"objective": {"_target_": target}}, "FILE")
     with pytest.raises(UserError, match=r"my_package\.Generator"):  # defined elsewhere
-        allowlist.checked({"text": {"_target_": "my_package.Generator"}}, "FILE")
+        allowlist.check_config({"text": {"_target_": "my_package.Generator"}}, "FILE")
 
 
 def test_the_standard_library_cannot_be_allowed():
@@ -294,7 +294,7 @@ def test_the_standard_library_cannot_be_allowed():
 def test_a_saved_run_allows_nothing(here):
     (here / "composed.yaml").write_text("allow: [planted]\nobjective: {_target_: planted.Network}\n")
     with pytest.raises(UserError, match=r"planted\.Network is no part"):
-        earlier.composed(here)
+        earlier.saved_config(here)
 
 
 def test_of_torch_nn_only_layers_are_parts(here):
@@ -302,7 +302,7 @@ def test_of_torch_nn_only_layers_are_parts(here):
         part = getattr(torch.nn, name)
         fits = isinstance(part, type) and issubclass(part, torch.nn.Module)
         try:
-            allowlist.checked({"objective": {"_target_": f"torch.nn.{name}"}}, "FILE")
+            allowlist.check_config({"objective": {"_target_": f"torch.nn.{name}"}}, "FILE")
         except UserError:
             assert not fits, name
         else:
@@ -325,4 +325,4 @@ def test_what_the_packages_own_experiments_save_is_read_again(experiment, here):
             composed = OmegaConf.to_container(cfg)
             place = {key: composed.pop(key, None) for key in PLACE}
             assert place["allow"] is None
-            assert allowlist.checked(composed, "FILE", is_composed=True) == composed
+            assert allowlist.check_config(composed, "FILE", is_composed=True) == composed

@@ -178,7 +178,7 @@ def test_a_later_change_of_the_conf_folder_does_not_matter(trained, tmp_path, mo
 
 @pytest.mark.parametrize("verb", ["sample", "export", "average", "report"])
 def test_every_verb_takes_the_newest_whole_one(command, trained, tmp_path, verb):
-    from trainer.compression.average import kept
+    from trainer.compression.average import checkpoints_of
     from trainer.export import main as export
     from trainer.report.run import Run
     from trainer.sample import main as sample
@@ -186,7 +186,7 @@ def test_every_verb_takes_the_newest_whole_one(command, trained, tmp_path, verb)
     path = trained / "checkpoints" / NEWEST
     flip(path, record_of(path, "/data/7")[0])
     if verb == "average":
-        assert [path.name for path in kept(trained)] == ["kimg000000.500.ckpt"]
+        assert [path.name for path in checkpoints_of(trained)] == ["kimg000000.500.ckpt"]
     elif verb == "report":
         cut(path)
         (trained / "config.yaml").write_text("name: small\n")

@@ -37,7 +37,7 @@ def file_system(request, monkeypatch):
 
 
 def start(folder):
-    with run_lock.held(folder):
+    with run_lock.exclusive(folder):
         return json.loads((folder / run_lock.FILE).read_text())
 
 
@@ -98,7 +98,7 @@ def test_another_machine_is_known_by_its_beat(tmp_path, holder, capsys):
     content = json.loads((tmp_path / run_lock.FILE).read_text())
     holder.kill()
     holder.wait()
-    with run_lock.held(tmp_path):  # beats for the other one
+    with run_lock.exclusive(tmp_path):  # beats for the other one
         content["token"] = json.loads((tmp_path / run_lock.FILE).read_text())["token"]
         (tmp_path / run_lock.FILE).write_text(json.dumps(content | {"machine": "node7", "host": "node7", "job": "88"}))
         with pytest.raises(UserError, match=r"on node7 \(job 88\) trains in"):

@@ -39,7 +39,7 @@ def fit(cfg: DictConfig, last: Any) -> Any:
     callbacks = [instantiate(config["callbacks"][name]) for name in CALLBACKS if config["callbacks"].get(name)]
     options: dict[str, Any] = {"max_steps": last.plan(objective), "logger": False, "callbacks": [*callbacks, last]}
     ranks.tell_lightning()
-    options["num_nodes"], options["devices"] = ranks.launched() or (1, 1)
+    options["num_nodes"], options["devices"] = ranks.launcher_size() or (1, 1)
     trainer = instantiate(config["trainer"], strategy=instantiate(config["strategy"]), **options)
     trainer.fit(objective, datamodule=data)
     return last

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from trainer.process.progress import say
-from trainer.process.ranks import launched, rank
+from trainer.process.ranks import launcher_size, rank
 from trainer.runs import run_folder
 
 
@@ -48,7 +48,7 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
 
     looked = probe(cfg) if cfg.probe else None  # first: what it says of memory is without the bare loop
     runs = []
-    alone = math.prod(launched() or (1,)) == 1
+    alone = math.prod(launcher_size() or (1,)) == 1
     reason = Bare.refuses(cfg) if alone else "the bare loop has one rank"
     if not cfg.bare:
         reason = "left out"

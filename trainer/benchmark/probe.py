@@ -104,7 +104,7 @@ class Probe(pl.Callback):
             "phases": self.phases,
             "between_phases": self.between,
             "networks": {name: weights(objective.network(name)) for name in objective.phases},
-            "ranks": gathered(own),
+            "ranks": gather(own),
             "sweep": sweep(objective.device) if trainer.world_size > 1 else [],
         }
 
@@ -116,7 +116,7 @@ def weights(network: nn.Module) -> dict[str, int]:
     return {"bytes": size, "units": len(units(network, 1_000_000)) + 1}
 
 
-def gathered(own: dict[str, Any]) -> list[dict[str, Any]]:
+def gather(own: dict[str, Any]) -> list[dict[str, Any]]:
     """What every rank says, in their order."""
     if not torch.distributed.is_initialized():
         return [own]

@@ -98,7 +98,7 @@ def memory(probes: list[dict[str, Any]]) -> str:
     return table(["rank", *(f"{kind} MiB" for kind in kinds), "peak GiB"], rows)
 
 
-def scaled(result: dict[str, Any]) -> str:
+def scaling_text(result: dict[str, Any]) -> str:
     phases = list(result["speed"]["phases_s"])
     head = ["scaling", "ranks", "batch", "images/s", "step ms", *(f"{name} ms" for name in phases), "efficiency"]
     rows = []
@@ -109,7 +109,7 @@ def scaled(result: dict[str, Any]) -> str:
     return table(head, rows)
 
 
-def checked(rows: list[dict[str, Any]]) -> str:
+def prediction_text(rows: list[dict[str, Any]]) -> str:
     """What the model says of the steps that were measured."""
     head = ["scaling", "ranks", "processes apart ms", "communication ms", "sum ms", "overlapped ms", "measured ms"]
     times = ("compute_s", "communication_s", "sum_s", "overlapped_s", "measured_s")
@@ -151,9 +151,9 @@ def sections(result: dict[str, Any]) -> dict[str, str]:
         parts[f"Communication on {plural(len(probes[-1]['ranks']), 'rank')}"] = traffic(result, probes[-1])
         parts["Memory"] = memory(probes)
     if "scaling" in result:
-        parts["Scaling"] = scaled(result)
+        parts["Scaling"] = scaling_text(result)
     if result.get("check"):
-        parts["Model against measurement"] = checked(result["check"])
+        parts["Model against measurement"] = prediction_text(result["check"])
     if result["probe"]:
         parts["Prediction"] = clusters(result["clusters"])
     return parts

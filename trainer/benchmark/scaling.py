@@ -42,7 +42,7 @@ def scaling(cfg: DictConfig) -> dict[str, Any]:
     weak: `data.batch_size` images on each rank. strong: as many in all. One rank is the base of both.
     Efficiency is images/s per rank against that of one rank. `apart` is the speed of as many processes apart.
     """
-    counts = checked(cfg)
+    counts = rank_counts(cfg)
     threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // counts[-1]))
     size = cfg.data.batch_size
     shapes = [("weak", r, size) for r in counts] + [("strong", r, size // r) for r in counts]
@@ -83,7 +83,7 @@ def row(mode: str, runs: dict[Point, list[dict[str, Any]]], point: Point, base: 
     }
 
 
-def checked(cfg: DictConfig) -> list[int]:
+def rank_counts(cfg: DictConfig) -> list[int]:
     """The numbers of ranks in order, 1 among them."""
     import torch
 

@@ -15,7 +15,7 @@ from pytorch_lightning import Callback, Trainer
 from trainer.callbacks.guard import newest_checkpoint
 from trainer.errors import UserError
 from trainer.process import progress
-from trainer.process.ranks import launched
+from trainer.process.ranks import launcher_size
 from trainer.report import ending
 from trainer.strategies.together import hosts, leave
 from trainer.strategies.watch import BEAT, GRACE, Watch
@@ -50,7 +50,7 @@ class Heartbeat(Callback):
         self._loggers = trainer.loggers
         strategy: Any = trainer.strategy
         self._children = strategy.children
-        if launched() is None:  # Lightning has started the others from rank 0
+        if launcher_size() is None:  # Lightning has started the others from rank 0
             self._parent = rank and os.getppid()
         store: Any = dist.distributed_c10d._get_default_store()
         limits = self.limit_seconds, self.progress_seconds
@@ -83,7 +83,7 @@ class Heartbeat(Callback):
         for child in self._children:
             child.kill()
         if watch.rank == 0:
-            ending.failed(Path(self._run), verdict)
+            ending.record_failure(Path(self._run), verdict)
             messenger = threading.Thread(target=self._alert, args=(verdict,), daemon=True)
             messenger.start()
             messenger.join(GOODBYE)

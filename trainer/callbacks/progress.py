@@ -13,7 +13,7 @@ from rich import progress as rich_progress
 
 from trainer.callbacks.guard import newest_checkpoint
 from trainer.callbacks.schedule import last
-from trainer.process.progress import spared
+from trainer.process.progress import best_effort
 from trainer.report.run import curves
 
 _SHOWN = {
@@ -123,7 +123,7 @@ class Progress(Callback):
     def _write_readme(self, trainer: Trainer, summary: list[tuple[str, str]]) -> None:
         run = Path(trainer.default_root_dir)
         rows = "\n".join(f"| {key} | {value} |" for key, value in self._panel + summary)
-        with spared(run / "README.md"):
+        with best_effort(run / "README.md"):
             run.mkdir(parents=True, exist_ok=True)
             (run / "README.md").write_text(f"# {self._panel[0][1]}\n\n| | |\n|---|---|\n{rows}\n\n{_CONTENTS}")
 

@@ -9,7 +9,7 @@ from typing import Any
 from pytorch_lightning import Callback, Trainer
 
 from trainer.callbacks.schedule import due, last
-from trainer.process.progress import spared
+from trainer.process.progress import best_effort
 from trainer.runs.checkpoint_files import kimg_name
 from trainer.sampling.grids import grid
 from trainer.sampling.sampler import Sampler
@@ -45,7 +45,7 @@ class Samples(Callback):
         temporary = path.with_suffix(".tmp")
         trained_on = set(captions).intersection(data.train.captions)
         seen = [caption in trained_on for caption in captions]
-        with spared(path.parent):
+        with best_effort(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 grid(images, captions, self.columns, seen).save(temporary, "PNG")

@@ -29,7 +29,7 @@ def average(
     Bound: no weight leaves the range of its k values. UserError where there are fewer than two, or where one does not
     have the weights of this network: what other passes changed cannot be averaged any more.
     """
-    paths = [checkpoint.newest(path) for path in checkpoints] if checkpoints else kept(Path(run).expanduser())
+    paths = [checkpoint.newest(path) for path in checkpoints] if checkpoints else checkpoints_of(Path(run).expanduser())
     if len(paths) < 2:
         raise UserError(
             f"average: {run} has kept {len(paths)} checkpoints, expected two or more: "
@@ -49,7 +49,7 @@ def average(
     return network
 
 
-def kept(path: Path) -> list[Path]:
+def checkpoints_of(path: Path) -> list[Path]:
     """All whole checkpoints of a run folder, or beside one, oldest first; best.ckpt is one of them once more."""
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path.parent
     return [each for each in checkpoint_files.in_order(folder) if checkpoint.is_whole(each)]

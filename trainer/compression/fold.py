@@ -29,7 +29,7 @@ def fold(network: nn.Module, inputs: Sequence[tuple[Tensor, Condition]] = ()) ->
     with torch.no_grad():
         if isinstance(network, dcgan.Generator):
             for index, (maker, norm) in enumerate(zip([network.start, *network.ups], network.norms, strict=True)):
-                if is_plain(norm) and centred(maker, START * START if maker is network.start else 1):
+                if is_plain(norm) and center_outputs(maker, START * START if maker is network.start else 1):
                     network.norms[index] = FoldedNorm.of(norm, centred=True)
         for path, module in list(network.named_modules()):
             if (
@@ -53,7 +53,7 @@ def is_plain(module: nn.Module) -> TypeGuard[ModulatedNorm]:
     return type(module) is ModulatedNorm and type(module.style) is nn.Linear
 
 
-def centred(layer: nn.Module, places: int = 1) -> bool:
+def center_outputs(layer: nn.Module, places: int = 1) -> bool:
     """Takes the mean over channels out of what a layer makes, in place; False where it is of another class.
 
     What is normalised next loses that mean anyway: norm(W x + b) = norm((W - mean W) x + b - mean b).
@@ -161,7 +161,7 @@ class FoldedUpBlock(nn.Module):
         self = cls(block.conv1.weight.shape[1], hidden_channels, out_channels, block.norm2.style.in_features)
         self.norm1, self.conv1, self.conv2, self.skip = block.norm1, of_resized(block.conv1), block.conv2, block.skip
         is_new = type(block.norm2) is ModulatedNorm
-        self.norm2 = FoldedNorm.of(block.norm2, centred=centred(self.conv1)) if is_new else block.norm2
+        self.norm2 = FoldedNorm.of(block.norm2, centred=center_outputs(self.conv1)) if is_new else block.norm2
         for tensor in (self.conv2.weight, self.conv2.bias, self.skip.weight):
             if tensor is not None:
                 tensor *= 0.5**0.5

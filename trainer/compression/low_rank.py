@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trainer.batch import Condition
 from trainer.compression.calibration import Responses, responses
-from trainer.compression.structure import described
+from trainer.compression.structure import layer_node
 from trainer.errors import UserError
 from trainer.process.progress import say
 
@@ -30,7 +30,7 @@ class LowRank(nn.Sequential):
         super().__init__(first, second)
 
     def node(self) -> dict[str, Any]:
-        first, second = map(described, self)
+        first, second = map(layer_node, self)
         return {"_target_": "trainer.compression.low_rank.LowRank", "first": first, "second": second}
 
 
@@ -64,7 +64,7 @@ def low_rank(
         if by == "weights":
             best = min(splits(layer, energy, rank), key=multiply_adds)
         elif path in known:
-            best = projected(layer, known[path], energy, rank)
+            best = factorize(layer, known[path], energy, rank)
         else:
             continue
         if multiply_adds(best) <= WORTH * multiply_adds(parts(module)):
@@ -81,7 +81,7 @@ def candidates(network: nn.Module) -> dict[str, Any]:
     inside: tuple[str, ...] = ()
     for path, module in network.named_modules():
         if path and not path.startswith(inside) and all(map(is_plain, parts(module))):
-            found[path] = merged(module) if isinstance(module, LowRank) else module
+            found[path] = merge_factors(module) if isinstance(module, LowRank) else module
             inside += (f"{path}.",) if isinstance(module, LowRank) else ()
     return found
 
@@ -90,7 +90,7 @@ def parts(module: nn.Module) -> list[nn.Module]:
     return [*module] if isinstance(module, LowRank) else [module]
 
 
-def projected(layer: Any, known: Responses, energy: float, rank: float | None) -> LowRank:
+def factorize(layer: Any, known: Responses, energy: float, rank: float | None) -> LowRank:
     """A layer whose outputs move along their first principal directions alone."""
     kept = num_kept(known.values, energy, rank)
     directions = known.directions[:, :kept]  # (out, rank)
@@ -171,7 +171,7 @@ def part(layer: Any, weight: Tensor, axes: Sequence[int], bias: Tensor | None) -
     return made.requires_grad_(old.requires_grad)
 
 
-def merged(module: LowRank) -> Any:
+def merge_factors(module: LowRank) -> Any:
     """The one layer that two of an earlier pass amount to."""
     layers: list[Any] = [*module]
     first, second = layers

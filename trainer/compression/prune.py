@@ -52,7 +52,7 @@ def prune(
         for channel in score.argsort(stable=True)[: num - num_kept].tolist():
             for place, indices in group.channels[channel].items():
                 gone[place].update(indices)
-    pruned = cut(network, gone)
+    pruned = remove_channels(network, gone)
     try:
         with torch.no_grad():
             pruned(*inputs[0])
@@ -104,7 +104,7 @@ def effects(network: nn.Module, inputs: Sequence[tuple[Tensor, Condition]]) -> I
             yield {name: weight.detach() * slope for (name, weight), slope in pairs if slope is not None}
 
 
-def cut(network: nn.Module, gone: dict[tuple[str, int], set[int]]) -> nn.Module:
+def remove_channels(network: nn.Module, gone: dict[tuple[str, int], set[int]]) -> nn.Module:
     """A copy of the network without some indices, {(parameter, dimension): indices}."""
     network = deepcopy(network)
     for (name, dim), indices in gone.items():

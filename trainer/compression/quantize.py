@@ -53,10 +53,10 @@ def quantize(
         say("fp8: no library has convolutions of fp8; weights are stored in 8 bits and computed in float")
     network = deepcopy(network)
     with torch.no_grad():
-        for path, module in taken(network, skip):
+        for path, module in quantizable_layers(network, skip):
             if is_subpixel(module):
                 network.set_submodule(path, of_transposed(module))  # type: ignore[arg-type]
-        layers = {path: layer for path, layer in taken(network, skip) if is_quantizable(layer)}
+        layers = {path: layer for path, layer in quantizable_layers(network, skip) if is_quantizable(layer)}
         if not layers:
             raise UserError(f"quantize: {type(network).__name__} has no float layer left: one pass of 8 bits is enough")
         convolutions = {path: layer for path, layer in layers.items() if isinstance(layer, nn.Conv2d)}
@@ -75,7 +75,7 @@ def quantize(
     return network.requires_grad_(False)
 
 
-def taken(network: nn.Module, skip: Sequence[str]) -> list[tuple[str, nn.Module]]:
+def quantizable_layers(network: nn.Module, skip: Sequence[str]) -> list[tuple[str, nn.Module]]:
     return [
         (path, module)
         for path, module in network.named_modules()

@@ -65,7 +65,7 @@ def resize(module: nn.Module, attribute: str, value: Tensor) -> None:
         module.in_channels, module.out_channels = shape[0], shape[1] * module.groups
 
 
-def described(layer: nn.Module) -> dict[str, Any]:
+def layer_node(layer: nn.Module) -> dict[str, Any]:
     """Node of a Linear, Conv2d or ConvTranspose2d, or of a module that has one, with the sizes it has now."""
     describe = getattr(layer, "node", None)
     if describe:
@@ -86,7 +86,7 @@ def changes(original: nn.Module, network: nn.Module) -> dict[str, Any]:
 
     Modules in another class's place are asked for their `node()`. UserError where one has none.
     """
-    modules = dict(replaced(original, network))
+    modules = dict(changed_nodes(original, network))
     built = {path: instantiate(each, _convert_="all") for path, each in modules.items()}
     before = {name: tensor.shape for name, tensor in tensors(rebuilt(deepcopy(original), built, {}))}
     after = {name: tensor.shape for name, tensor in tensors(network)}
@@ -100,7 +100,7 @@ def tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     return chain(network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False))
 
 
-def replaced(original: nn.Module, network: nn.Module, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+def changed_nodes(original: nn.Module, network: nn.Module, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     """(path, node) of the modules whose class or settings are others than the original's, outer ones first."""
     describe = getattr(network, "node", None)
     node = describe() if describe else None
@@ -115,7 +115,7 @@ def replaced(original: nn.Module, network: nn.Module, path: str = "") -> Iterato
     children = dict(original.named_children())
     for name, child in network.named_children():
         if name in children:
-            yield from replaced(children[name], child, f"{path}.{name}" if path else name)
+            yield from changed_nodes(children[name], child, f"{path}.{name}" if path else name)
 
 
 def node(original_node: Mapping[str, Any], original: nn.Module, network: nn.Module) -> dict[str, Any]:

@@ -22,14 +22,14 @@ KEPT = {"data": ("resolution", "batch_size", "num_workers", "cache_dir")}  # wha
 GROUPS = ("objective", "data", "text", "strategy", "trainer", "callbacks", "logger")
 
 
-def offer(arguments: list[str]) -> None:
+def register_earlier_runs(arguments: list[str]) -> None:
     """Makes what earlier runs hold available to Hydra; may append to the arguments."""
     allowlist.allow(value(arguments, "allow"))
-    offer_saved_config(arguments)
-    offer_teacher(arguments)
+    register_saved_config(arguments)
+    register_teacher(arguments)
 
 
-def offer_saved_config(arguments: list[str]) -> None:
+def register_saved_config(arguments: list[str]) -> None:
     """For `resume=RUN` and `init=RUN`: where no experiment is named, the run has its configuration, and with resume its
     folder.
 
@@ -56,13 +56,13 @@ def offer_saved_config(arguments: list[str]) -> None:
         at = max(n for n, a in enumerate(arguments) if a.startswith("resume=" if resume else "init="))
         arguments.insert(at + 1, "+experiment=resumed")
     if "+experiment=resumed" in arguments:  # also in the children of such a run
-        node = composed(folder)
-        chosen = give_way(node, arguments)
+        node = saved_config(folder)
+        chosen = drop_chosen_groups(node, arguments)
         node["defaults"] = [*({f"override /{group}": None} for group in GROUPS if group not in chosen), "_self_"]
         ConfigStore.instance().store("resumed", node, group="experiment", package="_global_")
 
 
-def give_way(node: dict[str, Any], arguments: list[str]) -> set[str]:
+def drop_chosen_groups(node: dict[str, Any], arguments: list[str]) -> set[str]:
     """Takes out of a saved configuration what the command line chooses anew by `group=option`; the groups of the root
     among them.
 
@@ -92,7 +92,7 @@ def give_way(node: dict[str, Any], arguments: list[str]) -> set[str]:
     return chosen
 
 
-def offer_teacher(arguments: list[str]) -> None:
+def register_teacher(arguments: list[str]) -> None:
     """For `teacher=RUN`: its data, text and discriminator become the options `of_teacher` of these groups."""
     given = value(arguments, "teacher")
     if not given:
@@ -107,7 +107,7 @@ def offer_teacher(arguments: list[str]) -> None:
     files = (each / name for each in (path, *path.parents) for name in ("config.yaml", "config.json"))
     file = next(filter(Path.is_file, files), None)
     saved: Any = OmegaConf.to_container(OmegaConf.load(file)) if file else {}
-    saved = allowlist.checked(saved.get("config", saved), file or path)
+    saved = allowlist.check_config(saved.get("config", saved), file or path)
     if not isinstance(saved.get("objective"), dict) or "data" not in saved or "text" not in saved:
         raise UserError(f"teacher={path}: expected the config.yaml of a run or the config.json of an export beside it")
     discriminator = saved["objective"].get("discriminator", {"defaults": ["dcgan"]})
@@ -115,7 +115,7 @@ def offer_teacher(arguments: list[str]) -> None:
         ConfigStore.instance().store("of_teacher", node, group=group)
 
 
-def composed(folder: Path) -> dict[str, Any]:
+def saved_config(folder: Path) -> dict[str, Any]:
     """The configuration of a run as it was composed, without where it ran. UserError if it names what it may not.
 
     One that was kept to the CPU stays there: its trainer.devices are processes.
@@ -125,7 +125,7 @@ def composed(folder: Path) -> dict[str, Any]:
     if isinstance(saved, dict):
         on_cpu = saved.get("gpus_per_node") == 0
         kept = {key: node for key, node in saved.items() if key not in PLACE or (on_cpu and key == "gpus_per_node")}
-    return allowlist.checked(kept, folder / COMPOSED, is_composed=True)
+    return allowlist.check_config(kept, folder / COMPOSED, is_composed=True)
 
 
 def value(arguments: Sequence[str], key: str) -> str:

@@ -106,23 +106,23 @@ def entry(
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions on instead of printing them
 
     def job(cfg: DictConfig) -> Any:
-        with sweeps.going_on(), reported():
+        with sweeps.keep_going(), exit_on_error():
             ranks.check_launcher()
             allowlist.allow(cfg.get("allow"))
             signatures.check(cfg, schema, conf_folders())
-            return sweeps.answer(task, cfg)
+            return sweeps.run_job(task, cfg)
 
-    with reported(composing=True):
+    with exit_on_error(composing=True):
         roots = [field.name for field in fields(schema)]
         experiments = mistakes.options(conf_folders()).get("experiment", {}) if "objective" in roots else {}
         sys.argv[1:] = command_line.overrides(sys.argv[1:], roots, [*experiments])
         offer(sys.argv)
-        sys.argv[1:] = appended(sys.argv[1:])
+        sys.argv[1:] = group_overrides(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(conf_folders()[-1]), config_name=config_name)(job)()
-    sweeps.conclude()
+    sweeps.exit_if_failed()
 
 
-def appended(arguments: list[str]) -> list[str]:
+def group_overrides(arguments: list[str]) -> list[str]:
     """Groups that reach everywhere need no `+`; an experiment is merged before a scale, whichever came first."""
     arguments = [f"+{a}" if a.startswith(("experiment=", "scale=")) else a for a in arguments]
     arguments.sort(key=lambda a: a not in ("-m", "--multirun"))  # argparse takes overrides on one side of a flag only
@@ -131,7 +131,7 @@ def appended(arguments: list[str]) -> list[str]:
 
 
 @contextmanager
-def reported(composing: bool = False) -> Iterator[None]:
+def exit_on_error(composing: bool = False) -> Iterator[None]:
     """Ends the process for what is raised within; while a configuration is composed all of it is the user's mistake."""
     try:
         yield
@@ -149,7 +149,7 @@ def reported(composing: bool = False) -> Iterator[None]:
             sys.exit(128 + number)
         line = mistakes.explain(error, conf_folders())
         if line is None and composing:
-            line = mistakes.unread(error, conf_folders())
+            line = mistakes.explain_reading(error, conf_folders())
         if line is None:
             traceback.print_exc()
             sys.exit(1)

@@ -13,7 +13,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from trainer.config.synonyms import meant
+from trainer.config.synonyms import suggestion
 from trainer.errors import UserError
 
 REMEDIES = (
@@ -36,7 +36,7 @@ def explain(error: BaseException, folders: list[Path]) -> str | None:
             first = str(cause).splitlines()[0]
             return f"{re.sub('(?<= is free).*', '', first)}: {REMEDIES}"
     if isinstance(error, InstantiationException):
-        return refused(error)
+        return explain_refusal(error)
     if str(error).startswith("Config group override must be"):  # group=null
         return f"{error}; a part is left out by ~group"
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
@@ -49,7 +49,7 @@ def explain(error: BaseException, folders: list[Path]) -> str | None:
     return unknown_group(str(error), options(folders)) or one_line(str(error))
 
 
-def unread(error: Exception, folders: list[Path]) -> str:
+def explain_reading(error: Exception, folders: list[Path]) -> str:
     """What was raised while a configuration was read, whatever it is: with the file and line where those are known."""
     mark = getattr(error, "problem_mark", None)  # of a yaml.YAMLError
     if mark is not None:
@@ -80,7 +80,7 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or (error.__context__ if omegaconf else None)
 
 
-def refused(error: InstantiationException) -> str | None:
+def explain_refusal(error: InstantiationException) -> str | None:
     """For a part that did not take its values, or lacks some; other failures to build it are bugs."""
     if refuses := re.match(r"Target '([^']+)\.[^'.]+'.* is blocklisted", str(error)):
         return f"{refuses[0].partition(' is')[0]}: Hydra builds nothing of a module {refuses[1]}; rename the module"
@@ -137,7 +137,7 @@ def one_line(text: str) -> str:
 def nearest(word: str, known: Iterable[str]) -> str:
     """'; did you mean x?' for the dotted name nearest to `word`, '' if none is near."""
     known = [name for name in known if name != word and not name.startswith(f"{word}.")]
-    if name := meant(word, known):
+    if name := suggestion(word, known):
         return f"; did you mean {name}?"
     parent, _, last = word.rpartition(".")
     siblings = [name for name in known if name.rpartition(".")[0] == parent]

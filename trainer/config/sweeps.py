@@ -18,7 +18,7 @@ _failed: list[str] = []  # job and overrides of runs of this process
 
 
 @contextmanager
-def going_on() -> Iterator[None]:
+def keep_going() -> Iterator[None]:
     """A run that fails, with a line or a traceback and exit code 1 or 2, does not keep the next from its turn.
 
     Not under Optuna, whose trials all have the same mistake, nor where another process shall hear of it.
@@ -33,7 +33,7 @@ def going_on() -> Iterator[None]:
         _failed.append(f"  {hydra.job.num}: {hydra.job.override_dirname}")
 
 
-def conclude() -> None:
+def exit_if_failed() -> None:
     """Lists the runs of a sweep that failed and ends with code 2, if any did."""
     if _failed:
         print(f"failed runs of the sweep: {len(_failed)}", *_failed, sep="\n", file=sys.stderr, flush=True)
@@ -41,7 +41,7 @@ def conclude() -> None:
         sys.exit(2)
 
 
-def answer(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
+def run_job(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     """What `task` returns; under Optuna, a run that diverges is infinitely bad and the next has its turn."""
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:

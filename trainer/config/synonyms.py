@@ -40,7 +40,7 @@ _NAMES = {
 MEANT = {word: names for words, names in _NAMES.items() for word in words.split()}
 
 
-def meant(word: str, known: Collection[str]) -> str:
+def suggestion(word: str, known: Collection[str]) -> str:
     """The name among `known`, with a remark, that the last part of a dotted word stands for; '' if there is none."""
     names = MEANT.get(word.rpartition(".")[2], ())
     return next((name for name in names if re.split("[ =]", name)[0] in known), "")

@@ -28,12 +28,12 @@ class Loader(DataLoader[Batch]):
     def __iter__(self) -> Any:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # workers that start now inherit it
         try:
-            return told(super().__iter__())
+            return raise_worker_errors(super().__iter__())
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def told(batches: Iterator[Batch]) -> Iterator[Batch]:
+def raise_worker_errors(batches: Iterator[Batch]) -> Iterator[Batch]:
     """The batches; a UserError of a worker as it was raised there, of which PyTorch makes a traceback."""
     try:
         yield from batches

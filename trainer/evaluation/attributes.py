@@ -51,7 +51,7 @@ class Attributes:
 
     def update(self, numbers: Sequence[int], images: Tensor) -> None:
         for number, values in zip(numbers, read(self.probe, images.cpu()).tolist(), strict=True):
-            self._sums += compared(self.wanted[self.study.chosen[number]], *scene_of(values))
+            self._sums += score_scene(self.wanted[self.study.chosen[number]], *scene_of(values))
 
     def figures(self) -> list[Figure]:
         right, asked = distributed.add(self._sums, self.study.device).tolist()
@@ -77,7 +77,7 @@ def scene_of(values: Sequence[int]) -> tuple[list[Thing], str]:
     return things, list(BACKGROUNDS)[values[-1]]
 
 
-def compared(wanted: dict[str, Any], things: list[Thing], background: str) -> Tensor:
+def score_scene(wanted: dict[str, Any], things: list[Thing], background: str) -> Tensor:
     """(2, 8): for each of NAMES how much is right, and how much was asked."""
     objects = [Thing(**words) for words in wanted["objects"]]
     padded: list[Thing | None] = [*things, *[None] * max(0, len(objects) - len(things))]
@@ -116,7 +116,7 @@ def scenes_probe(resolution: int, max_objects: int, cache_dir: str | Path) -> tu
             saved = torch.load(path, weights_only=True)
             found = [saved["probe"], saved["accuracy"]]
         except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError):  # there is none that is whole
-            found = [*trained(probe, resolution, max_objects)]
+            found = [*train_probe(probe, resolution, max_objects)]
             keep(path, {"probe": found[0], "accuracy": found[1]})
     if dist.is_initialized():
         dist.broadcast_object_list(found, src=0)
@@ -124,7 +124,7 @@ def scenes_probe(resolution: int, max_objects: int, cache_dir: str | Path) -> tu
     return probe, found[1]
 
 
-def trained(probe: Probe, resolution: int, max_objects: int) -> tuple[dict[str, Tensor], float]:
+def train_probe(probe: Probe, resolution: int, max_objects: int) -> tuple[dict[str, Tensor], float]:
     say(f"training the probe that reads scenes of up to {max_objects} objects: once, a minute or two")
     rng = random.Random("probe")
     scenes = [random_scene(rng, max_objects) for _ in range(NUM_SCENES + NUM_TESTS)]

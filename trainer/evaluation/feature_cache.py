@@ -18,7 +18,9 @@ from trainer.evaluation.protocol import Study, place
 from trainer.process.progress import say
 
 
-def kept(study: Study, backbone: Any, kind: str, cache_dir: str | Path, make: Callable[[], Tensor]) -> Tensor:
+def cached_features(
+    study: Study, backbone: Any, kind: str, cache_dir: str | Path, make: Callable[[], Tensor]
+) -> Tensor:
     """What `make` returns for the references of a study, from the cache if it is there; the same on all ranks.
 
     The file is named after all that the features depend on, the pixels included: never stale, whatever the source. It

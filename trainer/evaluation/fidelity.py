@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainer.errors import UserError
-from trainer.evaluation.feature_cache import kept
+from trainer.evaluation.feature_cache import cached_features
 from trainer.evaluation.protocol import Study
 from trainer.metrics import distributed
 from trainer.metrics.frechet import frechet_distance, mean_and_covariance, moments, square_root
@@ -59,10 +59,11 @@ class Fidelity:
         self.backbone = self.backbone.to(study.device)
         if self._references is None:
             if self.keeps_rows:
-                rows = kept(study, self.backbone, "rows", self.cache_dir, self._reference_rows).to(study.device)
+                rows = cached_features(study, self.backbone, "rows", self.cache_dir, self._reference_rows)
+                rows = rows.to(study.device)
                 self._references = moments(rows), rows
             else:
-                sums = kept(study, self.backbone, "moments", self.cache_dir, self._reference_moments)
+                sums = cached_features(study, self.backbone, "moments", self.cache_dir, self._reference_moments)
                 self._references = sums, torch.zeros(0)
             if "fd" in self.metrics:  # once for all evaluations of a run
                 mean, covariance = mean_and_covariance(self._references[0])

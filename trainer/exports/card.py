@@ -30,7 +30,7 @@ images = torch._inductor.aoti_load_package("model.aot.pt2")(*tensors)""",
 }
 
 
-def of(
+def model_card(
     settings: dict[str, Any], source: Path | None = None, license: str | None = None, pictures: bool = False
 ) -> ModelCard:
     """Card of a model that config.json describes so. source: the checkpoint that it was taken from, for its figures.
@@ -48,7 +48,7 @@ def of(
     parts += [f"![samples]({PICTURES})"] if pictures else []
     parts += [LOADING.format(prompt=json.dumps(example(config["text"]["encoder"]), ensure_ascii=False))]
     parts += [*(program(name, each) for name, each in sorted(settings.get("programs", {}).items()))]
-    parts += [table] if source and (table := measured(source)) else []
+    parts += [table] if source and (table := results_table(source)) else []
     return ModelCard("\n\n".join(parts) + "\n", ignore_metadata_errors=True)
 
 
@@ -91,7 +91,7 @@ def program(name: str, entry: dict[str, Any]) -> str:
     )
 
 
-def measured(source: Path) -> str:
+def results_table(source: Path) -> str:
     """The figures that trainer.evaluate left of this checkpoint, as a table; '' if there are none."""
     run = run_folder.of(source)
     found = {each.metric: each for each in results.read(run) if each.checkpoint == source.name}  # the newest of each

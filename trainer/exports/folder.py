@@ -18,8 +18,8 @@ from trainer.runs.export_files import (
     PICTURES,
     PROGRAMS,
     WEIGHTS,
-    merged,
-    published,
+    merge_programs,
+    without_paths,
     write_settings,
     write_weights,
 )
@@ -38,13 +38,14 @@ def write_generator(cfg: DictConfig, path: Path, out: Path, formats: list[str]) 
             programs.make(each)
         settings["programs"], failed = programs.entries, programs.failed
         drawing.to("cpu")
-    settings = merged(out, settings)
+    settings = merge_programs(out, settings)
     if "safetensors" in formats:
         drawing.save_weights(out)
         print_size(path, out, len(drawing.state_dict()))
     write_settings(out, settings)
     write_pictures(cfg, path, out, drawing)
-    (out / CARD).write_text(card.of(settings, path, cfg.license, (out / PICTURES).is_file()).content, encoding="utf-8")
+    written = card.model_card(settings, path, cfg.license, (out / PICTURES).is_file())
+    (out / CARD).write_text(written.content, encoding="utf-8")
     return failed
 
 
@@ -54,7 +55,7 @@ def write_weights_alone(path: Path, out: Path) -> list[str]:
     weights = {**dict(saved["state_dict"]), **dict(saved["ema"])}
     write_weights(out, weights)
     config = {key: saved["config"][key] for key in (*KEPT, "objective") if key in saved["config"]}
-    write_settings(out, {key: saved[key] for key in ("images_seen", "global_step")} | {"config": published(config)})
+    write_settings(out, {key: saved[key] for key in ("images_seen", "global_step")} | {"config": without_paths(config)})
     print_size(path, out, len(weights))
     return []
 

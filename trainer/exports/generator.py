@@ -22,7 +22,7 @@ from trainer.runs.export_files import (
     TRAINED,
     WEIGHTS,
     is_program,
-    published,
+    without_paths,
     write_settings,
     write_weights,
 )
@@ -85,7 +85,7 @@ class TrainedGenerator(nn.Module, PyTorchModelHubMixin):
 
     def settings(self) -> dict[str, Any]:
         """What config.json says beside the programs."""
-        config = published(self.config)
+        config = without_paths(self.config)
         return {"images_seen": self.images_seen, "global_step": self.global_step, "config": config}
 
     # Of the hub's mixin -----------------------------------------------------------------------------------------------
@@ -114,4 +114,4 @@ class TrainedGenerator(nn.Module, PyTorchModelHubMixin):
         return cls.of(model_id)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        return card.of(self.settings(), self.source)
+        return card.model_card(self.settings(), self.source)

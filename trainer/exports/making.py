@@ -106,7 +106,7 @@ class Programs:
         self.entries[path.name] = {
             "generator": node,
             "encoder": self.encoder_node,
-            "inputs": {name: described(name, each, self.open_tokens) for name, each in self.example.items()},
+            "inputs": {name: describe_input(name, each, self.open_tokens) for name, each in self.example.items()},
             "images": list(self.expected[0].shape[1:]),
             "difference": difference,
             "machine": machine(self.expected[0].device),
@@ -147,7 +147,7 @@ def largest(images: Tensor, expected: Tensor) -> float:
     return (images - expected).abs().max().item() if images.shape == expected.shape else math.nan
 
 
-def described(name: str, example: Tensor, open_tokens: bool) -> str:
+def describe_input(name: str, example: Tensor, open_tokens: bool) -> str:
     """Shape and type of an input, with N images and at most so many tokens."""
     most = "L <= " if open_tokens else ""
     tokens = [] if name in ("latent", "pooled") else [f"{most}{example.shape[1]}"]

@@ -11,7 +11,7 @@ from typing import Any
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from trainer.process.progress import spared
+from trainer.process.progress import best_effort
 
 
 class CSV(Logger):
@@ -44,7 +44,7 @@ class CSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        with spared(self.path):
+        with best_effort(self.path):
             try:
                 self._log(metrics, step)
             except OSError:

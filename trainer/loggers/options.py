@@ -25,7 +25,7 @@ _MODES = ("online", "offline", "disabled", "dryrun", "run", "shared")
 _TAG_LETTERS = 64
 
 
-def taken(key: str, value: str, source: str) -> str:
+def accepted_value(key: str, value: str, source: str) -> str:
     """The value of an option as W&B takes it; a line tells what was changed. source: where the user has set it."""
     if key == "tags":  # an empty one is left out
         value = ",".join(tag.strip() for tag in value.split(",") if tag.strip())
@@ -49,10 +49,10 @@ def from_environment(options: Mapping[str, Any]) -> dict[str, Any]:
         del os.environ[variable]  # empty, as compose files leave them
     for key, variable in _ENVIRONMENT.items():
         if variable in os.environ:
-            options[key] = os.environ[variable] = taken(key, os.environ[variable], variable)
+            options[key] = os.environ[variable] = accepted_value(key, os.environ[variable], variable)
         elif options.get(key):
             words = ",".join(options[key]) if key == "tags" else str(options[key])
-            options[key] = taken(key, words, f"logger.wandb.{key}")
+            options[key] = accepted_value(key, words, f"logger.wandb.{key}")
     options["tags"] = options["tags"].split(",") if options.get("tags") else []
     return options
 

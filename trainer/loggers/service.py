@@ -52,7 +52,7 @@ def within(seconds: float, word: Callable[[], Any]) -> Any:
         raise TimeoutError(str(error) or f"its process has not answered for {seconds:.0f} s") from None
 
 
-def lost(error: Exception) -> bool:
+def is_lost(error: Exception) -> bool:
     """Whether an error says that the process is frozen or dead."""
     return isinstance(error, (TimeoutError, ConnectionError)) or type(error).__name__ in _LOST
 

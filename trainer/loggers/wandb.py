@@ -104,7 +104,7 @@ class WandB(WandbLogger):
         try:
             service.within(service.ANSWER, lambda: word(run))
         except Exception as error:
-            if not service.lost(error):
+            if not service.is_lost(error):
                 raise
             self._experiment = Absent()
             self._give_up(run, error, service.ANSWER)

@@ -25,7 +25,7 @@ def say(line: str, end: str = "\n") -> None:
 
 
 @contextmanager
-def spared(file: Path) -> Iterator[None]:
+def best_effort(file: Path) -> Iterator[None]:
     """Around the writing of what a run can do without: where that fails (a full disk), it is told once and no more."""
     try:
         yield
@@ -36,7 +36,7 @@ def spared(file: Path) -> Iterator[None]:
 
 
 @contextmanager
-def spared_output() -> Iterator[None]:
+def best_effort_output() -> Iterator[None]:
     """The same for stdout and stderr, which may be files, too. A closed pipe stays an error: nobody reads any more."""
     with redirect_stdout(_Spared(sys.stdout)), redirect_stderr(_Spared(sys.stderr)):
         yield

@@ -16,7 +16,7 @@ def rank() -> int:
 
 def leads() -> bool:
     """Whether this process is the first of its run. One that no launcher told of others is, whatever SLURM calls it."""
-    if launched():
+    if launcher_size():
         return rank() == 0
     return all((os.environ.get(key) or "0") == "0" for key in ("LOCAL_RANK", "NODE_RANK"))  # Lightning started it
 
@@ -26,10 +26,10 @@ def title() -> str:
     node = os.environ.get("NODE_RANK") or "0"
     if leads():
         return ""
-    return f"rank {rank()}: " if launched() or node == "0" else f"node {node}, process {rank()}: "
+    return f"rank {rank()}: " if launcher_size() or node == "0" else f"node {node}, process {rank()}: "
 
 
-def launched() -> tuple[int, int] | None:
+def launcher_size() -> tuple[int, int] | None:
     """(nodes, processes on each) of the launcher that started this process; None if nothing did."""
     env = os.environ
     if "LOCAL_WORLD_SIZE" in env:
@@ -46,7 +46,7 @@ def check_launcher() -> None:
     count, number = int(env.get("WORLD_SIZE") or 1), env.get("RANK")
     missing = [key for key in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE") if not env.get(key)]
     told = number or env.get("LOCAL_WORLD_SIZE")  # a child of Lightning has neither
-    by_srun = launched() and "LOCAL_WORLD_SIZE" not in env
+    by_srun = launcher_size() and "LOCAL_WORLD_SIZE" not in env
     if count > 1 and told and missing and not by_srun:
         raise UserError(
             f"WORLD_SIZE={count}{f' and RANK={number}' if number else ''}, but no {' and no '.join(missing)}: start by "
@@ -63,7 +63,7 @@ def tell_lightning() -> None:
     UserError in a job of several tasks that srun did not start: this process would wait for the others for ever.
     """
     env = os.environ
-    found = launched()
+    found = launcher_size()
     if "LOCAL_WORLD_SIZE" in env:
         env.setdefault("TORCHELASTIC_RUN_ID", "none")
     if not (tasks := env.get("SLURM_NTASKS")):
@@ -87,13 +87,13 @@ def tell_lightning() -> None:
 
 def num_nodes(nodes: int) -> int:
     """For `trainer.num_nodes`: what a launcher has started, else what the user says."""
-    found = launched()
+    found = launcher_size()
     return found[0] if found else nodes
 
 
 def devices(gpus_per_node: int | str) -> int | str:
     """For `trainer.devices`: as many as processes were launched on each node, else what the user says."""
-    found = launched()
+    found = launcher_size()
     return found[1] if found else gpus_per_node or 1
 
 
@@ -112,7 +112,7 @@ def check_devices(visible: int, gpus_per_node: int | str, accelerator: str, devi
         raise UserError("trainer.accelerator=mps: it has no float64, which the noise needs; leave it out for the CPU")
     if accelerator in ("gpu", "cuda") and not visible:
         raise UserError(f"trainer.accelerator={accelerator}: no GPU is visible here; leave it out to train on the CPU")
-    alone = launched() is None  # what is launched may see no more than its own
+    alone = launcher_size() is None  # what is launched may see no more than its own
     if gpus_per_node not in ("auto", 0) and visible < (int(gpus_per_node) if alone else 1):
         raise UserError(
             f"gpus_per_node={gpus_per_node}: {visible or 'no'} GPU is visible here; leave it out to train on "
@@ -129,7 +129,7 @@ def check(nodes: int, gpus_per_node: int | str, visible: int = 0) -> None:
 
     visible: GPUs that this one sees.
     """
-    found = launched()
+    found = launcher_size()
     if found is None:
         if nodes > 1 and "NODE_RANK" not in os.environ:
             raise UserError(

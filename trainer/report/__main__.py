@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from trainer.config.command_line import flags
-from trainer.config.entry import reported
+from trainer.config.entry import exit_on_error
 from trainer.errors import UserError
 
 
@@ -18,7 +18,7 @@ def main() -> None:
         "--out", type=Path, help="file to write; default RUN/report.html, of several runs ./compare.html"
     )
     given = parser.parse_args(flags(sys.argv[1:], positional="checkpoint"))
-    with reported():
+    with exit_on_error():
         from trainer.report import compare, single  # here, so that --help is answered at once
 
         if len({run.resolve() for run in given.runs}) < len(given.runs):

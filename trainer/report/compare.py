@@ -31,11 +31,11 @@ def show(folders: Sequence[Path], height: int = 900) -> page.Frame:
 
 
 def whole(folders: Sequence[Path]) -> str:
-    runs = labelled([Run(Path(folder)) for folder in folders])
+    runs = label_runs([Run(Path(folder)) for folder in folders])
     return page.page(f"{len(runs)} runs compared", parts(runs))
 
 
-def labelled(runs: Sequence[Run]) -> dict[str, Run]:
+def label_runs(runs: Sequence[Run]) -> dict[str, Run]:
     """Name -> run: of the folder where those differ, else the path."""
     names = [run.folder.resolve().name for run in runs]
     distinct = len(set(names)) == len(names)
@@ -71,7 +71,7 @@ def settings(runs: Mapping[str, Run]) -> str:
         steps = key.split(".")
         paths = [".".join(steps[: i + 1]) for i in range(len(steps))]
         top = next((path for path in paths if not all(path in known for known in nodes)), key)  # some lack all of it
-        cells = [said(run.settings, top, known) for run, known in zip(runs.values(), nodes, strict=True)]
+        cells = [setting_text(run.settings, top, known) for run, known in zip(runs.values(), nodes, strict=True)]
         if len(set(cells)) > 1:
             rows[top] = cells
     escaped = [[html.escape(cell) for cell in (key, *cells)] for key, cells in rows.items()]
@@ -83,7 +83,7 @@ def inner(settings: Mapping[str, Any]) -> set[str]:
     return {key[:end] for key in settings for end in (*(i for i, c in enumerate(key) if c == "."), len(key))}
 
 
-def said(settings: Mapping[str, Any], key: str, known: set[str]) -> str:
+def setting_text(settings: Mapping[str, Any], key: str, known: set[str]) -> str:
     """The value of a leaf, the class of a part, or a dash where there is neither."""
     if key not in known:
         return "–"

@@ -19,7 +19,7 @@ from trainer.report.run import END
 
 
 @contextmanager
-def told(folder: Path, stopped_by: Callable[[], int]) -> Iterator[None]:
+def record_ending(folder: Path, stopped_by: Callable[[], int]) -> Iterator[None]:
     """Around a training: leaves RUN/end.json and RUN/report.html; an error goes on as it came.
 
     stopped_by: after a training without an error, the signal that ended it before its budget, or 0.
@@ -33,7 +33,7 @@ def told(folder: Path, stopped_by: Callable[[], int]) -> Iterator[None]:
     _write(folder, by_signal, stopped_by())
 
 
-def failed(folder: Path, why: str) -> None:
+def record_failure(folder: Path, why: str) -> None:
     """The same for a process that is about to leave without an exception."""
     _write(folder, lambda line: {"state": "failed", "reason": line}, why)
 

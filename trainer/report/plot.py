@@ -17,7 +17,7 @@ DECADES = 2  # positive values that span more are drawn on a logarithmic axis
 def chart(title: str, curves: Mapping[str, Points]) -> str:
     """A figure of curves, name -> finite (x, y) by rising x, not all empty; the legend has their last values."""
     styles = {name: f"s{number % 8}" for number, name in enumerate(curves)}
-    drawn = {name: thinned(points) for name, points in curves.items() if points}
+    drawn = {name: downsample(points) for name, points in curves.items() if points}
     x = Axis([x for points in drawn.values() for x, _ in points], LEFT, WIDTH - RIGHT, num_ticks=5)
     y = Axis([y for points in drawn.values() for _, y in points], HEIGHT - BOTTOM, TOP, num_ticks=4, may_be_log=True)
     parts = [f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>' for t in y.ticks]
@@ -79,7 +79,7 @@ def decades(low: float, high: float, count: int) -> list[float]:
     return [10.0**exponent for exponent in range(first, last + 1, max(1, round((last - first + 1) / count)))]
 
 
-def thinned(points: Points) -> Points:
+def downsample(points: Points) -> Points:
     """At most MOST_POINTS points, each the mean of as many neighbours."""
     size = -(-len(points) // MOST_POINTS)
     groups = [points[i : i + size] for i in range(0, len(points), size)]

@@ -68,7 +68,7 @@ def head(run: Run) -> str:
 def facts(run: Run) -> Iterator[tuple[str, str, str]]:
     """Headline figures: name, value, remark."""
     yield "thousand images seen", f"{run.kimg:,.10g}", f"of {float(run.config.get('kimg', 0)):,.10g}"
-    if seconds := lasted(run):
+    if seconds := duration_seconds(run):
         yield "took", duration(seconds), "since its last start" if len(run.starts) > 1 else ""
     for key in sorted(key for key in run.curves if key.startswith("val/")):
         if points := run.finite(key):
@@ -86,7 +86,7 @@ def facts(run: Run) -> Iterator[tuple[str, str, str]]:
             yield "parameters", size, name
 
 
-def lasted(run: Run) -> float:
+def duration_seconds(run: Run) -> float:
     """Seconds from the last start to the end, 0 where one of them is not known."""
     try:
         began, ended = (datetime.strptime(t, "%Y-%m-%d %H:%M:%S %z") for t in (run.starts[-1]["time"], run.end["time"]))

@@ -60,7 +60,7 @@ def has(*methods: str) -> Callable[[Any], bool]:
     return lambda part: isinstance(part, type) and any(m in vars(base) for m in methods for base in part.__mro__)
 
 
-def called(*names: str) -> Callable[[Any], bool]:
+def functions_named(*names: str) -> Callable[[Any], bool]:
     return lambda part: part.__name__ in names
 
 
@@ -74,15 +74,18 @@ PARTS: dict[str, dict[str, Callable[[Any], bool]]] = {  # place -> module or pac
         "trainer.exports.generator": NETWORK,
         "trainer.losses": callable,
         "trainer.objectives.schedules": callable,
-        "trainer.compression.structure": called("rebuilt"),
+        "trainer.compression.structure": functions_named("rebuilt"),
         "torch.optim": inherits("torch.optim.Optimizer"),
     },
     "text": {**NETWORKS, "trainer.text": has("prepare", "forward")},
     "data": {"trainer.data": has("prepare", "items", "__call__")},
-    "runtime": {"trainer.sampling.runtime": called("half", "channels_last", "compiled", "cuda_graphs")},
+    "runtime": {"trainer.sampling.runtime": functions_named("half", "channels_last", "compiled", "cuda_graphs")},
     "strategy": {"trainer.strategies": lambda part: part.__name__ == "auto" or STRATEGY(part)},
-    "trainer": {"pytorch_lightning": called("Trainer")},
-    "callbacks": {"trainer.callbacks": inherits("pytorch_lightning.Callback"), "trainer.backbones": called("load")},
+    "trainer": {"pytorch_lightning": functions_named("Trainer")},
+    "callbacks": {
+        "trainer.callbacks": inherits("pytorch_lightning.Callback"),
+        "trainer.backbones": functions_named("load"),
+    },
     "logger": {"trainer.loggers": inherits("pytorch_lightning.loggers.Logger")},
 }
 FOREIGN = ("trainer", "torch", "pytorch_lightning", "transformers", *sys.stdlib_module_names)  # nobody's own package
@@ -109,7 +112,7 @@ def allowed() -> list[str]:
     return [name for name in os.environ.get(VARIABLE, "").split(",") if name]
 
 
-def checked(config: Any, file: str | Path, is_composed: bool = False) -> dict[str, Any]:
+def check_config(config: Any, file: str | Path, is_composed: bool = False) -> dict[str, Any]:
     """The configuration that a file holds, as it may be used: plain data that names nothing but what is allowed.
 
     is_composed: of a run to go on with, before ${} is filled in, where everything is built; else it is of a checkpoint

@@ -114,7 +114,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise DamagedError(f"is not a checkpoint of a training run, it has no {missing[0]}: give a run folder")
     if path.name not in MODELS:  # `settings` has done it there
         moved.require_known(checkpoint, path)
-        checkpoint["config"] = allowlist.checked(checkpoint["config"], path)
+        checkpoint["config"] = allowlist.check_config(checkpoint["config"], path)
     return checkpoint
 
 

@@ -38,7 +38,7 @@ def settings(path: Path) -> dict[str, Any]:
     """
     saved = json.loads(path.with_name(SETTINGS).read_text(encoding="utf-8"))
     moved.require_known(saved, path.with_name(SETTINGS))
-    saved["config"] = allowlist.checked(saved["config"], path.with_name(SETTINGS))
+    saved["config"] = allowlist.check_config(saved["config"], path.with_name(SETTINGS))
     if not is_program(path):
         return saved
     program = saved.get("programs", {}).get(path.name)
@@ -56,7 +56,7 @@ def settings(path: Path) -> dict[str, Any]:
     return saved | {"config": config}
 
 
-def published(config: dict[str, Any]) -> dict[str, Any]:
+def without_paths(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration as others may read it: absolute paths are cut to their last name, that of a run where it is one.
 
     The folder of a text encoder stays, as nothing can be drawn without.
@@ -83,7 +83,7 @@ def _cut(node: Any) -> Any:
     return node
 
 
-def merged(folder: Path, new: dict[str, Any]) -> dict[str, Any]:
+def merge_programs(folder: Path, new: dict[str, Any]) -> dict[str, Any]:
     """`new` with the programs that an earlier export of the same model left in the folder."""
     try:
         old = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))

@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from trainer.errors import UserError
-from trainer.process.progress import spared
+from trainer.process.progress import best_effort
 from trainer.runs.moved import ADDED
 
 VARIABLE = "TRAINER_RUN_DIR"  # children, other ranks and requeued jobs find the folder here
@@ -48,7 +48,7 @@ def make(cfg: DictConfig) -> Path:
         os.environ.setdefault("WANDB_RUN_GROUP", f"{cfg.name} sweep {Path(hydra.sweep.dir).name}")
         sys.argv[1:] = arguments()  # children of this job run this job, not the sweep
     elif OmegaConf.is_interpolation(cfg, "run_dir") and VARIABLE not in os.environ and "slurm-" not in folder.name:
-        folder = agreed(folder) if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else claimed(folder)
+        folder = agree_on_one(folder) if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else claim_new(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -77,7 +77,7 @@ def remove_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def claimed(folder: Path) -> Path:
+def claim_new(folder: Path) -> Path:
     """`folder`, or with -2, -3 ... behind it where another run was quicker."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     number = 1
@@ -91,13 +91,13 @@ def claimed(folder: Path) -> Path:
             return candidate
 
 
-def agreed(folder: Path) -> Path:
+def agree_on_one(folder: Path) -> Path:
     """One folder for all ranks and restarts under torchrun, through its store."""
     from torch.distributed import TCPStore
 
     store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
     if os.environ["RANK"] == "0" and not store.check([VARIABLE]):
-        store.set(VARIABLE, str(claimed(folder)))
+        store.set(VARIABLE, str(claim_new(folder)))
     return Path(store.get(VARIABLE).decode())
 
 
@@ -122,14 +122,14 @@ def describe(folder: Path, cfg: DictConfig) -> None:
         f"python    {platform.python_version()}",
         f"packages  {' '.join(packages)}",
     ]
-    with spared(folder / "environment.txt"), open(folder / "environment.txt", "a", encoding="utf-8") as file:
+    with best_effort(folder / "environment.txt"), open(folder / "environment.txt", "a", encoding="utf-8") as file:
         file.write("\n".join(start) + "\n\n")
 
 
 def replace_text(file: Path, text: str) -> None:
     """The whole new file or the whole old one; on a full disk a run that goes on does so with the old one."""
     writing = file.with_name(f".{file.name}.tmp")
-    with spared(file) if file.exists() else nullcontext():
+    with best_effort(file) if file.exists() else nullcontext():
         try:
             writing.write_text(text, encoding="utf-8")
             writing.replace(file)
@@ -154,7 +154,7 @@ def commit() -> str:
 # Going on -------------------------------------------------------------------------------------------------------------
 
 
-def restarted(folder: Path) -> Path | None:
+def restart_of(folder: Path) -> Path | None:
     """`folder` if it holds a checkpoint already: a job that was requeued or started again goes on by itself."""
     return folder if any(folder.glob("checkpoints/*.ckpt")) else None
 

@@ -24,7 +24,7 @@ OLD_SECONDS = 600.0  # nobody waits for a sign that long ago, whatever the clock
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> Iterator[None]:
     """Within it this process, and no other on any machine, trains in `folder`. UserError, and nothing changed there,
     while another one that lives has it.
 
@@ -42,7 +42,7 @@ def held(folder: Path) -> Iterator[None]:
     finally:
         done.set()
         with suppress(OSError):
-            if _parsed(path.read_text(encoding="utf-8")).get("token") == token:
+            if _parse(path.read_text(encoding="utf-8")).get("token") == token:
                 path.unlink()
 
 
@@ -56,7 +56,7 @@ def _open(path: Path) -> IO[str]:
     """The file, opened and locked where the file system has locks: two that start at once look one after the other."""
     while True:
         try:
-            file = open(path, "a+", encoding="utf-8")  # noqa: SIM115, closed by `held`
+            file = open(path, "a+", encoding="utf-8")  # noqa: SIM115, closed by `exclusive`
         except OSError as error:
             raise UserError(f"run_dir={path.parent}: {error.strerror}; name a folder that can be written") from error
         acquire(file)
@@ -68,7 +68,7 @@ def _open(path: Path) -> IO[str]:
 
 def _refuse(file: IO[str], path: Path) -> None:
     file.seek(0)
-    holder = _parsed(file.read())
+    holder = _parse(file.read())
     copied = holder.get("inode") != os.fstat(file.fileno()).st_ino  # with its folder
     if holder and not copied and _lives(holder, path):
         job = f" (job {holder['job']})" if holder["job"] else ""
@@ -115,7 +115,7 @@ def _write(file: IO[str], token: str) -> None:
         os.fsync(file.fileno())
 
 
-def _parsed(text: str) -> dict[str, Any]:
+def _parse(text: str) -> dict[str, Any]:
     """What `_write` wrote; {} where a full disk or a power loss has cut it off."""
     try:
         found = json.loads(text)
@@ -127,7 +127,7 @@ def _parsed(text: str) -> dict[str, Any]:
 def _beat(path: Path, token: str, done: threading.Event) -> None:
     while not done.wait(BEAT_SECONDS):
         with suppress(OSError):
-            found = _parsed(path.read_text(encoding="utf-8")).get("token", token)
+            found = _parse(path.read_text(encoding="utf-8")).get("token", token)
             if found != token and not done.is_set():  # two began at once without locks, or this one stood still
                 say(f"another process trains in {path.parent} now: this one leaves it")
                 os._exit(2)

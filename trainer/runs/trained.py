@@ -73,7 +73,7 @@ class Teacher(Trained):
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Maps (N, C, H, W) behind each stage of the critic's trunk, with gradients to the images (N, 3, H, W)."""
-        with recorded(self.critic.features.downs) as maps:
+        with record_outputs(self.critic.features.downs) as maps:
             self.critic.features(image)
         return maps
 
@@ -137,7 +137,7 @@ def unlike(name: str, key: str, own: object, found: object) -> str:
 
 
 @contextmanager
-def recorded(modules: nn.Module) -> Iterator[list[Tensor]]:
+def record_outputs(modules: nn.Module) -> Iterator[list[Tensor]]:
     """A list that fills with what the children of `modules` return."""
     found: list[Tensor] = []
     hooks = [child.register_forward_hook(lambda *call: found.append(call[2])) for child in modules.children()]

@@ -62,29 +62,29 @@ class SameBits:
 
     def __call__(self, latents: Tensor, condition: Condition) -> Tensor:
         count, tokens = len(latents), condition.mask.shape[1]
-        size = rounded(count)
+        size = padded_batch_size(count)
         longest = 1 + max(i for row in condition.mask.tolist() for i, token in enumerate(row) if token)
         length = min(tokens, -(-longest // TOKENS) * TOKENS)
         if size >= FULL and length == tokens:
-            return self.draw(*filled(latents, condition, size))[:count]
+            return self.draw(*pad_rows(latents, condition, size))[:count]
         key = size, length, tokens, self.always, torch.get_num_threads()
-        if key not in self.known or outdated(self.known[key].forwards):
+        if key not in self.known or is_outdated(self.known[key].forwards):
             images, self.known[key] = self._learn(latents, condition, size, length)
             return images[:count]
         way = self.known[key]
         if way.forwards is None:
-            return self.draw(*filled(latents, condition, max(size, FULL)))[:count]
-        with called_by(way.forwards):
-            return self.draw(*filled(latents, cut(condition, way.length), size))[:count]
+            return self.draw(*pad_rows(latents, condition, max(size, FULL)))[:count]
+        with patched_forwards(way.forwards):
+            return self.draw(*pad_rows(latents, truncate_tokens(condition, way.length), size))[:count]
 
     def _learn(self, latents: Tensor, condition: Condition, size: int, length: int) -> tuple[Tensor, Way]:
         """The images, and how others of this size are drawn."""
-        whole = self.draw(*filled(latents, condition, max(size, FULL)))
+        whole = self.draw(*pad_rows(latents, condition, max(size, FULL)))
         tokens = condition.mask.shape[1]
         lengths = [length, tokens] if size < FULL and length < tokens else [length]  # a program may be of one length
         for each in lengths:
             with suppress(Exception):  # other shapes are refused, in as many ways as there are runtimes
-                if found := self._smaller(latents, cut(condition, each), size, whole):
+                if found := self._smaller(latents, truncate_tokens(condition, each), size, whole):
                     return found
         return whole, Way(None, tokens)
 
@@ -95,28 +95,28 @@ class SameBits:
             with ExitStack() as hooks:
                 for layer in leaves(self.network):
                     hooks.callback(layer.register_forward_hook(layers.as_in_full).remove)
-                self.draw(*filled(latents, condition, FULL))
+                self.draw(*pad_rows(latents, condition, FULL))
         if self.always or layers.extra <= MOST * layers.work:
-            with called_by(layers.forwards):
-                small = self.draw(*filled(latents, condition, size))
+            with patched_forwards(layers.forwards):
+                small = self.draw(*pad_rows(latents, condition, size))
             if torch.equal(small, whole[:size]):
                 return whole, Way(layers.forwards, length)
         if self.always:
             return None
         cheap = {layer: forward for layer, forward in layers.forwards.items() if isinstance(forward, Packed)}
-        with called_by(cheap):
-            small = self.draw(*filled(latents, condition, size))
+        with patched_forwards(cheap):
+            small = self.draw(*pad_rows(latents, condition, size))
         if not (small - whole[:size]).abs().max() < GREY_LEVEL:
             return None
         return small, Way(cheap, length, torch.equal(small, whole[:size]))
 
 
-def rounded(count: int) -> int:
+def padded_batch_size(count: int) -> int:
     """1, 2, 4, 8 or a multiple of 16: the next that holds `count` rows."""
     return 1 << (count - 1).bit_length() if count < FULL else -(-count // FULL) * FULL
 
 
-def filled(latents: Tensor, condition: Condition, size: int) -> tuple[Tensor, Condition]:
+def pad_rows(latents: Tensor, condition: Condition, size: int) -> tuple[Tensor, Condition]:
     """`size` rows, those behind the given ones are copies of the first."""
     if len(latents) == size:
         return latents, condition
@@ -124,7 +124,7 @@ def filled(latents: Tensor, condition: Condition, size: int) -> tuple[Tensor, Co
     return latents[index], condition.rows(index)
 
 
-def cut(condition: Condition, length: int) -> Condition:
+def truncate_tokens(condition: Condition, length: int) -> Condition:
     """The first `length` tokens of each caption."""
     return Condition(condition.tokens[:, :length], condition.mask[:, :length], condition.pooled)
 
@@ -214,12 +214,12 @@ def version(weight: Tensor) -> tuple[int, ...]:
     return weight._version, weight.data_ptr(), weight.requires_grad
 
 
-def outdated(forwards: Mapping[nn.Module, Forward] | None) -> bool:
+def is_outdated(forwards: Mapping[nn.Module, Forward] | None) -> bool:
     return any(isinstance(f, Packed) and f.version != version(f.layer.weight) for f in (forwards or {}).values())
 
 
 @contextmanager
-def called_by(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
+def patched_forwards(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
     """Within it, layers are called so."""
     for layer, forward in forwards.items():
         vars(layer)["forward"] = forward

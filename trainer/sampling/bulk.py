@@ -57,7 +57,7 @@ def sample_many(cfg: DictConfig, seeds: list[int] | None) -> None:
     except OSError as error:
         raise UserError(f"out={folder}: {error.strerror}; name a folder that can be made") from error
     device = cfg.device or ("cpu" if cfg.gpus_per_node == 0 else None)
-    if ranks.launched() is None and processes(cfg, device) > 1:
+    if ranks.launcher_size() is None and processes(cfg, device) > 1:
         start(processes(cfg, device), plan, folder)
     else:
         work(cfg, plan, folder, device)
@@ -124,7 +124,7 @@ def work(cfg: DictConfig, plan: shards.Plan, folder: Path, device: str | None) -
     if sampler.fixed:
         kernels |= {"batch_size": sampler.batch_size, "compile": bool(cfg.compile)}
     shards.agree(folder, {"checkpoint": digest(pipe.path), **plan.settings(), **kernels})
-    rank, count = ranks.rank(), math.prod(ranks.launched() or (1,))
+    rank, count = ranks.rank(), math.prod(ranks.launcher_size() or (1,))
     if cfg.batch_size is None and not sampler.fixed:
         share = len(shards.missing(plan, folder)) * plan.images_per_file // count
         sampler.batch_size = fastest(sampler, [prompt for _, prompt in plan.lines[:LARGEST]], share)

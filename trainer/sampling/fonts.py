@@ -103,7 +103,7 @@ def _own() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
 
 
 def _machines() -> Iterator[ImageFont.FreeTypeFont]:
-    return filter(None, map(_opened, files()))
+    return filter(None, map(_open, files()))
 
 
 @functools.cache
@@ -120,7 +120,7 @@ def files() -> list[Path]:
 
 
 @functools.cache
-def _opened(file: Path) -> ImageFont.FreeTypeFont | None:
+def _open(file: Path) -> ImageFont.FreeTypeFont | None:
     try:
         return ImageFont.truetype(str(file), SIZE)
     except OSError:  # damaged, or of pictures of one size

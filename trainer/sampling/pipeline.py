@@ -131,7 +131,7 @@ def load(
     UserError if there is no such run, its checkpoint cannot be read, it is a program that cannot be compiled again, or
     the device is not there.
     """
-    device = usable(device)
+    device = usable_device(device)
     allowlist.allow(allow)
     path = checkpoint.newest(path)
     if compiled and is_program(path):
@@ -143,7 +143,7 @@ def load(
     return Pipeline(path, Sampler(objective, text, batch_size, fixed))
 
 
-def usable(device: str | torch.device | None) -> torch.device:
+def usable_device(device: str | torch.device | None) -> torch.device:
     """The device of that name, gpu being cuda; without one the GPU if there is one. UserError if it is not there."""
     try:
         found = torch.device("cuda" if device == "gpu" else device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from trainer import noise
 from trainer.batch import Condition
 from trainer.errors import UserError
-from trainer.sampling.batch_invariance import FULL, TOKENS, SameBits, filled, rounded
+from trainer.sampling.batch_invariance import FULL, TOKENS, SameBits, pad_rows, padded_batch_size
 
 SEED = 0  # a sampling seed means the same latent in every run, whatever seed that was trained with
 WINDOW = 1024  # rows that are ordered by the length of their captions, so that a batch has few pads
@@ -111,7 +111,7 @@ class Sampler:
     def _ordered(self, latents: Tensor, condition: Condition, changing: bool) -> Tensor:
         size = self.batch_size
         if changing and not self.fixed:  # what was measured with weights of a while ago may not hold
-            size = rounded(max(size, FULL))
+            size = padded_batch_size(max(size, FULL))
         if len(latents) <= size:
             return self._batch(latents, condition, size, changing)
         lengths = (condition.mask.sum(1) + TOKENS - 1) // TOKENS
@@ -126,7 +126,7 @@ class Sampler:
     @torch.inference_mode()
     def _batch(self, latents: Tensor, condition: Condition, size: int, changing: bool) -> Tensor:
         rows = latents.to(self.device), condition.to(self.device)
-        images = self.objective.sample(*filled(*rows, size)) if changing or self.fixed else self._same_bits(*rows)
+        images = self.objective.sample(*pad_rows(*rows, size)) if changing or self.fixed else self._same_bits(*rows)
         return images[: len(latents)].float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 

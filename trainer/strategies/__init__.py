@@ -13,7 +13,7 @@ def auto(accelerator: str = "auto", devices: Any = "auto", num_nodes: int = 1, *
 
     from trainer.process import ranks
 
-    found = ranks.launched()
+    found = ranks.launcher_size()
     each = devices if isinstance(devices, int) else len(devices)
     if devices in ("auto", -1, "-1"):
         each = torch.cuda.device_count() if accelerator != "cpu" else 1

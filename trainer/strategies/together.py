@@ -31,7 +31,7 @@ def together(
     UserError if one of them does not come. One that dies, freezes or is stuck ends the others, with its name; the
     seconds are those of a strategy and of the callback `Heartbeat`, which say more.
     """
-    _, processes = found = ranks.launched() or (1, 1)
+    _, processes = found = ranks.launcher_size() or (1, 1)
     count, rank = math.prod(found), ranks.rank()
     if count == 1:
         yield device

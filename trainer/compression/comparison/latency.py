@@ -81,7 +81,7 @@ def measure(
     timer = Timer(clock, batches[1][0].device)
     names = list(networks)
     with torch.inference_mode():
-        plans = paying(networks, batches, timer)
+        plans = worthwhile_batch_sizes(networks, batches, timer)
         calls: dict[str, list[list[float]]] = {name: [] for name in names}
         throughput: dict[str, dict[int, list[float]]] = {name: {size: [] for size in plans[name]} for name in names}
         progress, done = Progress("timed", "turns", rounds * sum(map(len, plans.values()))), 0
@@ -106,7 +106,7 @@ def latencies(rounds: Sequence[Sequence[float]]) -> tuple[dict[str, float], list
     return {f"p{p}": cuts[p - 1] for p in (50, 95, 99)}, [1000 * median(calls) for calls in rounds]
 
 
-def paying(
+def worthwhile_batch_sizes(
     networks: Mapping[str, Network], batches: Mapping[int, tuple[Tensor, Condition]], timer: Timer
 ) -> dict[str, list[int]]:
     """Warms networks up in turns; of each the batch sizes, by rising size, before one that does not pay or fit."""

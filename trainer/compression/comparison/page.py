@@ -72,7 +72,7 @@ def write(
         raise UserError(f"{folder}: {error.strerror}; name a folder that can be written") from error
     parts = [
         f"<header><h1>{escape(title)}</h1>{page.tiles(headline(stages))}</header>",
-        page.section("Same captions, same seeds", embedded(sheet, "samples of every stage") if sheet else ""),
+        page.section("Same captions, same seeds", embed(sheet, "samples of every stage") if sheet else ""),
         page.section("Stages", *stage_parts(stages), f'<p class="faint">{escape(MEASURED)}</p>'),
         page.section("Speed", charts.both(stages)),
         page.section("Front", *(front_parts(points, cost) if len(points) > 1 else ())),
@@ -103,12 +103,12 @@ def headline(stages: Sequence[Stage]) -> Iterator[tuple[str, str, str]]:
     first, last = stages[0], stages[-1]
     if first.speed and last.speed:
         speeds = f"images/s: {number(first.speed.best)} → {number(last.speed.best)}"
-        yield "throughput", said(last.speed.versus(first.speed), "faster", "slower"), speeds
+        yield "throughput", describe_gain(last.speed.versus(first.speed), "faster", "slower"), speeds
         ms = f"ms an image: {number(first.speed.latency_ms['p50'])} → {number(last.speed.latency_ms['p50'])}"
-        yield "latency", said(last.speed.latency_versus(first.speed), "sooner", "later"), ms
+        yield "latency", describe_gain(last.speed.latency_versus(first.speed), "sooner", "later"), ms
     if first.size and last.size:
         mib = f"MiB: {number(first.size.bytes / MIB)} → {number(last.size.bytes / MIB)}"
-        yield "size", said(first.size.bytes / last.size.bytes, "smaller", "larger"), mib
+        yield "size", describe_gain(first.size.bytes / last.size.bytes, "smaller", "larger"), mib
     if first.distance and last.distance is not None:
         change = f"{100 * (last.distance / first.distance - 1):+.1f}%"
         yield "Fréchet distance", change, f"{first.distance:.4g} → {last.distance:.4g}"
@@ -117,7 +117,7 @@ def headline(stages: Sequence[Stage]) -> Iterator[tuple[str, str, str]]:
         yield "scenes right", f"{100 * (after - before):+.1f} points", f"{100 * before:.1f}% → {100 * after:.1f}%"
 
 
-def said(gain: float, better: str, worse: str) -> str:
+def describe_gain(gain: float, better: str, worse: str) -> str:
     return f"{times(gain)} {better}" if gain >= 1 else f"{times(1 / gain)} {worse}"
 
 
@@ -159,7 +159,7 @@ def readme(title: str, stages: Sequence[Stage], pictures: Sequence[str], facts: 
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
-def embedded(image: Image.Image, alt: str) -> str:
+def embed(image: Image.Image, alt: str) -> str:
     """A figure of the picture as PNG, which leaves every pixel as it was."""
     with io.BytesIO() as held:
         image.save(held, "PNG", optimize=True)

@@ -48,12 +48,12 @@ def compare(pipe: Pipeline, batch_sizes: Sequence[int], rounds: int, compile: bo
         PROGRAM if program else PLAIN: eager,
         "sampler": pipe.sampler.draw,
         "of captions and seeds": whole,
-        "mode=latency": fixed(pipe.objective, pipe.text),
+        "mode=latency": fixed_size_network(pipe.objective, pipe.text),
     }
     if compile:
         fast = copy.deepcopy(pipe.objective)
         compiled(fast.get_submodule(fast.draws_with))
-        ways["compile=true"] = fixed(fast, pipe.text)
+        ways["compile=true"] = fixed_size_network(fast, pipe.text)
 
     def inputs(size: int) -> tuple[Tensor, Condition]:
         device = pipe.sampler.device
@@ -66,7 +66,7 @@ def captions(count: int) -> list[str]:
     return [CAPTIONS[i % len(CAPTIONS)] for i in range(count)]
 
 
-def fixed(objective: Any, text: Any) -> Network:
+def fixed_size_network(objective: Any, text: Any) -> Network:
     """Draws batches of any size, each with the sampler of that size."""
     samplers: dict[int, Sampler] = {}
 

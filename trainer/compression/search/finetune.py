@@ -47,7 +47,7 @@ def finetune(run: str | Path, network: nn.Module, kimg: float, folder: Path) -> 
 
     start = folder / "start"
     shutil.rmtree(folder, ignore_errors=True)
-    composed: Any = OmegaConf.create(earlier.composed(trained))
+    composed: Any = OmegaConf.create(earlier.saved_config(trained))
     config: Any = OmegaConf.create(objective.config)
     key = f"objective.{objective.draws_with}"
     written: Any = OmegaConf.to_container(OmegaConf.select(composed, key))  # with ${} in it, as the user wrote it

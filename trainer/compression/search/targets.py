@@ -91,12 +91,12 @@ def search(
             points += found
             within = [point for point in found if goal.kind != "fd" or point.meets(goal)]
             if within:
-                tried.append((max(within, key=lambda point: worth(point, cost)), moved))
-            say(f"round {number}, {name}: " + "; ".join(told(point, cost) for point in found))
+                tried.append((max(within, key=lambda point: gain_per_distance(point, cost)), moved))
+            say(f"round {number}, {name}: " + "; ".join(describe(point, cost) for point in found))
         allowed = [each for each in tried if each[0].gains[cost] > best_gain * PAYS]
         if not allowed:
             break
-        point, way = max(allowed, key=lambda each: worth(each[0], cost))
+        point, way = max(allowed, key=lambda each: gain_per_distance(each[0], cost))
         best_gain = point.gains[cost]
     met = [point for point in points if point.meets(goal)]
     if goal.kind == "fd":
@@ -104,14 +104,14 @@ def search(
     if met:
         return min(met, key=lambda point: point.fd), points
     best = max(points, key=lambda point: point.gains[cost])
-    say(f"target {goal.kind}:{goal.amount:g}x was not reached: {told(best, cost)} is the most that was found")
+    say(f"target {goal.kind}:{goal.amount:g}x was not reached: {describe(best, cost)} is the most that was found")
     return best, points
 
 
-def worth(point: Point, cost: str) -> float:
+def gain_per_distance(point: Point, cost: str) -> float:
     """Gain for the rise in distance that it costs; a hundredth of rise is free, as no measurement tells it apart."""
     return math.log(max(point.gains[cost], 1e-9)) / max(point.rise, 0.01)
 
 
-def told(point: Point, cost: str) -> str:
+def describe(point: Point, cost: str) -> str:
     return f"{point.candidate.name}: {cost} {point.gains[cost]:.2f}x, fd {point.fd:.1f} ({point.rise:+.1%})"
