@@ -97,7 +97,7 @@ def test_several_weight_files_have_one_checksum(clip_folder, dinov2_folder, tmp_
 def test_mistakes(clip_folder, dinov2_folder, tmp_path):
     with pytest.raises(UserError, match=r"/clip\d*: a clip model, expected dinov2"):
         dinov2.load(str(clip_folder))
-    with pytest.raises(UserError, match=r"^/none: no such folder; give one or a hub id"):
+    with pytest.raises(UserError, match=r"^/none: no such folder; give a folder or a hub id"):
         clip.load("/none")
     with pytest.raises(UserError, match=r"expected config.json and \*.safetensors in it"):
         clip.load(str(tmp_path))

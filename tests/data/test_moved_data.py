@@ -29,7 +29,6 @@ def pictures(folder, numbers):
 
 @pytest.fixture(scope="module")
 def trained_once(tmp_path_factory):
-    from contextlib import chdir
     from unittest.mock import patch
 
     from trainer.__main__ import main
@@ -37,10 +36,10 @@ def trained_once(tmp_path_factory):
     folder = tmp_path_factory.mktemp("moved")
     pictures(folder / "pics", range(11))
     with (
-        chdir(folder),
         patch("sys.argv", ["trainer", *SMALL, "data.source.path=pics"]),
         pytest.MonkeyPatch.context() as env,
     ):
+        env.chdir(folder)
         env.setenv("TRAINER_RUN_DIR", "")
         env.delenv("TRAINER_RUN_DIR")
         main()

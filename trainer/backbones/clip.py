@@ -6,41 +6,31 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.backbones import hub
-from trainer.backbones.resize import rounded_bicubic
 from trainer.errors import UserError
 
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training images
 
 
-class Clip(nn.Module):
+class Clip(hub.HubBackbone):
     """CLIP (Radford et al. 2021). features: (N, width), images in the shared space, not normalised.
 
     model: a `transformers.CLIPModel`; tokenizer: its own. Images of any shape are brought to the model's square.
     """
 
     name = "clip"
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, model: Any, tokenizer: Any, sha256: str) -> None:
-        super().__init__()
-        self.model, self.tokenizer, self.sha256 = model, tokenizer, sha256
-        self.width, self.size = model.config.projection_dim, model.config.vision_config.image_size
-        self.resizer = f"bicubic {self.size}"
-        self.register_buffer("mean", 255 * torch.tensor(_MEAN).view(3, 1, 1))
-        self.register_buffer("std", 255 * torch.tensor(_STD).view(3, 1, 1))
+        super().__init__(model, sha256, model.config.vision_config.image_size, _MEAN, _STD)
+        self.tokenizer, self.width = tokenizer, model.config.projection_dim
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """(N, width) float32 of uint8 images (N, 3, H, W), on the model's device."""
-        parts = []
-        for part in images.split(hub.IMAGES_AT_ONCE):
-            pixels = (rounded_bicubic(part.to(self.mean.device), self.size) - self.mean) / self.std
-            parts.append(self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output))
-        return torch.cat(parts)
+        seen = (self.model.vision_model(pixel_values=pixels).pooler_output for pixels in self.pixels(images))
+        return torch.cat([self.model.visual_projection(each) for each in seen])
 
     @torch.no_grad()
     def text(self, captions: Sequence[str]) -> Tensor:

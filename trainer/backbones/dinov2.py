@@ -5,39 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.backbones import hub
-from trainer.backbones.resize import rounded_bicubic
 
 SIZE = 224
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 
 
-class DinoV2(nn.Module):
+class DinoV2(hub.HubBackbone):
     """DINOv2 (Oquab et al. 2023), as the FD of Stein et al. 2023 uses it. features: (N, width), the class token's.
 
     model: a `transformers.Dinov2Model`. Images of any shape are brought to 224 x 224.
     """
 
-    name, resizer = "dinov2", f"bicubic {SIZE}"
-    mean: Tensor
-    std: Tensor
+    name = "dinov2"
 
     def __init__(self, model: Any, sha256: str) -> None:
-        super().__init__()
-        self.model, self.sha256, self.width = model, sha256, model.config.hidden_size
-        self.register_buffer("mean", 255 * torch.tensor(_MEAN).view(3, 1, 1))
-        self.register_buffer("std", 255 * torch.tensor(_STD).view(3, 1, 1))
+        super().__init__(model, sha256, SIZE, _MEAN, _STD)
+        self.width = model.config.hidden_size
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """(N, width) float32 of uint8 images (N, 3, H, W), on the model's device: after the last normalisation."""
-        parts = []
-        for part in images.split(hub.IMAGES_AT_ONCE):
-            pixels = (rounded_bicubic(part.to(self.mean.device), SIZE) - self.mean) / self.std
-            parts.append(self.model(pixel_values=pixels).last_hidden_state[:, 0])
-        return torch.cat(parts)
+        return torch.cat([self.model(pixel_values=each).last_hidden_state[:, 0] for each in self.pixels(images)])
 
 
 def load(path: str = "facebook/dinov2-base") -> DinoV2:

@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from trainer.backbones.resize import rounded_bicubic
 from trainer.errors import UserError
 from trainer.pretrained import hub
 from trainer.pretrained.weights import sha256
 from trainer.text.models import quiet_transformers
 
 IMAGES_AT_ONCE = 32
+FILES = "config.json and *.safetensors"
+
+
+class HubBackbone(nn.Module):
+    """A model of `transformers` that reads images of `size` pixels, resized so and normalised by `mean` and `std`."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Any, sha256: str, size: int, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.model, self.sha256, self.size = model, sha256, size
+        self.resizer = f"bicubic {size}"
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1))
+
+    def pixels(self, images: Tensor) -> Iterator[Tensor]:
+        """Parts (n, 3, size, size) float32 of uint8 images (N, 3, H, W), on the model's device."""
+        for part in images.split(IMAGES_AT_ONCE):
+            yield (rounded_bicubic(part.to(self.mean.device), self.size) - self.mean) / self.std
 
 
 def load(path: str, model_class: str) -> tuple[Any, str, Path]:
@@ -21,7 +46,8 @@ def load(path: str, model_class: str) -> tuple[Any, str, Path]:
     """
     import transformers
 
-    folder = _find(path)
+    remedy = "check id and network, or give a local folder in its place"
+    folder = hub.find(path, "", FILES, "facebook/dinov2-base", remedy, lambda each: bool(_weights(each)), _wanted)
     try:
         digest = _digest(folder)
         with quiet_transformers():
@@ -38,18 +64,6 @@ def load(path: str, model_class: str) -> tuple[Any, str, Path]:
     if unset := {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}:  # would stay random
         raise UserError(f"{path}: lacks {len(unset)} weights, as {min(unset)}: give a complete model")
     return model.float().eval().requires_grad_(False), digest, folder
-
-
-def _find(path: str) -> Path:
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        if not _weights(folder):
-            raise UserError(f"{path}: expected config.json and *.safetensors in it")
-        return folder
-    if path.startswith(("/", ".", "~")) or path.count("/") != 1:
-        raise UserError(f"{path}: no such folder; give one or a hub id like facebook/dinov2-base")
-    remedy = "check id and network, or give a local folder in its place"
-    return hub.snapshot(path, remedy, lambda folder: bool(_weights(folder)), _wanted)
 
 
 def _weights(folder: Path) -> list[Path]:

@@ -71,7 +71,16 @@ def center_outputs(layer: nn.Module, places: int = 1) -> bool:
     return True
 
 
-class FoldedNorm(nn.Module):
+class Folded(nn.Module):
+    """Base of what takes the place of a part: it is built again by the `settings` that its __init__ took."""
+
+    settings: dict[str, Any]
+
+    def node(self) -> dict[str, Any]:
+        return {"_target_": f"{__name__}.{type(self).__name__}", **self.settings}
+
+
+class FoldedNorm(Folded):
     """`ModulatedNorm` whose linear layer yields 1 + scale; `centred`: of maps whose channels have mean 0 already.
 
     (N, C, H, W), (N, S) -> (N, C, H, W): y = scale(s) * x / sqrt(mean x^2 + 1e-5) + shift(s).
@@ -89,9 +98,6 @@ class FoldedNorm(nn.Module):
         self.style.bias[: self.style.out_features // 2] += 1
         return self.train(norm.training)
 
-    def node(self) -> dict[str, Any]:
-        return {"_target_": f"{__name__}.FoldedNorm", **self.settings}
-
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         scale, shift = self.style(style)[:, :, None, None].chunk(2, 1)
         pixels = x.permute(0, 2, 3, 1)  # (N, H, W, C), contiguous
@@ -103,7 +109,7 @@ class FoldedNorm(nn.Module):
         return normed.permute(0, 3, 1, 2).mul_(scale).add_(shift)  # in place: new memory costs more than a pass over it
 
 
-class FoldedText(nn.Module):
+class FoldedText(Folded):
     """`TextVector` with queries and key as one matrix, and the value read after the weighted sum of the words.
 
     q . (K w) = (K^T q) . w, and value(sum a_l w_l) = sum a_l value(w_l) as the weights a_l sum to 1.
@@ -129,9 +135,6 @@ class FoldedText(nn.Module):
         self.query.requires_grad_(text.query.requires_grad)
         return self.train(text.training)
 
-    def node(self) -> dict[str, Any]:
-        return {"_target_": f"{__name__}.FoldedText", **self.settings}
-
     def forward(self, condition: Condition) -> Tensor:
         words = F.layer_norm(condition.tokens, condition.tokens.shape[-1:])
         score = self.query(words).masked_fill(~condition.mask[..., None], -torch.inf)  # (N, L, Q)
@@ -140,7 +143,7 @@ class FoldedText(nn.Module):
         return self.out(torch.cat([read.flatten(1), pooled], 1))
 
 
-class FoldedUpBlock(nn.Module):
+class FoldedUpBlock(Folded):
     """`residual.UpBlock` whose first convolution works before resizing, its constant factor within the weights."""
 
     def __init__(self, in_channels: int, hidden_channels: int, out_channels: int, style_channels: int):
@@ -166,9 +169,6 @@ class FoldedUpBlock(nn.Module):
             if tensor is not None:
                 tensor *= 0.5**0.5
         return self.train(block.training)
-
-    def node(self) -> dict[str, Any]:
-        return {"_target_": f"{__name__}.FoldedUpBlock", **self.settings}
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         skip = self.skip(x)

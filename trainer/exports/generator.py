@@ -74,7 +74,7 @@ class TrainedGenerator(nn.Module, PyTorchModelHubMixin):
         drawing = cls(objective.get_submodule(objective.draws_with)).eval()
         drawing.config = configuration(objective.config, node(objective))
         drawing.images_seen, drawing.source = objective.images_seen, path
-        drawing.global_step = int(checkpoint.read(path)["global_step"])
+        drawing.global_step = objective.trained_steps
         return drawing
 
     def sample(self, latent: Tensor, condition: Condition) -> Tensor:

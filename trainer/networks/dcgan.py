@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -89,11 +90,27 @@ class Trunk(nn.Module):
         return F.leaky_relu(x, 0.2)
 
 
-class Discriminator(nn.Module):
-    """Images and Condition to logits (N,), higher = real and matching.
+class Reader(nn.Module):
+    """What discriminators and encoders share: `features` sees the image alone, `head` joins the caption."""
 
-    `features` sees the image alone, `logits` joins the caption: one image is judged against several captions cheaply.
-    """
+    head: nn.Module
+
+    def __init__(self, resolution: int, text: nn.Module, base_channels: int, max_channels: int):
+        super().__init__()
+        self.text = text
+        self.features = Trunk(resolution, base_channels, max_channels)
+
+    def read(self, features: Tensor, condition: Condition) -> Any:
+        return self.head(features, self.text(condition))
+
+    def forward(self, image: Tensor, condition: Condition) -> Any:
+        return self.read(self.features(image), condition)
+
+
+class Discriminator(Reader):
+    """Images and Condition to logits (N,), higher = real and matching."""
+
+    logits = Reader.read  # (features, condition): one image is judged against several captions cheaply
 
     def __init__(
         self,
@@ -104,19 +121,11 @@ class Discriminator(nn.Module):
         max_channels: int = 256,
         head_channels: int = 256,
     ):
-        super().__init__()
-        self.text = text
-        self.features = Trunk(resolution, base_channels, max_channels)
+        super().__init__(resolution, text, base_channels, max_channels)
         self.head = ProjectionHead(self.features.out_channels, text_channels, head_channels)
 
-    def logits(self, features: Tensor, condition: Condition) -> Tensor:
-        return self.head(features, self.text(condition))
 
-    def forward(self, image: Tensor, condition: Condition) -> Tensor:
-        return self.logits(self.features(image), condition)
-
-
-class Encoder(nn.Module):
+class Encoder(Reader):
     """Images and Condition to the posterior's mean and log variance, each (N, latent_channels)."""
 
     def __init__(
@@ -129,10 +138,5 @@ class Encoder(nn.Module):
         max_channels: int = 256,
         head_channels: int = 256,
     ):
-        super().__init__()
-        self.text = text
-        self.features = Trunk(resolution, base_channels, max_channels)
+        super().__init__(resolution, text, base_channels, max_channels)
         self.head = PosteriorHead(self.features.out_channels, text_channels, head_channels, latent_channels)
-
-    def forward(self, image: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-        return self.head(self.features(image), self.text(condition))

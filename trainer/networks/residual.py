@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -121,8 +122,30 @@ class WordTrunk(nn.Module):
         return F.leaky_relu(self.down(self.attention(x, condition)), 0.2)
 
 
-class Discriminator(nn.Module):
-    """Images and Condition to logits (N,), higher = real and matching; split in two as `dcgan.Discriminator` is."""
+class Reader(nn.Module):
+    """What discriminators and encoders share: `features` sees the image alone, `words` and `head` join the caption."""
+
+    head: nn.Module
+
+    def __init__(self, resolution: int, text_channels: int, text: nn.Module, base_channels: int, max_channels: int):
+        super().__init__()
+        self.text = text
+        self.features = Trunk(resolution, base_channels, max_channels)
+        self.out_channels = channels_at(START, resolution, base_channels, max_channels)
+        self.words = WordTrunk(self.features.out_channels, self.out_channels, text_channels)
+
+    def read(self, features: Tensor, condition: Condition) -> Any:
+        condition = self.text(condition)
+        return self.head(self.words(features, condition), condition)
+
+    def forward(self, image: Tensor, condition: Condition) -> Any:
+        return self.read(self.features(image), condition)
+
+
+class Discriminator(Reader):
+    """Images and Condition to logits (N,), higher = real and matching."""
+
+    logits = Reader.read  # (features, condition): one image is judged against several captions cheaply
 
     def __init__(
         self,
@@ -133,22 +156,11 @@ class Discriminator(nn.Module):
         max_channels: int = 256,
         head_channels: int = 256,
     ):
-        super().__init__()
-        self.text = text
-        self.features = Trunk(resolution, base_channels, max_channels)
-        out_channels = channels_at(START, resolution, base_channels, max_channels)
-        self.words = WordTrunk(self.features.out_channels, out_channels, text_channels)
-        self.head = ProjectionHead(out_channels, text_channels, head_channels)
-
-    def logits(self, features: Tensor, condition: Condition) -> Tensor:
-        condition = self.text(condition)
-        return self.head(self.words(features, condition), condition)
-
-    def forward(self, image: Tensor, condition: Condition) -> Tensor:
-        return self.logits(self.features(image), condition)
+        super().__init__(resolution, text_channels, text, base_channels, max_channels)
+        self.head = ProjectionHead(self.out_channels, text_channels, head_channels)
 
 
-class Encoder(nn.Module):
+class Encoder(Reader):
     """Images and Condition to the posterior's mean and log variance, each (N, latent_channels)."""
 
     def __init__(
@@ -161,13 +173,5 @@ class Encoder(nn.Module):
         max_channels: int = 256,
         head_channels: int = 256,
     ):
-        super().__init__()
-        self.text = text
-        self.features = Trunk(resolution, base_channels, max_channels)
-        out_channels = channels_at(START, resolution, base_channels, max_channels)
-        self.words = WordTrunk(self.features.out_channels, out_channels, text_channels)
-        self.head = PosteriorHead(out_channels, text_channels, head_channels, latent_channels)
-
-    def forward(self, image: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-        condition = self.text(condition)
-        return self.head(self.words(self.features(image), condition), condition)
+        super().__init__(resolution, text_channels, text, base_channels, max_channels)
+        self.head = PosteriorHead(self.out_channels, text_channels, head_channels, latent_channels)

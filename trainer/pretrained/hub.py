@@ -59,6 +59,30 @@ def is_reachable() -> bool:
     return bool(found)
 
 
+def find(
+    path: str,
+    key: str,
+    needed: str,
+    example: str,
+    remedy: str,
+    is_complete: Callable[[Path], bool],
+    wanted: Callable[[list[str]], list[str]],
+) -> Path:
+    """Local folder of `path`, a folder or a hub id; the hub is asked only for what is not on this machine.
+
+    key: what stands before the path in messages, as `text.encoder.path=`. needed: the files, in words. example: of an
+    id. The rest as in `snapshot`. UserError if there is none.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not is_complete(folder):
+            raise UserError(f"{key}{path}: expected {needed} in it")
+        return folder
+    if path.startswith(("/", ".", "~")) or path.count("/") > 1:
+        raise UserError(f"{key}{path}: no such folder; give a folder or a hub id like {example}")
+    return snapshot(path, remedy, is_complete, wanted)
+
+
 def snapshot(
     hub_id: str,
     remedy: str,

@@ -147,6 +147,7 @@ def load(path: str | Path, device: str | torch.device = "cpu", as_saved: bool = 
             parameters[key].copy_(average)
     objective.config = checkpoint["config"]
     objective.images_seen = checkpoint["images_seen"]
+    objective.trained_steps = int(checkpoint.get("global_step", 0))
     objective.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
     for layer in objective.modules():
         if type(layer) is nn.Linear:  # the layout in which few rows are quickest, and only one alone rounds otherwise

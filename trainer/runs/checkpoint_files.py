@@ -14,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from trainer.pretrained.weights import sha256
 from trainer.process.progress import Progress
-from trainer.runs.export_files import MODELS, SETTINGS, checksum
+from trainer.runs.export_files import MODELS, SETTINGS
 
 _MIB = 2**20
 _LOCAL_HEADER = 30  # bytes of a zip record before its name
@@ -130,4 +131,4 @@ def _wrong_model(file: Path) -> str | None:
         return f"has a damaged {SETTINGS} beside it"
     if wanted is None:
         return None
-    return None if checksum(file) == wanted else f"is not what was exported: its checksum is not that in {SETTINGS}"
+    return None if sha256(file) == wanted else f"is not what was exported: its checksum is not that in {SETTINGS}"

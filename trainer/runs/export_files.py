@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from trainer.errors import UserError
+from trainer.pretrained.weights import sha256
 from trainer.process.progress import say
 from trainer.runs import allowlist, moved, run_folder
 
@@ -95,14 +95,9 @@ def merge_programs(folder: Path, new: dict[str, Any]) -> dict[str, Any]:
 
 def write_settings(folder: Path, new: dict[str, Any]) -> None:
     """config.json, last of all: it has the checksums of the models beside it."""
-    known = {name: checksum(folder / name) for name in MODELS if (folder / name).is_file()}
+    known = {name: sha256(folder / name) for name in MODELS if (folder / name).is_file()}
     content = {**new, "version": moved.VERSION, "sha256": known}
     _replace(folder / SETTINGS, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def checksum(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_weights(folder: Path, weights: dict[str, Any]) -> None:

