@@ -17,7 +17,7 @@ from trainer.process import ranks
 from trainer.runs import run_lock
 
 HOLD = "import sys, time, pathlib\nfrom trainer.runs import run_lock\n" \
-       "with run_lock.held(pathlib.Path(sys.argv[1])):\n    print('in', flush=True)\n    time.sleep(60)\n"  # fmt: skip
+       "with run_lock.exclusive(pathlib.Path(sys.argv[1])):\n    print('in', flush=True)\n    time.sleep(60)\n"  # fmt: skip
 
 
 @pytest.fixture
