@@ -16,8 +16,12 @@ from trainer.errors import UserError
 from trainer.process import ranks
 from trainer.runs import run_lock
 
-HOLD = "import sys, time, pathlib\nfrom trainer.runs import run_lock\n" \
-       "with run_lock.exclusive(pathlib.Path(sys.argv[1])):\n    print('in', flush=True)\n    time.sleep(60)\n"  # fmt: skip
+HOLD = """import sys, time, pathlib
+from trainer.runs import run_lock
+with run_lock.exclusive(pathlib.Path(sys.argv[1])):
+    print('in', flush=True)
+    time.sleep(60)
+"""
 
 
 @pytest.fixture

@@ -161,7 +161,7 @@ def restart_of(folder: Path) -> Path | None:
 
 def refuse_another(saved: dict[str, Any], cfg: DictConfig) -> None:
     """UserError if `cfg` differs from the configuration in a checkpoint, in more than the budget and the like."""
-    before, now = ADDED | flat(saved), flat(OmegaConf.to_container(cfg, resolve=True))
+    before, now = ADDED | flat(saved), ADDED | flat(OmegaConf.to_container(cfg, resolve=True))
     derived = {
         key for key, value in flat(OmegaConf.to_container(cfg)).items() if isinstance(value, str) and "${" in value
     }
