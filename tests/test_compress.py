@@ -74,7 +74,7 @@ def test_passes_measured_saved_and_drawn_from(command, run, tmp_path):
     assert pruned["figures"]["psnr_teacher"] < 60
     assert folded["figures"]["psnr_teacher"] == pytest.approx(pruned["figures"]["psnr_teacher"], abs=0.05)
     assert folded["fresh"]["first_image_s"] > folded["fresh"]["load_s"] > 0
-    assert all(name in done.out for name in ("prune", "fold", "FD", "scenes right"))
+    assert all(name in done.out for name in ("prune", "fold", "FD", "attribute accuracy"))
     assert {"fd_effnet", "psnr_teacher"} <= {figure.metric for figure in results.read(out)}
     assert all((out / name).exists() for name in ("proof.html", "grid.png", "config.json", "model.safetensors"))
 

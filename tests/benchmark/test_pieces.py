@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.benchmark import peak, report, scaling
+from trainer.benchmark import peak, scaling
 from trainer.benchmark.flops import Flops
 from trainer.benchmark.measure import medians
 from trainer.benchmark.step_time import typical
+from trainer.report.table import markdown
 
 
 def test_flops_of_a_linear_layer_forward_and_backward():
@@ -79,7 +80,7 @@ def test_the_reason_of_a_failure_is_what_stands_before_torchruns_account():
 
 
 def test_tables_line_up():
-    text = report.table(["", "ms"], [["step", "1.00"], ["a phase", "10.00"]])
+    text = markdown(["", "ms"], [["step", "1.00"], ["a phase", "10.00"]])
     assert text.splitlines() == [
         "|         |    ms |",
         "| ------- | ----: |",

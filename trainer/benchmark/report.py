@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,10 @@ from trainer.benchmark import predict
 from trainer.errors import UserError
 from trainer.process.distribution import install
 from trainer.process.progress import say
+from trainer.report.table import markdown
 from trainer.strategies.traffic import sent
 
 MIB = 2**20
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns line up in a terminal: the first to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = [
-        [cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
-        for row in (head, *rows)
-    ]
-    rule = ["-" * width if i == 0 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (lines[0], rule, *lines[1:]))
 
 
 def plural(count: int, thing: str) -> str:
@@ -50,7 +39,7 @@ def speeds(result: dict[str, Any]) -> str:
     if bare:
         rows[0][3] = f"{ours['ratio']:.3f}"
     rows = [["images/s", *images, ""], *([f"{name} ms", *rest] for name, *rest in rows)]
-    text = table(["", "ours", "bare PyTorch", "ratio"], rows)
+    text = markdown(["", "ours", "bare PyTorch", "ratio"], rows)
     note = f"\n\nNo bare loop: {result['no_bare_loop']}." if result["no_bare_loop"] else ""
     return f"{text}\n\nData wait {ours['data_wait']:.2%} of a step.{note}"
 
@@ -66,7 +55,7 @@ def work(result: dict[str, Any]) -> str:
         mfu = f"{flops / seconds / peak:.1%}" if peak else "peak unknown"
         rows.append([name, f"{flops / size / 1e9:,.3f}", f"{flops / seconds / 1e9:,.1f}", mfu])
     known = f"{peak / 1e9:,.1f} GFLOP/s" if peak else "unknown"
-    text = table(["", "GFLOP an image", "GFLOP/s a rank", "MFU"], rows)
+    text = markdown(["", "GFLOP an image", "GFLOP/s a rank", "MFU"], rows)
     return f"{text}\n\nPeak of a rank: {known} ({result['peak']['source']})."
 
 
@@ -80,7 +69,7 @@ def traffic(result: dict[str, Any], probe: dict[str, Any]) -> str:
             rows.append([name, kind, f"{calls:,.4g}", f"{count / MIB:,.3f}", f"{wire / MIB:,.3f}"])
     if not rows:
         return "None."
-    text = table(["phase", "collective", "calls", "MiB", "MiB sent on a ring"], rows)
+    text = markdown(["phase", "collective", "calls", "MiB", "MiB sent on a ring"], rows)
     everyone = ", ".join(f"{sum(rank['bytes'].values()) / MIB:,.3f}" for rank in probe["ranks"])
     modelled = [row["bytes"] for row in result["clusters"]["rows"] if row["strategy"] == result["strategy"]]
     formula = f"; the model's formula gives {modelled[0] / MIB:,.3f}" if modelled else ""
@@ -95,7 +84,7 @@ def memory(probes: list[dict[str, Any]]) -> str:
         for number, rank in enumerate(probe["ranks"]):
             held = [f"{rank['memory'][kind] / MIB:,.3f}" for kind in kinds]
             rows.append([f"{number} of {len(probe['ranks'])}", *held, f"{rank['peak_gib']:,.2f}"])
-    return table(["rank", *(f"{kind} MiB" for kind in kinds), "peak GiB"], rows)
+    return markdown(["rank", *(f"{kind} MiB" for kind in kinds), "peak GiB"], rows)
 
 
 def scaling_text(result: dict[str, Any]) -> str:
@@ -106,7 +95,7 @@ def scaling_text(result: dict[str, Any]) -> str:
         times = [ms(seconds) for seconds in (r["step_s"], *(r["phases_s"][name] for name in phases))]
         counts = [r["mode"], str(r["ranks"]), str(r["batch_size"]), f"{r['images_per_second']:,.1f}"]
         rows.append([*counts, *times, f"{r['efficiency']:.1%}"])
-    return table(head, rows)
+    return markdown(head, rows)
 
 
 def prediction_text(rows: list[dict[str, Any]]) -> str:
@@ -121,7 +110,7 @@ def prediction_text(rows: list[dict[str, Any]]) -> str:
     fit = "; ".join(
         f"{r['ranks']} ranks {r['mode']}: {r['bandwidth_gib_s']:.2f} GiB/s, {r['latency_us']:.0f} us" for r in rows
     )
-    text = table([*head, "sum / measured", "overlapped / measured"], cells)
+    text = markdown([*head, "sum / measured", "overlapped / measured"], cells)
     return f"{text}\n\nLinks that fit the all_reduces timed there: {fit}."
 
 
@@ -137,7 +126,7 @@ def clusters(predicted: dict[str, Any]) -> str:
         for row in predicted["rows"]
     ]
     return (
-        f"{table(head, rows)}\n\nCommunication, and efficiency of weak scaling without and with overlap, at "
+        f"{markdown(head, rows)}\n\nCommunication, and efficiency of weak scaling without and with overlap, at "
         f"{predicted['images_per_rank']} images a rank; {predicted['source']}; links as in `interconnect`."
     )
 

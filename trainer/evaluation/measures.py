@@ -21,6 +21,7 @@ from trainer.evaluation.reconstruction import Reconstruction
 from trainer.evaluation.text import TextMatch
 from trainer.process import ranks
 from trainer.process.progress import say
+from trainer.report import table as report
 from trainer.runs import checkpoint
 from trainer.runs.results import Figure
 from trainer.runs.trained import Matcher
@@ -121,10 +122,4 @@ def table(found: Sequence[Figure]) -> str:
         counts = str(known["num_images"]), str(known.get("num_references", ""))
         value = f"{figure.value:.2%}" if figure.metric.startswith(("attributes", "r_prec")) else f"{figure.value:.5g}"
         rows.append((figure.metric, value, std, figure.better, *counts, f"{network} ({how})" if how else network))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    right = (1, 4, 5)
-    return "\n".join(
-        "  ".join(f"{c:>{w}}" if i in right else f"{c:<{w}}" for i, (c, w) in enumerate(zip(r, widths, strict=True)))
-        .rstrip()
-        for r in rows
-    )  # fmt: skip
+    return report.plain(rows[0], rows[1:], left=(0, 2, 3, 6))

@@ -11,22 +11,23 @@ def test_the_cells_of_each_stage(stages):
     found = [dict(zip(head, row, strict=True)) for row in cells]
     assert [row["stage"] for row in found] == ["teacher", "fold", "int8"]
     assert [row["ms"] for row in found] == ["8", "4", "2"]
-    assert [row["sooner"] for row in found] == ["1.00×", "2.00×", "4.00×"]
+    assert [row["latency speed-up"] for row in found] == ["1.00×", "2.00×", "4.00×"]
     assert [row["images/s (batch)"] for row in found] == ["210 (4)", "420 (4)", "1,680 (16)"]
-    assert [row["own"] for row in found] == ["", "2.00×", "4.00×"]  # rounds: 1600/400, 2200/440 = 5, 1680/420
-    assert [row["total"] for row in found] == ["1.00×", "2.00×", "8.00×"]
+    # rounds: 1600/400, 2200/440 = 5, 1680/420
+    assert [row["speed-up of the step"] for row in found] == ["", "2.00×", "4.00×"]
+    assert [row["speed-up"] for row in found] == ["1.00×", "2.00×", "8.00×"]
     assert [row["MiB"] for row in found] == ["20", "20", "5"]
-    assert [row["smaller"] for row in found] == ["1.00×", "1.00×", "4.00×"]
-    assert [row["M mult-adds"] for row in found] == ["250", "125", "125"]
+    assert [row["size ratio"] for row in found] == ["1.00×", "1.00×", "4.00×"]
+    assert [row["M multiply-adds"] for row in found] == ["250", "125", "125"]
     assert [row["FD"] for row in found] == ["10", "10 (+0.0%)", "10.3 (+3.0%)"]
-    assert [row["scenes right"] for row in found] == ["98.0%", "98.0% (+0.0)", "97.5% (-0.5)"]
+    assert [row["attribute accuracy"] for row in found] == ["98.0%", "98.0% (+0.0)", "97.5% (-0.5)"]
     assert [row["PSNR"] for row in found] == ["", "80.0", "34.6"]
     assert [row["SSIM"] for row in found] == ["", "1.000", "0.987"]
 
 
 def test_columns_of_which_nothing_is_known_are_left_out(stages):
     bare = [Stage("teacher", speed=stages[0].speed), Stage("int8", speed=stages[2].speed)]
-    assert rows(bare)[0] == ["stage", "ms", "sooner", "images/s (batch)", "own", "total"]
+    assert rows(bare)[0] == ["stage", "ms", "latency speed-up", "images/s (batch)", "speed-up of the step", "speed-up"]
     assert rows([Stage("teacher"), Stage("int8")]) == (["stage"], [["teacher"], ["int8"]])
 
 

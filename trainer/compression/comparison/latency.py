@@ -57,7 +57,7 @@ class Speed:
         return median(a / b for a, b in zip(own, other, strict=True))
 
     def latency_versus(self, reference: Speed) -> float:
-        """How many times sooner one image is there: median of the rounds' ratios of medians."""
+        """Speed-up of the latency of one image: median of the rounds' ratios of medians."""
         return median(b / a for a, b in zip(self.p50_rounds, reference.p50_rounds, strict=True))
 
 

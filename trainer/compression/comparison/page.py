@@ -32,8 +32,8 @@ HTML, README, FIGURES, GRID = "proof.html", "proof.md", "proof.json", "grid.png"
 FILES = (HTML, README, FIGURES, GRID, FRONT)
 MEASURED = (
     "All stages are timed in turns within each round, after a warm-up; figures are medians over rounds, gains medians "
-    "of the rounds' ratios. ms: the median call with one image. sooner: how many times than the first stage. images/s: "
-    "at the batch size where most are drawn in a second. own: gain over the stage before; total: over the first. MiB: "
+    "of the rounds' ratios. ms: the median call with one image; its speed-up is over the first stage. images/s: at the "
+    "batch size where most are drawn in a second; their speed-ups are over the stage before, and over the first. MiB: "
     "of the saved weights. Text features are ready before the clock starts; fresh processes, where listed, encode "
     "their caption. PSNR and SSIM compare with the first stage's images of the same captions and seeds."
 )
@@ -105,7 +105,7 @@ def headline(stages: Sequence[Stage]) -> Iterator[tuple[str, str, str]]:
         speeds = f"images/s: {number(first.speed.best)} → {number(last.speed.best)}"
         yield "throughput", describe_gain(last.speed.versus(first.speed), "faster", "slower"), speeds
         ms = f"ms an image: {number(first.speed.latency_ms['p50'])} → {number(last.speed.latency_ms['p50'])}"
-        yield "latency", describe_gain(last.speed.latency_versus(first.speed), "sooner", "later"), ms
+        yield "latency", describe_gain(last.speed.latency_versus(first.speed), "quicker", "slower"), ms
     if first.size and last.size:
         mib = f"MiB: {number(first.size.bytes / MIB)} → {number(last.size.bytes / MIB)}"
         yield "size", describe_gain(first.size.bytes / last.size.bytes, "smaller", "larger"), mib
@@ -114,7 +114,7 @@ def headline(stages: Sequence[Stage]) -> Iterator[tuple[str, str, str]]:
         yield "Fréchet distance", change, f"{first.distance:.4g} → {last.distance:.4g}"
     before, after = first.figure("attributes_scene"), last.figure("attributes_scene")
     if before is not None and after is not None:
-        yield "scenes right", f"{100 * (after - before):+.1f} points", f"{100 * before:.1f}% → {100 * after:.1f}%"
+        yield "attribute accuracy", f"{100 * (after - before):+.1f} points", f"{100 * before:.1f}% → {100 * after:.1f}%"
 
 
 def describe_gain(gain: float, better: str, worse: str) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 from trainer.batch import Condition
 from trainer.compression.comparison.latency import Network, Speed, measure
 from trainer.errors import UserError
+from trainer.report import table as report
 from trainer.runs.export_files import is_program
 from trainer.sampling.pipeline import Pipeline
 from trainer.sampling.runtime import compiled
@@ -83,9 +84,12 @@ def table(speeds: Mapping[str, Speed]) -> str:
     """A line a way: p50 of one image, images/s at the best batch size, and how many times the first way's they are."""
     plain = next(iter(speeds.values()))
     machine = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
-    lines = [f"{machine:<22} ms, one image  sooner  images/s (batch)   times"]
-    for name, speed in speeds.items():
-        best = f"{speed.best:.0f} ({speed.best_batch})"
-        one = f"{speed.latency_ms['p50']:>13.2f} {speed.latency_versus(plain):>7.2f}"
-        lines.append(f"{name:<22} {one} {best:>17} {speed.versus(plain):>7.2f}")
-    return "\n".join(lines)
+    head = [machine, "ms, one image", "speed-up", "images/s (batch)", "speed-up"]
+    rows = [
+        [
+            *(name, f"{speed.latency_ms['p50']:.2f}", f"{speed.latency_versus(plain):.2f}"),
+            *(f"{speed.best:.0f} ({speed.best_batch})", f"{speed.versus(plain):.2f}"),
+        ]
+        for name, speed in speeds.items()
+    ]
+    return report.plain(head, rows)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from trainer.benchmark.report import table
 from trainer.compression.comparison.variant import Stage
+from trainer.report import table
 
 MIB = 2**20
 
@@ -15,8 +15,9 @@ Cell = Callable[[Stage, Stage, Stage], str]  # of a stage, the one before it and
 def rows(stages: Sequence[Stage]) -> tuple[list[str], list[list[str]]]:
     """Head and cells. Columns of which nothing is known are left out.
 
-    own: images/s over those of the stage before; total: over the first. smaller: the first's bytes over its own. FD and
-    attribute accuracy with their change from the first, in % and in points. PSNR in dB and SSIM: to the first's images.
+    Speed-ups are of images/s: of the step over the stage before, else over the first. Size ratio: the first's bytes
+    over its own. FD and attribute accuracy with their change from the first, in % and in points. PSNR in dB and SSIM:
+    to the first's images.
     """
     pairs = list(zip(stages, [stages[0], *stages], strict=False))
     columns = {name: [cell(stage, before, stages[0]) for stage, before in pairs] for name, cell in COLUMNS.items()}
@@ -25,15 +26,12 @@ def rows(stages: Sequence[Stage]) -> tuple[list[str], list[list[str]]]:
 
 
 def text(stages: Sequence[Stage]) -> str:
-    """For a terminal: the first column to the left, the others to the right."""
-    head, cells = rows(stages)
-    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-    lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in (head, *cells)]
-    return "\n".join("  ".join(line).rstrip() for line in lines)
+    """For a terminal."""
+    return table.plain(*rows(stages))
 
 
 def markdown(stages: Sequence[Stage]) -> str:
-    return table(*rows(stages))
+    return table.markdown(*rows(stages))
 
 
 def times(ratio: float) -> str:
@@ -52,7 +50,7 @@ def latency(stage: Stage, before: Stage, first: Stage) -> str:
     return number(stage.speed.latency_ms["p50"]) if stage.speed else ""
 
 
-def sooner(stage: Stage, before: Stage, first: Stage) -> str:
+def latency_speedup(stage: Stage, before: Stage, first: Stage) -> str:
     return times(stage.speed.latency_versus(first.speed)) if stage.speed and first.speed else ""
 
 
@@ -60,13 +58,13 @@ def throughput(stage: Stage, before: Stage, first: Stage) -> str:
     return f"{number(stage.speed.best)} ({stage.speed.best_batch})" if stage.speed else ""
 
 
-def own(stage: Stage, before: Stage, first: Stage) -> str:
+def step_speedup(stage: Stage, before: Stage, first: Stage) -> str:
     if stage is first:
         return ""
     return times(stage.speed.versus(before.speed)) if stage.speed and before.speed else ""
 
 
-def total(stage: Stage, before: Stage, first: Stage) -> str:
+def speedup(stage: Stage, before: Stage, first: Stage) -> str:
     return times(stage.speed.versus(first.speed)) if stage.speed and first.speed else ""
 
 
@@ -74,7 +72,7 @@ def mib(stage: Stage, before: Stage, first: Stage) -> str:
     return number(stage.size.bytes / MIB) if stage.size else ""
 
 
-def smaller(stage: Stage, before: Stage, first: Stage) -> str:
+def size_ratio(stage: Stage, before: Stage, first: Stage) -> str:
     return times(first.size.bytes / stage.size.bytes) if stage.size and first.size else ""
 
 
@@ -98,7 +96,7 @@ def accuracy(stage: Stage, before: Stage, first: Stage) -> str:
     return f"{100 * value:.1f}%{change}"
 
 
-def likeness(prefix: str, digits: int) -> Cell:
+def similarity(prefix: str, digits: int) -> Cell:
     def cell(stage: Stage, before: Stage, first: Stage) -> str:
         value = stage.figure(prefix)
         return "" if value is None or stage is first else f"{value:.{digits}f}"
@@ -109,15 +107,15 @@ def likeness(prefix: str, digits: int) -> Cell:
 COLUMNS: dict[str, Cell] = {
     "stage": lambda stage, before, first: stage.name,
     "ms": latency,
-    "sooner": sooner,
+    "latency speed-up": latency_speedup,
     "images/s (batch)": throughput,
-    "own": own,
-    "total": total,
+    "speed-up of the step": step_speedup,
+    "speed-up": speedup,
     "MiB": mib,
-    "smaller": smaller,
-    "M mult-adds": work,
+    "size ratio": size_ratio,
+    "M multiply-adds": work,
     "FD": distance,
-    "scenes right": accuracy,
-    "PSNR": likeness("psnr", 1),
-    "SSIM": likeness("ssim", 3),
+    "attribute accuracy": accuracy,
+    "PSNR": similarity("psnr", 1),
+    "SSIM": similarity("ssim", 3),
 }
