@@ -90,7 +90,7 @@ def test_a_mistake_inside_an_experiment_file(project, command, lines, expected):
 
 
 def test_no_experiment(project, command):
-    result = command()
+    result = command("train")
     assert result.code == 2
     assert "experiment=NAME" in result.err
     assert "small" in result.err

@@ -21,13 +21,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from trainer.config import earlier, signatures
 from trainer.config.entry import Training, entry
+from trainer.config.verbs import VERBS, first
 from trainer.errors import UserError
-from trainer.process import distribution, ranks
+from trainer.process import ranks
 from trainer.process.progress import best_effort_output
 from trainer.runs import allowlist, run_folder, run_lock
-
-VERBS = {verb: f"trainer.{verb}" for verb in ("sample", "evaluate", "compress", "export", "speed", "dashboard")}
-VERBS |= {verb: f"trainer.{verb}.__main__" for verb in ("report", "benchmark")}
 
 
 def start(cfg: DictConfig) -> float | None:
@@ -112,12 +110,12 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
 
 def main() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else its stack traces bury the line that names a dead rank
-    if sys.argv[1:2] == ["train"]:
-        del sys.argv[1]
-    elif sys.argv[1:2] == ["--version"]:
-        print(distribution.NAME, distribution.version())
+    if not sys.argv[1:]:
+        print(first())
         return
-    elif sys.argv[1:] and sys.argv[1] in VERBS:
+    if sys.argv[1] == "train":
+        del sys.argv[1]
+    elif sys.argv[1] in VERBS:
         module = import_module(VERBS[sys.argv.pop(1)])
         sys.argv[0] = str(module.__file__)
         module.main()

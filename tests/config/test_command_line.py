@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from trainer.config.command_line import overrides, quoted, unquoted
 from trainer.errors import UserError
 
-ROOTS = ("checkpoint", "prompts", "seeds", "out")
+ROOTS = ("checkpoint", "prompts", "seeds", "out", "batch_size")
 PROMPTS = {
     "prompts=café": ["café"],
     "prompts=[красное яблоко, 苹果, 🍎]": ["красное яблоко", "苹果", "🍎"],

@@ -15,6 +15,7 @@ from trainer.errors import UserError
 from trainer.evaluate import Evaluation
 from trainer.runs import run_folder
 from trainer.sample import Sampling
+from trainer.speed import Speed
 
 CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = mistakes.options([CONF])
@@ -104,8 +105,9 @@ def test_nearest(word, known, expected):
 
 
 def test_synonyms_name_keys_that_there_are(compose):
-    known = {*mistakes.keys(compose("+experiment=cgan")), *mistakes.keys(compose("+experiment=cvae")), *OPTIONS}
-    for file, schema in (("sample", Sampling), ("evaluate", Evaluation)):
+    known = {key for name in ("cgan", "cvae", "matching") for key in mistakes.keys(compose(f"+experiment={name}"))}
+    known |= {*OPTIONS}
+    for file, schema in (("sample", Sampling), ("evaluate", Evaluation), ("speed", Speed)):
         known |= {*mistakes.keys(OmegaConf.load(CONF / f"{file}.yaml")), *(each.name for each in fields(schema))}
     known |= {"data.source.path"}  # of data=folder and its like
     for word, names in synonyms.MEANT.items():

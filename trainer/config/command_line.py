@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
+from trainer.config import habits
 from trainer.errors import UserError
 
 SWEEPS = ("-m", "--multirun")
@@ -42,6 +43,7 @@ def overrides(arguments: Sequence[str], roots: Sequence[str] = (), experiments: 
         word = words[at]
         at += 1
         if word.startswith(("-", "~")):
+            check_flag(word, words[at : at + 1], words)
             follows = word in FOLLOWED and at < len(words) and "=" not in words[at]
             found += [word, *words[at : at + follows]]
             at += follows
@@ -55,7 +57,9 @@ def overrides(arguments: Sequence[str], roots: Sequence[str] = (), experiments: 
         if sweeping and word.startswith("run_dir=") and "run_dir" in roots:  # each run has its own in that of the sweep
             word = f"hydra.sweep.dir={word.removeprefix('run_dir=')}"
         if not OVERRIDE.fullmatch(word):
-            word = bare(word, found, roots, experiments)
+            word = bare(word, found, words[at:], roots, experiments)
+        key, _, value = word.partition("=")
+        habits.check(key, value, roots)
         found.append(readable(word, sweeping))
     return found
 
@@ -74,7 +78,7 @@ def flagless(arguments: Sequence[str]) -> list[str]:
     while rest:
         word = rest.pop(0)
         if word in OF_CONFIGS:
-            raise UserError(f"{word}: a configuration is named by experiment=NAME, and changed by key=value")
+            raise UserError(f"{word}: {habits.NAMED}")
         if not word.startswith("-") or word in (*ALONE, *FOLLOWED) or word.startswith(tuple(f"{f}=" for f in FOLLOWED)):
             words.append(word)
             if word in FOLLOWED and rest:
@@ -85,7 +89,7 @@ def flagless(arguments: Sequence[str]) -> list[str]:
             raise UserError(f"{word}: no such flag; expected key=value, or --help")
         if not equals:
             has_value = bool(rest) and not rest[0].startswith("--") and not OVERRIDE.fullmatch(rest[0])
-            value = rest.pop(0) if has_value else "true"
+            value = rest.pop(0) if has_value else "" if key in habits.RUNS else "true"
         words.append(f"{key.replace('-', '_')}={value}")
     return words
 
@@ -95,7 +99,7 @@ def flags(arguments: Sequence[str], positional: str = "") -> list[str]:
     words: list[str] = []
     for word in arguments:
         found = OVERRIDE.fullmatch(word)
-        if not found or os.path.exists(word):
+        if not found or word.startswith("-") or os.path.exists(word):
             words.append(word)
         elif found[1] == positional:
             words.append(os.path.expanduser(found[2]))
@@ -104,16 +108,30 @@ def flags(arguments: Sequence[str], positional: str = "") -> list[str]:
     return words
 
 
-def bare(word: str, before: Sequence[str], roots: Sequence[str], experiments: Sequence[str]) -> str:
+def check_flag(flag: str, after: Sequence[str], words: Sequence[str]) -> None:
+    """UserError for a flag of Hydra's that would end in its usage, or do nothing."""
+    value = next(iter(after), "")
+    if flag in ("-c", "--cfg") and value not in ("job", "hydra", "all"):
+        raise UserError(f"{flag} {value}: expected job, hydra or all; {habits.named(value) or habits.NAMED}")
+    if flag in ("-p", "--package") and not {"-c", "--cfg"} & {each.partition("=")[0] for each in words}:
+        raise UserError(f"{flag} {value}: shows a part of --cfg job; expected --cfg job before it, or key=value")
+
+
+def bare(
+    word: str, before: Sequence[str], after: Sequence[str], roots: Sequence[str], experiments: Sequence[str]
+) -> str:
     """The override that a word without `=` stands for."""
     named = {argument.lstrip("+").partition("=")[0] for argument in before}
     if word in experiments and "experiment" not in named:
         return f"+experiment={word}"
+    habits.check_word(word, after, roots)
     if "checkpoint" in roots and "checkpoint" not in named:
         return f"checkpoint={word}"
     from trainer.config.mistakes import nearest
+    from trainer.config.verbs import VERBS
 
-    raise UserError(f"{word}: expected key=value, in quotes where the value has spaces{nearest(word, experiments)}")
+    near = nearest(word, [*experiments, *VERBS])
+    raise UserError(f"{word}: expected key=value, in quotes where the value has spaces{near}")
 
 
 def readable(argument: str, sweeping: bool = False) -> str:

@@ -21,7 +21,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from trainer.config import command_line, mistakes, signatures, sweeps
 from trainer.errors import UserError
-from trainer.process import ranks, signals
+from trainer.process import distribution, ranks, signals
 from trainer.runs import allowlist, run_folder
 
 
@@ -95,6 +95,9 @@ def entry(
     offer: may add to the arguments, and to what Hydra can choose from, before it composes.
     The user's mistakes, wherever they come up, end in one line on stderr and exit code 2; others keep their traceback.
     """
+    if "--version" in sys.argv[1:]:
+        print(distribution.NAME, distribution.version())
+        return
     ConfigStore.instance().store(name=f"{config_name}_schema", node=schema)
     Plugins.instance().register(UserConf)
     OmegaConf.register_new_resolver("steps", steps, replace=True)

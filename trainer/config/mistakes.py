@@ -13,6 +13,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from trainer.config import habits
 from trainer.config.synonyms import suggestion
 from trainer.errors import UserError
 
@@ -93,10 +94,9 @@ def explain_refusal(error: InstantiationException) -> str | None:
 
 def unknown_option(file: str, groups: dict[str, dict[str, Path]]) -> str:
     group, _, option = file.removesuffix(".yaml").rpartition("/")
-    if file.startswith("data/") and group not in groups:
-        path = file.removesuffix(".yaml").removeprefix("data/")
-        kind = {".parquet": "parquet", ".tar": "webdataset"}.get(Path(path).suffix, "folder")
-        return f"data={path}: no such option; a path of yours is data={kind} data.source.path={path}"
+    path = file.removesuffix(".yaml").removeprefix("data/")
+    if file.startswith("data/") and (group not in groups or Path(path).suffix or Path(path).exists()):
+        return f"data={path}: no such option; {habits.data(path)}"
     if group not in groups:
         return f"{group or option}: no such group" + nearest(group or option, groups)
     known = sorted(groups[group])
@@ -125,7 +125,9 @@ def wrong_key(message: str, cause: OmegaConfBaseException, folders: list[Path]) 
         if file and key == file[1].partition("/")[0]:
             return f"{where}its first line must be `# @package _global_`, as of every {key}"
         root = cause.parent_node._get_root() if cause.parent_node is not None else None
-        return f"{where}{key}: no such key" + nearest(key, [*keys(root), *options(folders)])
+        known = [name for name in keys(root) if not name.startswith("hydra.")]
+        groups = options(folders) if "objective" in known else []  # other verbs take few of them
+        return f"{where}{key}: no such key" + nearest(key, [*known, *groups])
     return f"{where}{key}: {one_line(str(cause.msg))}"
 
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 
-from trainer.config.command_line import flags
+from trainer.config.arguments import Parser
 from trainer.config.entry import exit_on_error
 from trainer.errors import UserError
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m trainer.report", description=__doc__)
+    parser = Parser("report", str(__doc__), positional="checkpoint")
     parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="folder of a run: outputs/NAME/TIME")
     parser.add_argument(
         "--out", type=Path, help="file to write; default RUN/report.html, of several runs ./compare.html"
     )
-    given = parser.parse_args(flags(sys.argv[1:], positional="checkpoint"))
+    given = parser.given()
     with exit_on_error():
         from trainer.report import compare, single  # here, so that --help is answered at once
 
