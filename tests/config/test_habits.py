@@ -126,3 +126,11 @@ def test_each_verb_is_a_module(project, command):
         assert command(verb, "--version").out.startswith("text-image-trainer ")
     assert set(verbs.OTHERS.values()) <= set(verbs.VERBS)
     assert not set(verbs.OTHERS) & set(verbs.VERBS)
+
+
+def test_help_is_that_of_the_verb_whatever_else_is_typed(project, command):
+    for verb in ("sample", "evaluate", "compress", "export", "speed"):
+        shown = command(verb, "--help")
+        assert (shown.code, shown.err) == (0, "")
+        assert f"python -m trainer.{verb} checkpoint=RUN" in shown.out
+        assert command(verb, "-h", "no_such_key=1").out == shown.out

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import hydra
@@ -116,6 +117,9 @@ def entry(
             return sweeps.run_job(task, cfg)
 
     with exit_on_error(composing=True):
+        if {"-h", "--help"} & {*sys.argv[1:]}:
+            print(help_text(config_name), flush=True)
+            return
         roots = [field.name for field in fields(schema)]
         experiments = mistakes.options(conf_folders()).get("experiment", {}) if "objective" in roots else {}
         sys.argv[1:] = command_line.overrides(sys.argv[1:], roots, [*experiments])
@@ -123,6 +127,13 @@ def entry(
         sys.argv[1:] = group_overrides(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(conf_folders()[-1]), config_name=config_name)(job)()
     sweeps.exit_if_failed()
+
+
+def help_text(config_name: str) -> str:
+    """What --help prints. Hydra's own way copies all configurations once for each group first, which takes a second."""
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folders()[-1])):
+        cfg = hydra.compose(config_name, return_hydra_config=True)
+    return Template(cfg.hydra.help.template).substitute()
 
 
 def group_overrides(arguments: list[str]) -> list[str]:
