@@ -14,8 +14,8 @@ from PIL import Image
 
 from trainer import load
 from trainer.errors import UserError
-from trainer.runs import checkpoint, moved
-from trainer.runs.export_files import SETTINGS, settings
+from trainer.runs import allowlist, checkpoint, moved
+from trainer.runs.export_files import SETTINGS, TRAINED, settings
 
 OLD = Path(__file__).with_name("d8b5a54")
 PROMPT = "a large yellow triangle in the bottom left on a grey background"
@@ -45,7 +45,17 @@ def test_what_has_moved_is_there(name):
 def test_the_names_of_today_stay():
     for name in (*moved.MOVED.values(), "torch.nn.Linear", "my.package.Part"):
         assert moved.today(name) == name
+    assert moved.today("trainer.objectives.drawing.Drawing") == TRAINED
     assert moved.today("trainer.schedules.cosine") == "trainer.objectives.schedules.cosine"
+
+
+def test_an_export_of_before_may_be_built():
+    generator = {"_target_": "trainer.networks.dcgan.Generator"}
+    half = {"_target_": "trainer.compression.runtime.half"}
+    objective = {"_target_": "trainer.objectives.drawing.Drawing", "generator": generator}
+    found = allowlist.check_config({"objective": objective, "runtime": [half]}, "config.json")
+    assert found["objective"] == {"_target_": TRAINED, "generator": generator}
+    assert found["runtime"] == [{"_target_": "trainer.sampling.runtime.half"}]
 
 
 def test_a_checkpoint_of_tomorrow_is_refused(tmp_path):
