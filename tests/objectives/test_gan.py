@@ -37,6 +37,22 @@ def test_plain_losses(loss, batch):
     torch.testing.assert_close(value, loss.generator(fake_logits, real).mean())
 
 
+@pytest.mark.parametrize("loss", [NonSaturating(), Hinge(), Relativistic(), Wasserstein()])
+def test_logits_of_several_heads_are_averaged_behind_the_loss(loss, batch):
+    """Three heads that say the same are one head, and of two that differ each has its own loss."""
+    options = {"matching": 2.0, "r1": 0.3, "r2": 0.7, "gradient_penalty": 1.0}
+    one, three, two = (at_step(make_gan(loss, **options)) for _ in range(3))
+    read = one.discriminator.logits
+    three.discriminator.read = three.discriminator.logits = lambda *args: read(*args)[:, None, None].expand(-1, 3, 1)
+    for phase in ("discriminator_loss", "generator_loss"):
+        torch.testing.assert_close(getattr(three, phase)(batch)[0], getattr(one, phase)(batch)[0])
+    two.matching = two.r1 = two.r2 = two.gradient_penalty = 0
+    two.discriminator.read = two.discriminator.logits = lambda *args: torch.stack([read(*args), 5 * read(*args) + 1], 1)
+    real, fake = (one.discriminator(x, batch.condition) for x in (batch.image, fakes(one, batch, "discriminator")))
+    expected = (loss.discriminator(real, fake) + loss.discriminator(5 * real + 1, 5 * fake + 1)).mean() / 2
+    torch.testing.assert_close(two.discriminator_loss(batch)[0], expected)
+
+
 def test_mismatch_compares_with_the_neighbours_caption(batch):
     gan = at_step(make_gan(matching=2.0))
     batch.caption[1] = batch.caption[0]  # the first pair says the same: nothing to tell apart

@@ -1,14 +1,20 @@
 """Adversarial losses: what the discriminator D and the generator G make of logits, where higher means real.
 
-Each class has `discriminator(real_logits, fake_logits) -> (N,)` and `generator(fake_logits, real_logits) -> (N,)`, both
-to be minimised, in float32 whatever the logits' dtype. Logits are (N,). `needs_real` says whether the generator's loss
-looks at real logits; where it does not they may be None. In the equations r = D(x) and f = D(G(z)).
+Each class has `discriminator(real_logits, fake_logits)` and `generator(fake_logits, real_logits)`, both elementwise, to
+be minimised, in float32 whatever the logits' dtype. Logits are (N,) or, of several heads, scales or patches, (N, ...);
+the mean of a sample is taken behind the loss (`per_sample`). `needs_real` says whether the generator's loss looks at
+real logits; where it does not they may be None. In the equations r = D(x) and f = D(G(z)).
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 from torch.nn.functional import relu, softplus
+
+
+def per_sample(values: Tensor) -> Tensor:
+    """(N,) means of values (N, ...): every head counts alike, so that their number rescales no term."""
+    return values.flatten(1).mean(1) if values.dim() > 1 else values
 
 
 class NonSaturating:

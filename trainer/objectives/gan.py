@@ -13,12 +13,13 @@ from torch.nn.functional import softplus
 from trainer.batch import Batch
 from trainer.errors import UserError
 from trainer.losses import regularizers
+from trainer.losses.adversarial import per_sample
 from trainer.objectives.base import Objective
 from trainer.runs.trained import Matcher
 
 
 class Adversarial(Protocol):
-    """A pair of losses of logits (N,) -> (N,); see `trainer.losses.adversarial`."""
+    """A pair of elementwise losses of logits (N, ...); see `trainer.losses.adversarial`."""
 
     needs_real: bool
 
@@ -27,7 +28,7 @@ class Adversarial(Protocol):
 
 
 class GAN(Objective):
-    """Generator G(z, c) against discriminator D(x, c).
+    """Generator G(z, c) against discriminator D(x, c), whose logits are (N,) or (N, ...) of several heads or patches.
 
     loss: adversarial losses. augment: differentiable augmentation of all that the discriminator sees, or None.
     matching: weight of softplus(D(x, c') - D(x, c)) with another image's caption c', for real x in the discriminator's
@@ -113,7 +114,7 @@ class GAN(Objective):
             features = self.discriminator.features(real)
             real_logits = self.discriminator.logits(features, batch.condition)
             fake_logits = self.discriminator(fake, batch.condition)
-            loss = self.loss.discriminator(real_logits, fake_logits)
+            loss = per_sample(self.loss.discriminator(real_logits, fake_logits))
             logs = {"discriminator/real_logits": real_logits.mean(), "discriminator/fake_logits": fake_logits.mean()}
 
             if self.matching:
@@ -143,7 +144,7 @@ class GAN(Objective):
             real_logits = self.discriminator(self.augmented(batch.image, batch, "generator/real"), batch.condition)
         features = self.discriminator.features(fake)
         fake_logits = self.discriminator.logits(features, batch.condition)
-        loss = self.loss.generator(fake_logits, real_logits)
+        loss = per_sample(self.loss.generator(fake_logits, real_logits))
         logs = {"generator/loss": loss.mean()}
         if self.matching:
             mismatch = self.mismatch(batch, features, fake_logits)
@@ -161,19 +162,21 @@ class GAN(Objective):
         """(N,) softplus(D(x, c') - D(x, c)): an image must fit its own caption c better than another's, c'."""
         other = batch.neighbour()
         differs = batch.caption != batch.caption[other]
-        return differs * softplus(self.discriminator.logits(features, batch.condition.rows(other)) - logits)
+        wrong = self.discriminator.logits(features, batch.condition.rows(other))
+        return differs * per_sample(softplus(wrong - logits))
 
     def penalty(
         self, batch: Batch, real: Tensor, fake: Tensor, real_logits: Tensor, fake_logits: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         def judge(image: Tensor) -> Tensor:
-            return self.discriminator(image, batch.condition)
+            return per_sample(self.discriminator(image, batch.condition))
 
         total = torch.zeros(len(batch), device=real.device)
         logs = {}
         for name, gamma, image, logits in (("r1", self.r1, real, real_logits), ("r2", self.r2, fake, fake_logits)):
             if not gamma:
                 continue
+            logits = per_sample(logits)
             if self.finite_difference:
                 step = self.normal(f"discriminator/{name}", batch, image[0].numel()).view_as(image)
                 value = regularizers.approximate_r1(judge, image, logits, step, self.finite_difference)
