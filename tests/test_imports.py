@@ -25,7 +25,7 @@ ROOMS = {  # each knows those above it in this list, and nothing below
     "networks": "generators, discriminators, encoders, and the blocks that they share",
     "pretrained": "weights that others trained: from a package, a folder, the Hugging Face hub",
     "text": "frozen text encoders with a cache, and a small one that trains",
-    "backbones": "networks that judge: Inception, DINOv2, CLIP, EfficientNet-Lite0, LPIPS",
+    "backbones": "networks that judge: Inception, DINOv2, CLIP, EfficientNet-Lite, LPIPS",
     "data": "a source a file; cache, order, augmentation, the data module",
     "strategies": "one engine a network: single, ddp, fsdp, zero; ranks that watch each other",
     "runs": "a run's folder, checkpoints and results; trained runs that teach or judge; what a file may name",

@@ -15,9 +15,11 @@ def test_says_all_that_its_loader_takes(name):
     options = dict(CONFIGS[name])
     module, _, function = options.pop("_target_").rpartition(".")
     parameters = inspect.signature(getattr(importlib.import_module(module), function)).parameters
-    assert options == {key: each.default for key, each in parameters.items()}
+    defaults = {key: each.default for key, each in parameters.items()}
+    assert options == defaults | ({"variant": 2} if name == "effnet_lite2" else {})
 
 
-def test_the_backbone_that_is_installed():
-    backbone = instantiate(CONFIGS["effnet_lite0"])
-    assert (backbone.name, backbone.width, backbone.resizer) == ("effnet", 320, "bilinear 64")
+@pytest.mark.parametrize(("config", "name", "width"), [("lite0", "effnet", 320), ("lite2", "effnet2", 352)])
+def test_those_that_are_installed(config, name, width):
+    backbone = instantiate(CONFIGS[f"effnet_{config}"])
+    assert (backbone.name, backbone.width, backbone.resizer) == (name, width, "bilinear 64")

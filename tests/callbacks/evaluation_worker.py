@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 sys.path.insert(0, str(Path(__file__).parents[1] / "objectives"))
 from conftest_objectives import RESOLUTION, make_gan, random_batch
 
-from trainer.backbones import effnet_lite0
+from trainer.backbones import effnet_lite
 from trainer.batch import Condition
 from trainer.callbacks.evaluation import Evaluation
 from trainer.strategies.ddp import DDP
@@ -47,7 +47,7 @@ def main():
     strategy = STRATEGIES[sys.argv[3]]() if ranks > 1 else Single("cpu")
     trainer = pl.Trainer(
         strategy=strategy, accelerator="cpu", devices=ranks, max_epochs=1, max_steps=2, default_root_dir=out,
-        callbacks=[Evaluation(effnet_lite0.load(32), times=1, num_images=9)], logger=False,
+        callbacks=[Evaluation(effnet_lite.load(32), times=1, num_images=9)], logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False,
     )  # fmt: skip

@@ -8,6 +8,7 @@ from trainer.errors import UserError
 
 VERSION = 2  # of what checkpoints and exports hold; those of before the first row below have none
 MOVED = {  # module or part of before -> of today
+    "trainer.backbones.effnet_lite0": "trainer.backbones.effnet_lite",
     "trainer.compression.runtime": "trainer.sampling.runtime",
     "trainer.objectives.drawing.Drawing": "trainer.exports.generator.TrainedGenerator",
     "trainer.schedules": "trainer.objectives.schedules",

