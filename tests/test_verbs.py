@@ -118,6 +118,23 @@ def test_what_is_missing_is_said(command, run, arguments, said):
     assert said in result.err
 
 
+def test_a_backbone_that_taught_is_no_judge(command, run, tmp_path):
+    taught = shutil.copytree(run, tmp_path / "taught")
+    file = max(taught.glob("checkpoints/kimg*.ckpt"))
+    saved = torch.load(file, weights_only=True)
+    backbone = {"_target_": "trainer.backbones.effnet_lite0.load", "resolution": 32}  # as runs of before name it
+    saved["config"] |= generator.configuration({"objective": {"discriminator": {"backbone": backbone}}}, {}) | {
+        "objective": saved["config"]["objective"]
+    }
+    torch.save(saved, file)
+    asked = [f"checkpoint={taught}", "num_images=20", "metrics=[fd]"]
+    refused = command(*asked, main=evaluate.main)
+    assert refused.code == 2 and "backbone effnet_lite variant=0 taught a network of this run" in refused.err
+    assert "backbone=effnet_lite2" in refused.err
+    assert command(*asked[:2], "metrics=[reconstruction]", main=evaluate.main).code == 0, "no backbone is asked"
+    assert command(*asked, "backbone=effnet_lite2", main=evaluate.main).code == 0
+
+
 def test_the_teacher_is_no_judge(command, run, tmp_path):
     quick = ["kimg=0.016", "logger.wandb=null", f"data.cache_dir={tmp_path / 'cache'}", "callbacks.retrieval=null"]
     narrow = ["objective.matcher.image_encoder.base_channels=8", "objective.matcher.image_encoder.max_channels=8"]

@@ -137,6 +137,18 @@ def test_wrong_options(wrong):
         evaluation(**wrong)
 
 
+def test_a_judge_that_taught_is_refused_before_the_first_step(objective, data, make_trainer):
+    own = {"_target_": "trainer.backbones.effnet_lite.load", "variant": 0}
+    judge = {"backbone": {"_target_": "trainer.backbones.effnet_lite.load", "resolution": 64}}
+    objective.config = {"objective": {"discriminator": {"backbone": own}}, "callbacks": {"evaluation": judge}}
+    trainer = make_trainer([evaluation()], max_steps=2)
+    with pytest.raises(UserError, match=r"effnet_lite variant=0 taught .*callbacks\.evaluation\.backbone=effnet_lite2"):
+        trainer.fit(objective, data)
+    assert trainer.global_step == 0
+    judge["backbone"]["variant"] = 2
+    make_trainer([evaluation()], max_steps=2).fit(objective, data)
+
+
 @pytest.mark.parametrize(
     "strategy",
     ["ddp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fsdp", "zero3"))],  # one rank draws more often

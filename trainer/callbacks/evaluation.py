@@ -17,6 +17,7 @@ from trainer.process import signals
 from trainer.process.progress import say
 from trainer.runs import results
 from trainer.runs.checkpoint_files import kimg_name
+from trainer.runs.judges import require_untaught
 from trainer.sampling.sampler import Sampler
 
 _AT_ONCE = 64  # images; on one CPU core a sixth quicker than the 16 of a sampler
@@ -64,6 +65,13 @@ class Evaluation(Callback):
         if saved.get("broken_off") and 0 < trainer.max_steps <= checkpoint["global_step"]:
             trainer.fit_loop.epoch_loop.max_steps += 1  # else there is nothing to start; until `on_train_start`
             self._lent = True
+
+    def setup(self, trainer: Trainer, objective: Any, stage: str) -> None:
+        """UserError, before anything is trained, if what judges has taught."""
+        for name, node in objective.config.get("callbacks", {}).items():
+            if node and "backbone" in node:
+                remedy = f"backbone@callbacks.{name}.backbone=effnet_lite2 callbacks.checkpoint.metric=val/fd_effnet2"
+                require_untaught(node["backbone"], objective.config, remedy)
 
     def on_train_start(self, trainer: Trainer, objective: Any) -> None:
         """References are measured before the first step, so that what is wrong with them is told now."""

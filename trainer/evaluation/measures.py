@@ -23,6 +23,7 @@ from trainer.process import ranks
 from trainer.process.progress import say
 from trainer.report import table as report
 from trainer.runs import checkpoint
+from trainer.runs.judges import require_untaught
 from trainer.runs.results import Figure
 from trainer.runs.trained import Matcher
 from trainer.sampling.pipeline import Pipeline
@@ -79,6 +80,9 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
             raise UserError(f"metrics: {name} is none of {', '.join((*METRICS, *OTHERS))}")
         if possible.get(name):
             raise UserError(f"metrics: {name} needs {possible[name]}")
+    of_images = {*METRICS, "diversity"} & set(wanted)
+    if of_images:
+        require_untaught(cfg.backbone, pipe.config, "backbone=effnet_lite2, effnet_lite0, inception, ...")
     backbone = instantiate(cfg.backbone)
     of_backbone = [name for name in wanted if name in METRICS]
     if not cfg.metrics and not hasattr(backbone, "logits"):
@@ -101,6 +105,8 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
             raise UserError(f"matching={cfg.matching}: it taught the generator; another one has to judge")
         chosen.append(TextMatch(matching, matching.images, matching.captions, ["r_precision"]))
     if cfg.clip and {"r_precision", "clip_score"} & set(wanted):
+        node = {"_target_": "trainer.backbones.clip.load", "path": cfg.clip}
+        require_untaught(node, pipe.config, "clip= of another hub id or folder")
         encoder = pipe.config["text"]["encoder"]
         if encoder.get("name") == "clip" and (encoder["path"] or FAMILIES["clip"].hub_id) == cfg.clip:
             raise UserError(f"clip={cfg.clip}: the model was trained with its text encoder; another CLIP has to judge")

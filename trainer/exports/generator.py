@@ -26,8 +26,10 @@ from trainer.runs.export_files import (
     write_settings,
     write_weights,
 )
+from trainer.runs.judges import taught_by
 
-KEPT = ("name", "text", "data", "runtime", "teacher", "matcher")  # of a run's configuration, beside the generator's
+# of a run's configuration, beside the generator's
+KEPT = ("name", "text", "data", "runtime", "teacher", "matcher", "backbones")
 
 
 def node(objective: Any) -> dict[str, Any]:
@@ -40,6 +42,8 @@ def configuration(config: dict[str, Any], generator: dict[str, Any]) -> dict[str
     kept = {key: config[key] for key in KEPT if key in config}
     if matcher := config["objective"].get("matcher"):  # it taught the generator, and so may not judge it
         kept["matcher"] = matcher
+    if backbones := list(taught_by(config["objective"])):  # so did they
+        kept["backbones"] = backbones
     return {**kept, "objective": {"_target_": TRAINED, "generator": generator}}
 
 
