@@ -1,6 +1,7 @@
 """Every experiment composes, trains two batches, saves and samples; so do the parts it can be changed to."""
 
 import csv
+import re
 import shutil
 from pathlib import Path
 
@@ -57,6 +58,9 @@ def data_of(experiment):
     text = (Path(__file__).parent.parent / "conf" / "experiment" / f"{experiment}.yaml").read_text()
     for word in ("paper", "expected", "cost", "command"):
         assert f"# {word} " in text, f"the header of {experiment} says nothing of its {word}"
+    above = re.search(r"^  - ([a-z0-9_]+)$", text, re.M)  # another experiment that it changes
+    if above and above[1] != "_self_":
+        return data_of(above[1])
     return "emoji" if "override /data: emoji" in text else "shapes"
 
 
