@@ -17,7 +17,7 @@ from trainer.batch import Condition
 from trainer.compression import structure
 
 TEXT, LATENT = 24, 8
-FAMILIES = ["dcgan", "residual"]
+FAMILIES = ["dcgan", "residual", "r3gan"]
 
 
 def node_of(family: str, resolution: int = 16, **sizes: Any) -> dict[str, Any]:

@@ -96,6 +96,21 @@ def test_the_word_heads_lose_the_same_channels(inputs):
         assert [row % 8 for row in rows] == [rows[0]] * 4  # 32 channels, 4 heads
 
 
+def test_groups_of_a_convolution_go_as_a_whole(inputs):
+    """With the channels that it reads and those that are read of it; those left are as they were."""
+    node = node_of("r3gan", 16, max_channels=32)
+    network = make(node)
+    pruned = prune(network, inputs, 0.5, "l1")
+    before, after = (each.stages[0][0] for each in (network, pruned))
+    assert (before.mix.groups, after.mix.groups) == (4, 2)
+    assert (after.widen.out_channels, after.mix.out_channels, after.narrow.in_channels) == (32, 32, 32)
+    whole = before.mix.weight.unflatten(0, (4, 16))
+    kept = [i for i in range(4) for part in after.mix.weight.unflatten(0, (2, 16)) if torch.equal(part, whole[i])]
+    assert len(kept) == 2
+    rows = [16 * group + i for group in kept for i in range(16)]
+    assert torch.equal(after.mix.bias, before.mix.bias[rows])
+
+
 def test_effects_are_what_the_images_change_by(inputs):
     """|sum of w dG/dw| of a weight alone, against a difference quotient of the images."""
     network = make(node_of("dcgan", 16)).double()
@@ -108,8 +123,10 @@ def test_effects_are_what_the_images_change_by(inputs):
     assert found[:, 3].square().mean().sqrt() == pytest.approx(change.item(), rel=0.15)
 
 
-def test_the_least_effect_is_nearer_than_the_smallest_norm(generator, inputs):
-    network = generator[1]
+@pytest.mark.parametrize("family", ["dcgan", "residual"])  # at random weights it need not be so of whole groups
+@pytest.mark.parametrize("resolution", [16, 32])
+def test_the_least_effect_is_nearer_than_the_smallest_norm(family, resolution, inputs):
+    network = make(node_of(family, resolution))
     image = network(*inputs[0])
     effect, norm = (
         (prune(network, inputs, ratio=0.3, importance=each)(*inputs[0]) - image).square().mean()

@@ -55,7 +55,9 @@ def test_two_of_four(generator, inputs, saved):
     smaller = sparsify(network, inputs, pattern="2:4")
     assert torch.equal(saved(node, network, smaller)(*inputs[0]), smaller(*inputs[0]))
     assert torch.equal(smaller.image.weight != 0, largest_of_four(network.image.weight, 1))
-    up = smaller.ups[0].conv1.weight if hasattr(smaller.ups[0], "conv1") else smaller.ups[0].weight.transpose(0, 1)
+    within = [each for path, each in smaller.named_modules() if path.startswith(("ups.", "stages."))]
+    first = next(each for each in within if isinstance(each, (nn.Conv2d, nn.ConvTranspose2d)))
+    up = first.weight.transpose(0, 1) if isinstance(first, nn.ConvTranspose2d) else first.weight
     counts = (up.unflatten(1, (-1, 4)) != 0).sum(2)
     assert (counts == 2).all()
     for name, weight in weights(smaller).items():

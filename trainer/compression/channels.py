@@ -109,10 +109,15 @@ class Labels(TorchFunctionMode):
         """Linear or convolution with `tensors` (weight, bias): reads `dim` of x, makes it anew."""
         weight, makes = tensors[0], 1 - reads
         read = self.tied(x, dim)
-        if weight.shape[reads] == len(read):  # without groups
+        inner, outer = len(read), shape[dim]
+        if weight.shape[reads] == inner and weight.shape[makes] == outer:  # without groups
             self.place(weight, reads, read)
             made = self.place(weight, makes)
-        elif weight.shape[0] == len(read) == shape[dim]:  # depthwise
+        elif reads and not inner % weight.shape[1]:  # a group goes as a whole, with all that it reads and makes
+            grouped = read.view(-1, weight.shape[1])
+            self.unite(grouped, grouped[:, :1].expand_as(grouped))
+            made = self.place(weight, 0, grouped[:, 0].repeat_interleave(outer // len(grouped)))
+        elif weight.shape[0] == inner == outer:  # transposed, each channel by itself
             made = self.place(weight, 0, read)
         else:
             self.fix(read)

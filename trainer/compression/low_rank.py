@@ -164,6 +164,8 @@ def part(layer: Any, weight: Tensor, axes: Sequence[int], bias: Tensor | None) -
         sizes["kernel_size"] = tuple(weight.shape[2:])
     old = layer.weight
     made = kind(*weight.shape[:2], bias=bias is not None, device=old.device, dtype=old.dtype, **sizes)
+    if old.dim() == 4 and old.is_contiguous(memory_format=torch.channels_last):
+        made = made.to(memory_format=torch.channels_last)
     with torch.no_grad():
         canonical(made).copy_(weight)
         if bias is not None:

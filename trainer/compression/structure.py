@@ -58,8 +58,8 @@ def resize(module: nn.Module, attribute: str, value: Tensor) -> None:
     elif isinstance(module, nn.Embedding):
         module.num_embeddings, module.embedding_dim = shape
     elif isinstance(module, CONVOLUTIONS):
-        depthwise = module.groups == module.in_channels > 1
-        module.groups = shape[0] * module.in_channels // module.out_channels if depthwise else module.groups
+        if module.groups > 1:  # whole groups come and go
+            module.groups = shape[0] * module.groups // module.out_channels
         module.out_channels, module.in_channels = shape[0], shape[1] * module.groups
     elif isinstance(module, TRANSPOSED):
         module.in_channels, module.out_channels = shape[0], shape[1] * module.groups
