@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -163,13 +164,27 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def trained(tmp_path: Path) -> Path:
     """A run folder with two checkpoints of a small GAN, whose EMA weights are not its weights."""
-    import torch
-    from hydra.utils import instantiate
-
     text = {
         "_target_": "trainer.text.scratch.TextTransformer",
         **{"width": 16, "num_layers": 1, "num_heads": 2, "vocabulary": 64, "max_tokens": 5},
     }
+    encoder = {"_target_": "trainer.text.scratch.HashTokenizer", "vocabulary": 64, "max_tokens": 5}
+    return save_run(tmp_path / "outputs" / "small" / "2026-01-31_12-00-00", text, {"encoder": encoder})
+
+
+@pytest.fixture
+def of_classes(tmp_path: Path) -> Path:
+    """As `trained`, but its conditions are features, those of classes, and captions were dropped."""
+    encoder = {"_target_": "trainer.text.labels.Labels", "width": 16}
+    folder = tmp_path / "outputs" / "classes" / "2026-01-31_12-00-00"
+    return save_run(folder, {"_target_": "torch.nn.Identity"}, {"encoder": encoder, "caption_dropout": 0.1})
+
+
+def save_run(run: Path, text: dict[str, Any], reading: dict[str, Any]) -> Path:
+    """text: the network of each player for it. reading: `text` of the configuration."""
+    import torch
+    from hydra.utils import instantiate
+
     small = {"resolution": 16, "text_channels": 16, "text": text, "base_channels": 8, "max_channels": 16}
     adam = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 0.001}
     objective = {
@@ -187,11 +202,10 @@ def trained(tmp_path: Path) -> Path:
         },
         "seed": 0,
     }
-    encoder = {"_target_": "trainer.text.scratch.HashTokenizer", "vocabulary": 64, "max_tokens": 5}
-    run = tmp_path / "outputs" / "small" / "2026-01-31_12-00-00"
     (run / "checkpoints").mkdir(parents=True)
+    torch.manual_seed(0)
     gan = instantiate(objective, _convert_="all")
-    gan.config = {"name": "small", "objective": objective, "text": {"encoder": encoder}}
+    gan.config = {"name": "small", "objective": objective, "text": reading}
     for images in (500, 1500):
         gan.images_seen = images
         gan.ema = {f"generator.{k}": p * (1 + images / 5000) for k, p in gan.generator.state_dict().items()}

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from omegaconf import MISSING, DictConfig
 from trainer.config.entry import entry
 from trainer.errors import UserError
 from trainer.process.progress import say
+from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.prompts import parse_prompts, parse_seeds, slug
 
 if TYPE_CHECKING:
@@ -36,6 +37,12 @@ class Sampling:
     prompts: Any = MISSING
     prompts_file: str | None = None
     seeds: Any = MISSING
+    compose: str | None = None
+    negative: str | None = None
+    negative_scale: float | None = None
+    guidance: float | None = None
+    interpolate: Any = None
+    steps: int = 8
     out: str | None = None
     batch_size: int | None = None
     device: str | None = None
@@ -55,46 +62,57 @@ def sample(cfg: DictConfig) -> None:
         raise UserError(f"mode={cfg.mode}: expected latency, throughput or null")
     if cfg.mode == "latency" and cfg.batch_size not in (None, 1):
         raise UserError(f"batch_size={cfg.batch_size}: mode=latency draws each image alone; leave one of them out")
+    conditioning = Conditioning(cfg.compose, cfg.negative, cfg.negative_scale, cfg.guidance)
+    if cfg.interpolate and (cfg.images_per_file is not None or cfg.prompts or cfg.prompts_file):
+        raise UserError(f"interpolate={cfg.interpolate}: its captions take the place of prompts; leave one of them out")
     if cfg.images_per_file is not None:
         from trainer.sampling.bulk import sample_many
 
-        sample_many(cfg, None if cfg.seeds == "line" else parse_seeds(cfg.seeds))
+        sample_many(cfg, None if cfg.seeds == "line" else parse_seeds(cfg.seeds), conditioning)
         return
     if cfg.launch or cfg.processes or cfg.seeds == "line":
         raise UserError("launch, processes and seeds=line draw into tar files: say images_per_file=1000, too")
     streamed = cfg.prompts_file == "-"
     wordless = not cfg.prompts and not cfg.prompts_file  # as an unconditional model may be drawn
+    ends = parse_prompts(cfg.interpolate, None, "interpolate") if cfg.interpolate else []
     prompts = [] if streamed or wordless else parse_prompts(cfg.prompts, cfg.prompts_file)
     seeds = parse_seeds(cfg.seeds)
 
     import torch  # here, because these take seconds: a mistyped seed is told at once
 
     from trainer.runs import run_folder
-    from trainer.sampling.files import is_from, make_folder, save
+    from trainer.sampling.files import free_name, make_folder, refuse_others, save
     from trainer.sampling.grids import grid
     from trainer.sampling.pipeline import load, picture
 
     alone = cfg.mode == "latency" or (streamed and cfg.mode is None and cfg.batch_size is None)
     pipe = load(cfg.checkpoint, cfg.device, 1 if alone else cfg.batch_size, fixed=alone, compiled=cfg.compile)
     say_which(pipe.path, Path(cfg.checkpoint))
-    if wordless:
+    said = conditioning.settings()
+    if said:
+        pipe = pipe.conditioned(**asdict(conditioning))  # before anything is written: it may not apply
+    if wordless and not ends:
         prompts = [""] if getattr(pipe.text, "wordless", False) else parse_prompts(cfg.prompts, None)
-    folder = Path(cfg.out or run_folder.of(pipe.path) / "samples" / pipe.path.stem).expanduser()
+    name = "_".join([pipe.path.stem, *(slug(f"{key} {value}") for key, value in said.items())])
+    folder = Path(cfg.out or run_folder.of(pipe.path) / "samples" / name).expanduser()
     origin = {
         "Software": "trainer",
         "experiment": str(pipe.config.get("name")),
         "checkpoint": f"{run_folder.of(pipe.path.resolve()).name}/{pipe.path.name}",  # no paths: pictures travel
         "kimg": f"{pipe.objective.images_seen / 1000:.3f}",
         "step": str(pipe.step),
-    }
+    } | said
     if streamed:
         stream(pipe, seeds, folder, origin)
         return
+    if ends:
+        from trainer.sampling.interpolation import write
+
+        write(pipe, ends, seeds, cfg.steps, folder, origin)
+        return
     pairs = list(itertools.product(prompts, seeds))
     files = [folder / f"{slug(prompt) or 'image'}_seed{seed:04d}.png" for prompt, seed in pairs]
-    for file in files:
-        if file.exists() and not is_from(file, origin):
-            raise UserError(f"{file} is there already and not from {pipe.path}: choose another out=FOLDER")
+    refuse_others(files, origin)
     make_folder(folder)
 
     pipe.sampler.conditions(prompts)  # before the clock starts: the first one loads the text encoder
@@ -113,8 +131,7 @@ def sample(cfg: DictConfig) -> None:
     seconds = time.monotonic() - began
 
     all_of_it = origin | {"prompts": json.dumps(prompts, ensure_ascii=False), "seeds": json.dumps(seeds)}
-    numbered = itertools.chain(["grid.png"], (f"grid-{i}.png" for i in itertools.count(2)))
-    file = next(f for f in map(folder.joinpath, numbered) if not f.exists() or is_from(f, all_of_it))
+    file = free_name(folder, all_of_it)
     overview = grid(torch.stack(shown), [prompt for prompt, _ in pairs[: len(shown)]], min(len(seeds), 16))
     save(overview, file, all_of_it)
     count = f"{len(pairs)} image{'s' * (len(pairs) > 1)}"

@@ -10,7 +10,7 @@ from trainer import noise
 from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.networks import dcgan, residual
-from trainer.sampling.sampler import Sampler, mixed
+from trainer.sampling.sampler import Sampler
 
 TOKENS, WIDTH, LATENT = 6, 32, 16
 
@@ -133,24 +133,6 @@ def test_latents_and_conditions_of_seeds_and_captions_draw_the_same_images(objec
     assert same(alone, sampler(CAPTIONS[41:42], [41]), sampler.exact)
     with pytest.raises(UserError, match="90 latents and 3 conditions"):
         sampler.draw(latents, condition.rows(slice(3)))
-
-
-def test_captions_mix_by_weight_and_tokens_count_where_one_has_them():
-    condition = Text()(CAPTIONS[:2])
-    assert not torch.equal(condition.mask[0], condition.mask[1])
-    between = mixed(condition, torch.tensor([[1.0, 0.0], [0.25, 0.75], [0.0, 1.0]]))
-    assert torch.equal(between.mask, torch.stack([condition.mask[0], condition.mask.any(0), condition.mask[1]]))
-    assert torch.equal(between.pooled[[0, 2]], condition.pooled)
-    assert torch.allclose(between.pooled[1], 0.25 * condition.pooled[0] + 0.75 * condition.pooled[1])
-    tokens = condition.tokens * condition.mask[..., None]  # what is no token has no say
-    assert torch.equal(between.tokens[[0, 2]], tokens)
-    assert torch.allclose(between.tokens[1], 0.25 * tokens[0] + 0.75 * tokens[1])
-
-
-def test_token_ids_do_not_mix():
-    ids = Condition(torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, 0))
-    with pytest.raises(UserError, match="do not mix; train with text=minilm"):
-        mixed(ids, torch.eye(2))
 
 
 @pytest.mark.parametrize(("frozen", "threads"), [(False, 1), (True, 1), (True, 2)])

@@ -32,8 +32,8 @@ def overrides(arguments: Sequence[str], roots: Sequence[str] = (), experiments: 
     """What Hydra shall read of a command line.
 
     roots: keys of the verb. A flag means its key (--seed 3 is seed=3), the first bare word is the checkpoint or, among
-    `experiments`, the experiment. Prompts are texts whatever they hold, so are paths, and so is any value that Hydra
-    could not read. UserError for a word that is nothing of this.
+    `experiments`, the experiment. Prompts and other captions are texts whatever they hold, so are paths, and so is any
+    value that Hydra could not read. UserError for a word that is nothing of this.
     """
     words = flagless(arguments)
     sweeping = any(word in SWEEPS for word in words)
@@ -141,8 +141,10 @@ def readable(argument: str, sweeping: bool = False) -> str:
         return argument
     key, value = found[1], found[2].strip()
     name = key.lstrip("+").rpartition(".")[2]
-    if name == "prompts" and value != "null":
+    if name in ("prompts", "interpolate") and value != "null":
         return f"{key}=[{','.join(quoted(each, literal=True) for each in texts(value))}]"
+    if name == "negative" and value != "null":
+        return f"{key}={quoted(value, literal=True)}"
     if name == "seeds" and re.fullmatch(r"[\d-]+,[\d,-]+", value):  # a bare comma is a sweep to Hydra
         return f"{key}=[{value}]"
     if (key.lstrip("+") in PATHS or name in LAST) and value not in ("", "null") and not QUOTED.fullmatch(value):

@@ -35,6 +35,7 @@ class Text:
     width: int = MISSING
     max_tokens: int = MISSING
     uncaptioned: str = "error"
+    caption_dropout: float = 0.0
 
 
 @dataclass

@@ -22,7 +22,7 @@ LIGHTNINGS = {  # arguments of its Trainer that it would take without effect or 
 
 
 def check(cfg: DictConfig) -> None:
-    """UserError for a size or count below 1, a seed that no generator takes and settings of Lightning's loop."""
+    """UserError for a size or count below 1, a seed that no generator takes, and settings of Lightning's loop."""
     for key, value in literals(cfg):
         group, _, _ = key.partition(".")
         if group != "trainer" and SIZE.fullmatch(key.rpartition(".")[2]) and value < 1:
@@ -34,6 +34,8 @@ def check(cfg: DictConfig) -> None:
         return
     if not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed={cfg.seed}: expected 0 to {2**32 - 1}")
+    if not 0 <= (dropout := OmegaConf.select(cfg, "text.caption_dropout") or 0) < 1:
+        raise UserError(f"text.caption_dropout={dropout}: expected a probability in [0, 1), as 0.1")
     for name, (right, remedy) in LIGHTNINGS.items():
         value = OmegaConf.select(cfg, f"trainer.{name}")
         if value not in (right, None):

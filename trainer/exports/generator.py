@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.exports import card
+from trainer.objectives.guidance import Guided
 from trainer.runs import checkpoint
 from trainer.runs.export_files import (
     CARD,
@@ -47,7 +48,7 @@ def configuration(config: dict[str, Any], generator: dict[str, Any]) -> dict[str
     return {**kept, "objective": {"_target_": TRAINED, "generator": generator}}
 
 
-class TrainedGenerator(nn.Module, PyTorchModelHubMixin):
+class TrainedGenerator(Guided, nn.Module, PyTorchModelHubMixin):
     """Draws as the objective did that trained `generator`, (latent, condition) -> (N, 3, H, W) in [-1, 1].
 
     config: resolved configuration of the run, in which this stands as `objective`. images_seen, global_step: in that

@@ -15,13 +15,14 @@ from torch.optim import Optimizer
 from trainer import noise
 from trainer.batch import Batch, Condition
 from trainer.errors import UserError
+from trainer.objectives.guidance import CaptionDropout
 from trainer.objectives.span import Span
 
 Phase = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
 Schedule = Callable[[float], float]
 
 
-class Objective(pl.LightningModule):
+class Objective(CaptionDropout, pl.LightningModule):
     """Base of all objectives.
 
     A subclass makes its networks, then sets `phases`: for each network that trains, in the order of the steps, a loss
@@ -166,9 +167,6 @@ class Objective(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         self.to(memory_format=torch.channels_last)  # as the kernels of convolutions want them
-
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        return batch.as_float()  # on the device: uint8 and float16 travel
 
     def configure_optimizers(self) -> list[Optimizer]:
         if set(self.make_optimizer) != set(self.phases):

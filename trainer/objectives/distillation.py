@@ -57,6 +57,9 @@ class Distillation(GAN):
         super().setup(stage)
         self.teacher = Teacher(self.path)
         self.teacher.require(self.config)
+        own, of_teacher = ((c.get("text") or {}).get("caption_dropout", 0) for c in (self.config, self.teacher.config))
+        if own and not of_teacher:
+            raise UserError(f"text.caption_dropout={own}: the teacher draws nothing of an empty caption; leave it out")
         if self.teacher.latent_channels != self.latent_channels:
             raise UserError(
                 f"objective.generator.latent_channels={self.latent_channels}: the teacher draws from "

@@ -15,6 +15,7 @@ from trainer.errors import UserError
 from trainer.losses import regularizers
 from trainer.losses.adversarial import per_sample
 from trainer.objectives.base import Objective
+from trainer.objectives.guidance import DROPPED
 from trainer.runs.trained import Matcher
 
 
@@ -161,7 +162,7 @@ class GAN(Objective):
     def mismatch(self, batch: Batch, features: Tensor, logits: Tensor) -> Tensor:
         """(N,) softplus(D(x, c') - D(x, c)): an image must fit its own caption c better than another's, c'."""
         other = batch.neighbour()
-        differs = batch.caption != batch.caption[other]
+        differs = (batch.caption != batch.caption[other]) & (batch.caption[other] != DROPPED)  # it fits every image
         wrong = self.discriminator.logits(features, batch.condition.rows(other))
         return differs * per_sample(softplus(wrong - logits))
 

@@ -14,7 +14,7 @@ MOVED = {  # module or part of before -> of today
     "trainer.schedules": "trainer.objectives.schedules",
 }
 
-ADDED = {"text.uncaptioned": "error"}  # keys that runs of before lack: what they did
+ADDED = {"text.uncaptioned": "error", "text.caption_dropout": 0.0}  # keys that runs of before lack: what they did
 
 
 def today(target: str) -> str:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from trainer.process.progress import say
 from trainer.runs import checkpoint_files
 from trainer.runs.export_files import MODELS, SETTINGS, TOKENIZER, is_program
 from trainer.sampling import shards
+from trainer.sampling.conditioning import Conditioning
 
 if TYPE_CHECKING:
     from trainer.sampling.sampler import Sampler
@@ -35,7 +37,7 @@ SAME = {  # what is promised of an image, whoever draws it
 }
 
 
-def sample_many(cfg: DictConfig, seeds: list[int] | None) -> None:
+def sample_many(cfg: DictConfig, seeds: list[int] | None, conditioning: Conditioning) -> None:
     """Tars of images of all lines of cfg.prompts_file; seeds: None for each line's own number."""
     if not cfg.prompts_file or cfg.prompts or cfg.prompts_file == "-":
         raise UserError(f"images_per_file={cfg.images_per_file}: expected prompts_file=FILE, and no prompts beside it")
@@ -61,7 +63,7 @@ def sample_many(cfg: DictConfig, seeds: list[int] | None) -> None:
     if ranks.launcher_size() is None and processes(cfg, device) > 1:
         start(processes(cfg, device), plan, folder)
     else:
-        work(cfg, plan, folder, device)
+        work(cfg, plan, folder, device, conditioning)
 
 
 def processes(cfg: DictConfig, device: str | None) -> int:
@@ -108,7 +110,7 @@ def start(count: int, plan: shards.Plan, folder: Path) -> None:
     )
 
 
-def work(cfg: DictConfig, plan: shards.Plan, folder: Path, device: str | None) -> None:
+def work(cfg: DictConfig, plan: shards.Plan, folder: Path, device: str | None, conditioning: Conditioning) -> None:
     """One process's share."""
     import torch
 
@@ -117,14 +119,14 @@ def work(cfg: DictConfig, plan: shards.Plan, folder: Path, device: str | None) -
     if device is None and torch.cuda.is_available():
         device = f"cuda:{int(os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', 0)))}"
     torch.set_num_threads(1)  # where there are other threads kernels round otherwise: the bytes must not hang on that
-    pipe = load(cfg.checkpoint, device, cfg.batch_size, compiled=cfg.compile)
+    pipe = load(cfg.checkpoint, device, cfg.batch_size, compiled=cfg.compile).conditioned(**asdict(conditioning))
     sampler = pipe.sampler
     sampler.fixed |= is_program(pipe.path)  # another runtime may round otherwise at another size, at 16 rows as at 1
     sampler.keep_bits()
     kernels: dict[str, Any] = {"device": sampler.device.type, "same": SAME["fixed" if sampler.fixed else "cpu"]}
     if sampler.fixed:
         kernels |= {"batch_size": sampler.batch_size, "compile": bool(cfg.compile)}
-    shards.agree(folder, {"checkpoint": digest(pipe.path), **plan.settings(), **kernels})
+    shards.agree(folder, {"checkpoint": digest(pipe.path), **plan.settings(), **kernels, **conditioning.settings()})
     rank, count = ranks.rank(), math.prod(ranks.launcher_size() or (1,))
     if cfg.batch_size is None and not sampler.fixed:
         share = len(shards.missing(plan, folder)) * plan.images_per_file // count

@@ -18,7 +18,9 @@ from trainer.errors import UserError
 from trainer.runs import allowlist, checkpoint
 from trainer.runs.export_files import is_program
 from trainer.sampling import runtime
+from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.grids import grid
+from trainer.sampling.interpolation import paths
 from trainer.sampling.sampler import Sampler
 
 
@@ -66,11 +68,21 @@ class Pipeline:
         """Whether one seed is one image to the bit in any company here, as of `Sampler.exact`; else to a grey level."""
         return self.sampler.exact
 
-    def __call__(self, prompts: str | Sequence[str], seeds: int | Sequence[int] = 0) -> Samples:
+    def conditioned(self, **settings: Any) -> Pipeline:
+        """The same network, with other captions made of these: arguments of `Conditioning`, for all that is drawn.
+
+        >>> pipe.conditioned(compose="mean")("an elephant:0.7 + a garden:0.3").images
+        >>> pipe.conditioned(guidance=3, negative="a dog").interpolate(["a cat", "a fox"]).grid()
+        """
+        return Pipeline(self.path, self.sampler.conditioned(Conditioning(**settings)))
+
+    def __call__(self, prompts: str | Sequence[str], seeds: int | Sequence[int] = 0, **conditioning: Any) -> Samples:
         """Every prompt with every seed. A seed is the same image each time, whatever else is drawn with it.
 
-        The prompt of a model without text is "".
+        The prompt of a model without text is "". conditioning: as of `conditioned`.
         """
+        if conditioning:
+            return self.conditioned(**conditioning)(prompts, seeds)
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         seeds = [seeds] if isinstance(seeds, int) else [int(seed) for seed in seeds]
         wordless = getattr(self.text, "wordless", False)
@@ -79,6 +91,23 @@ class Pipeline:
         each_prompt = [prompt for prompt in prompts for _ in seeds]
         each_seed = seeds * len(prompts)
         return Samples(self.sampler(each_prompt, each_seed), each_prompt, each_seed, columns=len(seeds))
+
+    def interpolate(
+        self, captions: str | Sequence[str], seeds: int | Sequence[int] = 0, steps: int = 8, **conditioning: Any
+    ) -> Samples:
+        """Rows of `steps` images: from one caption to another for each seed, or of one caption from a seed to another.
+
+        Their ends are the images of captions and seeds. Words are averaged, pooled features and latents go along an
+        arc (`trainer.sampling.features.slerp`). The samples have no seeds.
+        """
+        if conditioning:
+            return self.conditioned(**conditioning).interpolate(captions, seeds, steps)
+        names = [captions] if isinstance(captions, str) else list(captions)
+        numbers = [seeds] if isinstance(seeds, int) else [int(seed) for seed in seeds]
+        rows = list(paths(self.sampler, names, numbers, steps))
+        latents, conditions, labels = zip(*rows, strict=True)
+        condition = Condition(*(torch.cat(parts) for parts in zip(*conditions, strict=True)))
+        return self.draw(torch.cat(latents), condition, list(itertools.chain(*labels)), columns=steps)
 
     def stream(self, prompts: Iterable[str], seeds: Iterable[int]) -> Iterator[tuple[str, int, Image.Image]]:
         """(prompt, seed, image) of pairs, batch by batch, without holding more; prompts and seeds may be endless."""
@@ -93,7 +122,7 @@ class Pipeline:
         return self.sampler.latents([seeds] if isinstance(seeds, int) else seeds)
 
     def condition(self, captions: str | Sequence[str]) -> Condition:
-        """What the model knows of N captions; `trainer.sampling.sampler.mixed` makes what lies between them."""
+        """What the model knows of N captions; `trainer.sampling.features.mixed` makes what lies between them."""
         return self.sampler.conditions([captions] if isinstance(captions, str) else captions)
 
     def draw(self, latents: Tensor, condition: Condition, labels: Sequence[str] = (), columns: int = 8) -> Samples:

@@ -14,8 +14,11 @@ from trainer.errors import UserError
 MOST_SEEDS = 10_000_000
 
 
-def parse_prompts(given: Any, file: str | None) -> list[str]:
-    """Distinct texts of a text or list, and of the lines of a file; UserError if there are none or one is empty."""
+def parse_prompts(given: Any, file: str | None, key: str = "prompts") -> list[str]:
+    """Distinct texts of a text or list, and of the lines of a file; UserError if there are none or one is empty.
+
+    key: of the command line.
+    """
     prompts = (
         [str(each).strip() for each in given] if isinstance(given, (ListConfig, list)) else [str(given or "").strip()]
     )
@@ -26,7 +29,7 @@ def parse_prompts(given: Any, file: str | None) -> list[str]:
             raise UserError(f"prompts_file={file}: expected a UTF-8 text with a prompt a line ({error})") from error
         prompts = [each for each in [*prompts, *map(str.strip, lines)] if each]
     if not prompts or not all(prompts):
-        raise UserError(f"prompts={given}: expected texts and none empty, as in 'prompts=[a red apple, a blue car]'")
+        raise UserError(f"{key}={given}: expected texts and none empty, as in '{key}=[a red apple, a blue car]'")
     return list(dict.fromkeys(prompts))
 
 

@@ -13,10 +13,13 @@ from trainer import noise
 from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.sampling.batch_invariance import FULL, TOKENS, SameBits, pad_rows, padded_batch_size
+from trainer.sampling.conditioning import Conditioning
+from trainer.sampling.features import resized
 
 SEED = 0  # a sampling seed means the same latent in every run, whatever seed that was trained with
 WINDOW = 1024  # rows that are ordered by the length of their captions, so that a batch has few pads
 REMEMBERED = 4096  # captions
+PLAIN = Conditioning()
 
 
 class Sampler:
@@ -27,6 +30,7 @@ class Sampler:
     company, on CPUs at any batch_size too: to the bit where `exact`, else to a grey level (`batch_invariance`).
     fixed: the network sees full batches of exactly batch_size and nothing else is done, as always on a GPU or where it
     is compiled. Another batch_size may then choose other kernels, which round otherwise (1e-6 of the range on a CPU).
+    conditioning: what is made of captions, and how they guide. UserError if this objective cannot be drawn so.
     """
 
     def __init__(
@@ -35,16 +39,21 @@ class Sampler:
         text: Callable[[Sequence[str]], Condition],
         batch_size: int | None = None,
         fixed: bool = False,
+        conditioning: Conditioning = PLAIN,
     ):
         if batch_size is not None and batch_size < 1:
             raise UserError(f"batch_size={batch_size}: expected 1 or more images at a time")
-        self.objective, self.text = objective, text
+        if conditioning != PLAIN:
+            conditioning.require(objective.config, getattr(text, "wordless", False))
+        self.objective, self.text, self.conditioning = objective, text, conditioning
         self.device = next(itertools.chain(objective.parameters(), objective.buffers())).device
         self.batch_size = batch_size or (FULL if self.device.type == "cpu" else 64)
         self.fixed = fixed or self.device.type != "cpu" or any(map(is_compiled, objective.modules()))
         self._modules = [*objective.get_submodule(objective.draws_with).modules()]
-        self._same_bits = SameBits(objective, objective.sample)
+        self._same_bits = SameBits(objective, self._draw)
         self._conditions: dict[str, Condition] = {}  # the newest last
+        self._unconditional: Condition | None = None
+        self._others: dict[Conditioning, Sampler] = {}
 
     def __call__(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """(N, 3, H, W) uint8 on the objective's device: image i of caption i and seed i (any int64)."""
@@ -71,12 +80,20 @@ class Sampler:
         distinct = dict.fromkeys(captions)
         known = {caption: self._conditions.pop(caption) for caption in distinct if caption in self._conditions}
         if missing := [caption for caption in distinct if caption not in known]:
-            encoded = self.text(missing)
+            encoded = self.conditioning(self.text, missing)
             known |= {caption: encoded.rows([row]) for row, caption in enumerate(missing)}
         self._conditions |= known
         for caption in list(self._conditions)[:-REMEMBERED]:
             del self._conditions[caption]
         return Condition(*(torch.cat([known[c][part] for c in captions]) for part in range(len(Condition._fields))))
+
+    def conditioned(self, conditioning: Conditioning) -> Sampler:
+        """One that draws with the same network, and remembers what it learned of it; the same one each time."""
+        if conditioning == self.conditioning:
+            return self
+        if conditioning not in self._others:
+            self._others[conditioning] = Sampler(self.objective, self.text, self.batch_size, self.fixed, conditioning)
+        return self._others[conditioning]
 
     @property
     def exact(self) -> bool:
@@ -126,24 +143,23 @@ class Sampler:
     @torch.inference_mode()
     def _batch(self, latents: Tensor, condition: Condition, size: int, changing: bool) -> Tensor:
         rows = latents.to(self.device), condition.to(self.device)
-        images = self.objective.sample(*pad_rows(*rows, size)) if changing or self.fixed else self._same_bits(*rows)
+        images = self._draw(*pad_rows(*rows, size)) if changing or self.fixed else self._same_bits(*rows)
         return images[: len(latents)].float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+    def _draw(self, latents: Tensor, condition: Condition) -> Tensor:
+        """(N, 3, H, W) in [-1, 1]."""
+        scale = self.conditioning.guidance
+        if scale is None:
+            return self.objective.sample(latents, condition)
+        if self._unconditional is None:
+            self._unconditional = self.text([self.conditioning.negative or ""]).to(self.device)
+        length = condition.mask.shape[1]  # of captions that may have been cut to what they hold
+        if self._unconditional.mask[:, length:].any():
+            condition, length = resized(condition, self._unconditional.mask.shape[1]), self._unconditional.mask.shape[1]
+        unconditional = resized(self._unconditional, length).rows([0] * len(latents))
+        return self.objective.guided(latents, condition, unconditional, scale)
 
 
 def is_compiled(module: nn.Module) -> bool:
     """By `torch.compile(module)` or `module.compile()`."""
     return type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None
-
-
-def mixed(condition: Condition, weights: Tensor) -> Condition:
-    """M conditions between N: row m is their sum by weights[m]. weights: (M, N), as [[1, 0], [0.5, 0.5], [0, 1]].
-
-    A token counts where one with weight has it. UserError where tokens are ids: a text encoder that trains with the
-    model has no features outside of it.
-    """
-    if not condition.tokens.is_floating_point():
-        raise UserError("captions of a text encoder that trains with the model do not mix; train with text=minilm")
-    weights = weights.to(condition.pooled)
-    tokens = torch.einsum("mn,nld->mld", weights, condition.tokens * condition.mask[..., None])
-    mask = ((weights != 0).float() @ condition.mask.float()) > 0
-    return Condition(tokens, mask, weights @ condition.pooled)

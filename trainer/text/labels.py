@@ -31,7 +31,8 @@ class Labels:
     """A class is a caption that is its name. The condition is one token, a Gaussian code drawn from the name.
 
     The first layer of a network over up to D codes is an embedding of the classes, learned: the codes are independent.
-    width: D. classes: their names; UserError for any other then, in the data or a prompt. None takes all that come.
+    width: D. classes: their names; UserError for any other then, in the data or a prompt, but for "", which is that of
+    caption dropout. None takes all that come.
     """
 
     grouped = False  # pictures of one class stand on both sides of the train / held-out split
@@ -45,7 +46,7 @@ class Labels:
         self.width, self.classes = width, None if classes is None else [str(each) for each in classes]
 
     def prepare(self, captions: Sequence[str]) -> Codes:
-        if self.classes is not None and (others := sorted(set(captions) - set(self.classes))):
+        if self.classes is not None and (others := sorted(set(captions) - {*self.classes, ""})):
             known = ", ".join(self.classes[:10]) + ", ..." * (len(self.classes) > 10)
             raise UserError(f"{others[0]!r:.60} is none of the {len(self.classes)} classes {known}")
         return self._codes(captions)

@@ -1,0 +1,68 @@
+"""Classifier-free guidance (Ho & Salimans 2022): captions dropped in training, and what sampling then extrapolates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.batch import Batch, Condition
+from trainer.errors import UserError
+
+DROPPED = -1  # in the place of a caption's number
+
+
+class Guided:
+    """Part of whatever draws by `sample`."""
+
+    sample: Callable[[Tensor, Condition], Tensor]
+
+    def guided(self, latent: Tensor, condition: Condition, unconditional: Condition, scale: float) -> Tensor:
+        """Images (N, 3, H, W) in [-1, 1]: at scale 1 those of `condition`, beyond it less like those of another one.
+
+        G(z, c0) + scale (G(z, c) - G(z, c0)), clamped, for a generator of one step, which can be guided nowhere but in
+        its image; what draws step by step overrides this. unconditional: c0, N rows, with as many tokens as condition;
+        the empty caption, or one to go away from.
+        """
+        without = self.sample(latent, unconditional).clone()  # CUDA graphs write the next images to the same memory
+        return without.lerp(self.sample(latent, condition), scale).clamp(-1, 1)
+
+
+class CaptionDropout(Guided):
+    """Part of an objective: with probability text.caption_dropout a sample's caption is the empty one in its step.
+
+    Decided by the counter noise of its position, so that neither ranks nor a resume change it.
+    """
+
+    config: dict[str, Any]
+    uniform: Callable[[str, Batch, int], Tensor]
+    empty_caption: Condition | None = None  # one row, on the device
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """As float, on the device: uint8 and float16 travel."""
+        batch = batch.as_float()
+        probability = (self.config.get("text") or {}).get("caption_dropout", 0.0)
+        if not probability:
+            return batch
+        if self.empty_caption is None:
+            loop: Any = self
+            self.empty_caption = empty_caption(loop.trainer.datamodule.text).to(loop.device)
+        return dropped(batch, self.empty_caption, self.uniform("caption dropout", batch, 1)[:, 0] < probability)
+
+
+def empty_caption(text: Any) -> Condition:
+    """The Condition, one row, of a text encoder of a training, which keeps it beside those of the data."""
+    if getattr(text, "wordless", False):
+        raise UserError("text.caption_dropout: this run reads no captions; leave it out")
+    return text.prepare([""])[np.zeros(1, np.int64)].float()
+
+
+def dropped(batch: Batch, empty: Condition, chosen: Tensor) -> Batch:
+    """With the empty caption where chosen, (N,) bool, and `DROPPED` for its number: none of these differ."""
+    pairs = zip(batch.condition, empty, strict=True)
+    parts = (torch.where(chosen.view(-1, *[1] * (own.dim() - 1)), other, own) for own, other in pairs)
+    return replace(batch, condition=Condition(*parts), caption=batch.caption.masked_fill(chosen, DROPPED))

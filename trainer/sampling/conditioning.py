@@ -1,0 +1,114 @@
+"""What is made of captions before they are drawn: composed, led away from another, guided."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from trainer.errors import UserError
+
+if TYPE_CHECKING:
+    from trainer.batch import Condition
+
+    Text = Callable[[Sequence[str]], Condition]
+
+COMPOSITIONS = ("mean", "words")
+WEIGHT = re.compile(r"(.*\S)\s*:\s*([-+]?[\d.]\S*)", re.DOTALL)
+PLUS = re.compile(r"(?<!\S)\+(?!\S)")
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """How captions become conditions; without any of it each is drawn as it stands. UserError for what does not fit.
+
+    compose: a caption is several, as `an elephant:0.7 + a garden:0.3`; weights, 1 where none is said, are divided by
+    their sum. "mean": their features are averaged, those of words by place. "words": their words stand in one row, and
+    the pooled features are averaged; weights reach these alone. None: a plus is a plus.
+    negative: a caption n to go away from. Without guidance features are c + negative_scale (c - n), 1 if that is None:
+    an extrapolation in the space of the text encoder, where no training has been.
+    guidance: scale of `Objective.guided`, away from the negative caption or else the empty one. Only of a run that was
+    trained with text.caption_dropout.
+    """
+
+    compose: str | None = None
+    negative: str | None = None
+    negative_scale: float | None = None
+    guidance: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.compose not in (None, *COMPOSITIONS):
+            raise UserError(f"compose={self.compose}: expected {', '.join(COMPOSITIONS)} or null")
+        if self.negative is not None and not self.negative.strip():
+            raise UserError("negative: expected a caption, as in negative='a dog'; leave it out for none")
+        for key in ("negative_scale", "guidance"):
+            value = getattr(self, key)
+            if value is not None and not 0 <= value < math.inf:
+                raise UserError(f"{key}={value}: expected a number from 0")
+        if self.negative_scale is not None and (self.negative is None or self.guidance is not None):
+            raise UserError(
+                f"negative_scale={self.negative_scale}: of negative='a dog' alone; with guidance, that is the scale"
+            )
+
+    def __call__(self, text: Text, captions: Sequence[str]) -> Condition:
+        """Condition of N captions by a text encoder, which encodes all of them, and their parts, together."""
+        condition = text(captions) if self.compose is None else self._composed(text, captions)
+        if self.negative is None or self.guidance is not None:
+            return condition
+        from trainer.sampling.features import shifted
+
+        return shifted(condition, text([self.negative]), 1.0 if self.negative_scale is None else self.negative_scale)
+
+    def _composed(self, text: Text, captions: Sequence[str]) -> Condition:
+        import torch
+
+        from trainer.batch import Condition
+        from trainer.sampling.features import joined, mixed
+
+        parts = [parse_composition(caption) for caption in captions]
+        encoded, begin = text([part for each in parts for part, _ in each]), 0
+        found: list[Condition] = []
+        for each in parts:
+            rows, weights = encoded.rows(slice(begin, begin + len(each))), torch.tensor([weight for _, weight in each])
+            found.append(mixed(rows, weights[None]) if self.compose == "mean" else joined(rows, weights))
+            begin += len(each)
+        return Condition(*(torch.cat(fields) for fields in zip(*found, strict=True)))
+
+    def require(self, config: dict[str, Any], wordless: bool) -> None:
+        """UserError where a run of this configuration, or one that reads no captions, cannot be drawn so."""
+        if wordless and self != Conditioning():
+            raise UserError(f"{self}: this model reads no captions, so there is nothing to compose or to guide by")
+        if self.guidance is not None and not (config.get("text") or {}).get("caption_dropout"):
+            raise UserError(
+                f"guidance={self.guidance}: this run has seen no empty caption to guide away from; train one with "
+                "text.caption_dropout=0.1, or go away from a caption by negative='a dog' alone"
+            )
+
+    def settings(self) -> dict[str, str]:
+        """What is said of it, as texts: for names and metadata of what is drawn so."""
+        return {key: str(value) for key, value in asdict(self).items() if value is not None}
+
+    def __str__(self) -> str:
+        return " ".join(f"{key}={value}" for key, value in self.settings().items())
+
+
+def parse_composition(caption: str) -> list[tuple[str, float]]:
+    """Captions and their weights, which add up to 1, of `a cat:0.7 + a dog:0.3`. A plus has space around it.
+
+    UserError where a part is empty or a weight is no number above 0.
+    """
+    found: list[tuple[str, float]] = []
+    for part in PLUS.split(caption):
+        weighted = WEIGHT.fullmatch(part.strip())
+        name, number = (weighted[1], weighted[2]) if weighted else (part.strip(), "1")
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = math.nan
+        if not name or not 0 < weight < math.inf:
+            raise UserError(f"{caption!r}: {part.strip()!r} is no part; expected 'a cat:2 + a dog:1', weights above 0")
+        found.append((name, weight))
+    total = sum(weight for _, weight in found)
+    return [(name, weight / total) for name, weight in found]
