@@ -37,6 +37,7 @@ class Evaluation(Measuring):
     """Keys of conf/evaluate.yaml."""
 
     batch_size: int | None = None
+    guidance: float | None = None
 
 
 def evaluate(cfg: DictConfig) -> None:
@@ -50,7 +51,7 @@ def evaluate(cfg: DictConfig) -> None:
         from trainer.runs import results, run_folder
         from trainer.sampling.pipeline import load
 
-        pipe = load(cfg.checkpoint, device, cfg.batch_size)
+        pipe = load(cfg.checkpoint, device, cfg.batch_size).conditioned(guidance=cfg.guidance)
         folder = run_folder.of(pipe.path)
         results.read(folder)  # a file that cannot be added to is told before the work
         if not os.access(folder, os.W_OK):

@@ -9,12 +9,13 @@ import torch
 
 from trainer.batch import Condition
 from trainer.evaluation.protocol import Study
+from trainer.sampling.conditioning import Conditioning
 
 
 class Sampler:
     """An image is its caption's number, its seed and noise of both."""
 
-    device, batch_size = torch.device("cpu"), 4
+    device, batch_size, conditioning = torch.device("cpu"), 4, Conditioning()
 
     def __init__(self):
         self.objective = SimpleNamespace(ema_weights=nullcontext, reconstruct=lambda image, condition: image * 0.9)

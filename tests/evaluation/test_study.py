@@ -6,12 +6,13 @@ import torch
 
 from trainer.errors import UserError
 from trainer.evaluation.protocol import Study, run
+from trainer.sampling.conditioning import Conditioning
 
 
 class Sampler:
     """An image is its seed and the number in its caption."""
 
-    device = torch.device("cpu")
+    device, conditioning = torch.device("cpu"), Conditioning()
 
     def __call__(self, captions, seeds):
         pairs = [[int(caption), seed % 256, 0] for caption, seed in zip(captions, seeds, strict=True)]
@@ -44,6 +45,13 @@ def test_captions_are_spread_and_seeds_counted():
         "num_images": 10, "split": "heldout", "captions": "of heldout images, evenly spread", "seed": 7,
         "resolution": 4, "data": "data", "extra": 1,
     }  # fmt: skip
+
+
+def test_guidance_is_part_of_a_figure():
+    guided = study()
+    guided.sampler.conditioning = Conditioning(guidance=3.0)
+    (figure,) = run(guided, [Watch()])
+    assert figure.protocol["guidance"] == "3.0"
 
 
 def test_references_are_spread_and_not_repeated():

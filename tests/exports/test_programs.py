@@ -242,7 +242,7 @@ def test_wrong_formats(run, command, tmp_path):
     assert (result.code, "expected some of safetensors" in result.err) == (2, True)
 
 
-@pytest.mark.parametrize("kind", ["minilm", "bert", "roberta", "albert", "gpt2", "t5", "clip"])
+@pytest.mark.parametrize("kind", ["minilm", "bert", "roberta", "albert", "gpt2", "smollm2", "t5", "clip"])
 def test_the_encoder_inside_reads_as_the_one_outside(pretrained, tmp_path, kind):
     from trainer.exports.text import included
 

@@ -13,6 +13,7 @@ SPECIAL = {
     "albert": ("<pad>", "<unk>", "[CLS]", "[SEP]"),
     "roberta": ("<pad>", "<unk>", "<s>", "</s>"),
     "gpt2": (None, "<unk>", None, "<|endoftext|>"),
+    "smollm2": (None, "<unk>", "<|im_start|>", "<|im_end|>"),
     "t5": ("<pad>", "<unk>", None, "</s>"),
     "clip": ("<pad>", "<unk>", "<|startoftext|>", "<|endoftext|>"),
 }
@@ -27,7 +28,7 @@ def save_tokenizer(kind: str, folder: Path) -> dict[str, int]:
     vocabulary = {word: i for i, word in enumerate([*filter(None, SPECIAL[kind]), *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=unknown))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    if kind != "gpt2":  # GPT-2 adds none
+    if kind not in ("gpt2", "smollm2"):  # which add none
         around = [(token, vocabulary[token]) for token in (start, end) if token]
         single = f"{start or ''} $A {end}".strip()
         tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=around)
@@ -57,6 +58,8 @@ def save_tiny_model(kind: str, folder: Path, seed: int = 0, projection_dim: int 
         model = t.RobertaForMaskedLM(t.RobertaConfig(**sizes, **ids, max_position_embeddings=positions))
     elif kind == "gpt2":
         model = t.GPT2LMHeadModel(t.GPT2Config(**ids, n_embd=16, n_layer=2, n_head=2, n_positions=32))
+    elif kind == "smollm2":
+        model = t.LlamaForCausalLM(t.LlamaConfig(**sizes, **ids, num_key_value_heads=1, max_position_embeddings=32))
     elif kind == "t5":
         model = t.T5ForConditionalGeneration(t.T5Config(**ids, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2))
     else:

@@ -34,14 +34,14 @@ def reference(name: str, folder: Path) -> tuple[Tensor, Tensor, Tensor]:
     tokens = output.last_hidden_state
     if name == "clip":
         pooled = output.text_embeds
-    elif name == "gpt2":
+    elif name in ("gpt2", "smollm2"):
         pooled = tokens[torch.arange(len(ids)), mask.sum(1) - 1]
     else:
         pooled = (tokens * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
     return tokens * mask[..., None], mask.bool(), F.normalize(pooled) if name == "minilm" else pooled
 
 
-@pytest.mark.parametrize("name", ["minilm", "bert", "roberta", "albert", "gpt2", "t5", "clip"])
+@pytest.mark.parametrize("name", ["minilm", "bert", "roberta", "albert", "gpt2", "smollm2", "t5", "clip"])
 def test_family_matches_its_recipe(name: str, tmp_path: Path, save_model: Callable[..., Path]):
     folder = save_model("bert" if name == "minilm" else name, tmp_path / "model")
     encoder = Pretrained(name, 16, 20, path=str(folder), cache_dir=str(tmp_path))
@@ -56,7 +56,7 @@ def test_family_matches_its_recipe(name: str, tmp_path: Path, save_model: Callab
     assert pooled.std() > 0.01  # otherwise the comparison says nothing
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "gpt2", "t5", "clip"])
+@pytest.mark.parametrize("name", ["bert", "roberta", "gpt2", "smollm2", "t5", "clip"])
 def test_empty_caption_has_a_token(name: str, tmp_path: Path, save_model: Callable[..., Path]):
     encoder = Pretrained(name, 16, 8, path=str(save_model(name, tmp_path / "model")), cache_dir=str(tmp_path))
     condition = encoder(["", "a red apple"])

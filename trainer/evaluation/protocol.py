@@ -102,6 +102,7 @@ class Study:
             "seed": self.seed,
             "resolution": self.references.images.shape[1],
             "data": self.data,
+            **self.sampler.conditioning.settings(),
         }
         return Figure(metric, float(value), better, self.checkpoint, self.kimg, shared | protocol, std)
 

@@ -61,6 +61,7 @@ FAMILIES = {
     "albert": Family("albert/albert-base-v2", "AutoModel", BIDIRECTIONAL, mean),
     # causal: only the last token has read the whole caption
     "gpt2": Family("openai-community/gpt2", "AutoModel", ("gpt2",), last),
+    "smollm2": Family("", "AutoModel", ("llama",), last),  # from a Python package (Ben Allal et al. 2025)
     # the encoder half, as Imagen (Saharia et al. 2022); the mean, as it has no sentence token (Ni et al. 2022)
     "t5": Family("google-t5/t5-base", "AutoModelForTextEncoding", ("t5", "mt5", "umt5"), mean),
 }

@@ -17,15 +17,20 @@ from trainer.process.progress import Progress, say
 from trainer.text.cache import CAPTIONS_PER_SHARD, FORMAT, TextCache, cache_root, caption_keys
 from trainer.text.features import Features, pad
 from trainer.text.models import FAMILIES, load, max_positions, projected, quiet_transformers
+from trainer.text.smollm2 import smollm2_folder
 from trainer.text.weights import find_folder, fingerprint, minilm_folder
 
 TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 32_768}  # large, so that busy cores seldom wait for one another
 TOGETHER = {"cpu": 8, "cuda": 64}  # captions of every batch where their features must not depend on how many are asked
 FLOAT16_MAX = 65_504
+PACKAGED: dict[str, Callable[[Path], Path]] = {
+    "minilm": lambda root: minilm_folder(root / "checksums"),
+    "smollm2": smollm2_folder,
+}
 
 
 class Pretrained:
-    """A frozen encoder by name: minilm, clip, bert, roberta, albert, gpt2 or t5.
+    """A frozen encoder by name: minilm, clip, bert, roberta, albert, gpt2, smollm2 or t5.
 
     width: D, must be the model's. max_tokens: L, special tokens included; longer captions are cut and counted.
     path: hub id or local folder in place of the family's default. cache_dir: see `cache_root`.
@@ -111,7 +116,7 @@ class Pretrained:
     def _find_folder(self) -> Path:
         if self._folder is None:
             path = self.path or FAMILIES[self.name].hub_id
-            self._folder = find_folder(path) if path else minilm_folder(self.root / "checksums")
+            self._folder = find_folder(path) if path else PACKAGED[self.name](self.root)
         return self._folder
 
     def _check_width(self, actual: int) -> None:
