@@ -125,6 +125,20 @@ def test_pixels_have_the_range_of_the_training(network):
     torch.testing.assert_close(network.features(images), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [64, 32, 100])
+def test_maps_to_learn_from_are_those_of_the_features(network, size):
+    """Of the same pixels; with a gradient to the images, at four scales."""
+    pixels = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
+    images = (pixels / 127.5 - 1).requires_grad_()
+    maps = network.see(images)
+    assert [each.shape[2] for each in maps] == [network.resolution // scale for scale in (4, 8, 16, 32)]
+    assert [each.shape[1] for each in maps] == {320: [24, 40, 112, 320], 352: [24, 48, 120, 352]}[network.width]
+    torch.testing.assert_close(maps[-1].mean((2, 3)), network.features(pixels), atol=1e-3, rtol=1e-3)
+    for each in maps:
+        (slope,) = torch.autograd.grad(each[1].square().sum(), images, retain_graph=True)
+        assert slope[1].any() and not slope[0].any()
+
+
 def test_says_its_protocol(network):
     expected = {"effnet": (320, "579344248a93"), "effnet2": (352, "9656183eaeaf")}[network.name]
     assert (network.width, network.sha256[:12], network.resizer) == (*expected, "bilinear 32")

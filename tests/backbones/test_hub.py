@@ -141,3 +141,26 @@ def test_this_machines_copy_is_enough(monkeypatch, dinov2_folder):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, local_files_only=False, **__: dinov2_folder)
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: pytest.fail("asked the hub"))
     assert dinov2.load().width == 16
+
+
+def test_maps_to_learn_from_are_layers_of_patches(dinov2_folder, clip_folder, images):
+    """The last one of DINOv2 is what its own normalisation makes the features of; each has a gradient to its image."""
+    for folder, module, depth in ((dinov2_folder, dinov2, 2), (clip_folder, clip, None)):
+        backbone = module.load(str(folder))
+        given = (images / 127.5 - 1).requires_grad_()
+        maps = backbone.see(given)
+        assert len(maps) == 4 and len({each.shape for each in maps}) == 1
+        (slope,) = torch.autograd.grad(maps[0][1].sum(), given, retain_graph=True)
+        assert slope[1].any() and not slope[0].any()
+        model = backbone.vision()
+        pixels = (images_at(given, backbone) - backbone.mean) / backbone.std
+        seen = model(pixel_values=pixels, output_hidden_states=True)
+        tokens = maps[3].flatten(2).transpose(1, 2)
+        torch.testing.assert_close(tokens, seen.hidden_states[-1][:, 1:], atol=1e-4, rtol=1e-4)
+        if depth:
+            torch.testing.assert_close(model.layernorm(tokens), seen.last_hidden_state[:, 1:], atol=1e-4, rtol=1e-4)
+
+
+def images_at(images, backbone):
+    pixels = images.detach() * 127.5 + 127.5
+    return F.interpolate(pixels, size=(backbone.size,) * 2, mode="bicubic", antialias=True)

@@ -32,6 +32,9 @@ class Clip(hub.HubBackbone):
         seen = (self.model.vision_model(pixel_values=pixels).pooler_output for pixels in self.pixels(images))
         return torch.cat([self.model.visual_projection(each) for each in seen])
 
+    def vision(self) -> Any:
+        return self.model.vision_model
+
     @torch.no_grad()
     def text(self, captions: Sequence[str]) -> Tensor:
         """(N, width) float32 of captions in the same space, not normalised; cut at the model's length, 77 tokens."""

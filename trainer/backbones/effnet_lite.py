@@ -152,10 +152,24 @@ class EffNetLite(nn.Module):
 
     def maps(self, pixels: Tensor) -> Tensor:
         """(N, D, H/32, W/32), the output of the last block, mirrored both ways."""
+        return self.pyramid(pixels)[-1]
+
+    def pyramid(self, pixels: Tensor) -> list[Tensor]:
+        """Four maps (N, C, H/4, W/4) to (N, D, H/32, W/32), each before the size halves again, mirrored both ways."""
         h = self._conv_stem(pixels.flip(2, 3))
+        found: list[Tensor] = []
         for block in self._blocks:
-            h = block(h)
-        return h
+            before, h = h, block(h)
+            if h.shape[-2:] != before.shape[-2:]:
+                found.append(before)
+        return [*found[1:], h]  # without the stem's half size
+
+    def see(self, images: Tensor) -> list[Tensor]:
+        """`pyramid` of images (N, 3, H, W) in [-1, 1], brought to the resolution; with gradients to the images."""
+        if images.shape[-2:] != (self.resolution, self.resolution):
+            size = (self.resolution, self.resolution)
+            images = F.interpolate(images, size=size, mode="bilinear", antialias=images.shape[-1] > self.resolution)
+        return self.pyramid((images * 127.5 + 0.5) / 128)
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:

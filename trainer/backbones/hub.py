@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.backbones.resize import rounded_bicubic
+from trainer.backbones.resize import bicubic, rounded_bicubic
 from trainer.errors import UserError
 from trainer.pretrained import hub
 from trainer.pretrained.weights import sha256
@@ -37,6 +38,21 @@ class HubBackbone(nn.Module):
         """Parts (n, 3, size, size) float32 of uint8 images (N, 3, H, W), on the model's device."""
         for part in images.split(IMAGES_AT_ONCE):
             yield (rounded_bicubic(part.to(self.mean.device), self.size) - self.mean) / self.std
+
+    def see(self, images: Tensor) -> list[Tensor]:
+        """Four maps (N, D, h, w) of patches, from a quarter of the layers to all, of images (N, 3, H, W) in [-1, 1].
+
+        With gradients to the images, which are resized without rounding.
+        """
+        pixels = (bicubic(images * 127.5 + 127.5, self.size) - self.mean) / self.std
+        layers = self.vision()(pixel_values=pixels, output_hidden_states=True).hidden_states
+        depth, side = len(layers) - 1, math.isqrt(layers[0].shape[1] - 1)
+        chosen = [layers[max(1, depth * quarter // 4)][:, 1:] for quarter in (1, 2, 3, 4)]  # without the class token
+        return [each.unflatten(1, (side, side)).permute(0, 3, 1, 2) for each in chosen]
+
+    def vision(self) -> Any:
+        """The part of the model that reads images."""
+        return self.model
 
 
 def load(path: str, model_class: str) -> tuple[Any, str, Path]:

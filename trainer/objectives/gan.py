@@ -35,7 +35,7 @@ class GAN(Objective):
     matching: weight of softplus(D(x, c') - D(x, c)) with another image's caption c', for real x in the discriminator's
     loss (matching-aware, Reed et al. 2016), for generated x in the generator's (a contrast as in Zhang et al. 2021).
     r1, r2: gamma of gamma/2 |grad D|^2 on real and on generated images (Mescheder et al. 2018), as the
-    discriminator sees them: augmented, where there is an augmentation.
+    discriminator sees them: augmented, where there is an augmentation; as features, where it sees frozen ones.
     finite_difference: sigma > 0 takes |D(x) - D(x + sigma n)|^2 / sigma^2 instead of the double backward.
     gradient_penalty: weight of WGAN-GP (Gulrajani et al. 2017).
     penalty_interval: penalties every so many batches, scaled by it (lazy regularisation, Karras et al. 2020). Where one
@@ -99,12 +99,12 @@ class GAN(Objective):
     def discriminator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         due = self.trainer.global_step % self.penalty_interval == 0
         penalize = due and (self.r1 or self.r2 or self.gradient_penalty)
-        real = self.augmented(batch.image, batch, "discriminator/real")
+        real = self.perceived(batch.image, batch, "discriminator/real")
         with self.ahead_of("generator") if self.reuse_fakes else nullcontext():
             generated = self.generated(batch, "discriminator")
         if self.reuse_fakes:
             self.kept.append(generated)
-        fake = self.augmented(generated.detach(), batch, "discriminator/fake").detach()
+        fake = self.perceived(generated.detach(), batch, "discriminator/fake").detach()
         twice = penalize and (self.gradient_penalty or not self.finite_difference)  # differentiates twice
         if twice:
             self.until_backward.enter_context(self.strategy.full_params(self.discriminator))
@@ -114,7 +114,7 @@ class GAN(Objective):
         with torch.autocast(real.device.type, enabled=False) if twice else nullcontext():
             features = self.discriminator.features(real)
             real_logits = self.discriminator.logits(features, batch.condition)
-            fake_logits = self.discriminator(fake, batch.condition)
+            fake_logits = self.discriminator.logits(self.discriminator.features(fake), batch.condition)
             loss = per_sample(self.loss.discriminator(real_logits, fake_logits))
             logs = {"discriminator/real_logits": real_logits.mean(), "discriminator/fake_logits": fake_logits.mean()}
 
@@ -139,10 +139,11 @@ class GAN(Objective):
 
     def judged(self, generated: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and logs of generated images (N, 3, H, W) before the discriminator, and the matcher if there is one."""
-        fake = self.augmented(generated, batch, "generator/fake")
+        fake = self.perceived(generated, batch, "generator/fake")
         real_logits = None
         if self.loss.needs_real:
-            real_logits = self.discriminator(self.augmented(batch.image, batch, "generator/real"), batch.condition)
+            real = self.discriminator.features(self.perceived(batch.image, batch, "generator/real"))
+            real_logits = self.discriminator.logits(real, batch.condition)
         features = self.discriminator.features(fake)
         fake_logits = self.discriminator.logits(features, batch.condition)
         loss = per_sample(self.loss.generator(fake_logits, real_logits))
@@ -170,7 +171,7 @@ class GAN(Objective):
         self, batch: Batch, real: Tensor, fake: Tensor, real_logits: Tensor, fake_logits: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         def judge(image: Tensor) -> Tensor:
-            return per_sample(self.discriminator(image, batch.condition))
+            return per_sample(self.discriminator.logits(self.discriminator.features(image), batch.condition))
 
         total = torch.zeros(len(batch), device=real.device)
         logs = {}
@@ -186,7 +187,7 @@ class GAN(Objective):
             logs[f"discriminator/{name}"] = value.mean()
             total = total + gamma / 2 * value
         if self.gradient_penalty:
-            mix = self.uniform("discriminator/gradient_penalty", batch, 1).view(-1, 1, 1, 1)
+            mix = self.uniform("discriminator/gradient_penalty", batch, 1)
             value = regularizers.gradient_penalty(judge, real, fake, mix)
             logs["discriminator/gradient_penalty"] = value.mean()
             total = total + self.gradient_penalty * value
@@ -195,6 +196,11 @@ class GAN(Objective):
     def generated(self, batch: Batch, stream: str) -> Tensor:
         """(N, 3, H, W) in [-1, 1], float32 as real images are: augmented in bf16 they would be known by its levels."""
         return self.generator(self.normal(stream, batch, self.latent_channels), batch.condition).float()
+
+    def perceived(self, image: Tensor, batch: Batch, stream: str) -> Tensor:
+        """What the discriminator's weights see of images (N, 3, H, W), augmented: these, or frozen features of them."""
+        image = self.augmented(image, batch, stream)
+        return self.discriminator.perceive(image) if hasattr(self.discriminator, "perceive") else image
 
     def augmented(self, image: Tensor, batch: Batch, stream: str) -> Tensor:
         if self.augment is None:

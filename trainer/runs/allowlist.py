@@ -72,6 +72,7 @@ PARTS: dict[str, dict[str, Callable[[Any], bool]]] = {  # place -> module or pac
         **NETWORKS,
         "trainer.objectives": NETWORK,
         "trainer.exports.generator": NETWORK,
+        "trainer.backbones": functions_named("load"),  # whose features a network learns from
         "trainer.losses": callable,
         "trainer.objectives.schedules": callable,
         "trainer.compression.structure": functions_named("rebuilt"),

@@ -1,0 +1,156 @@
+"""Projected discriminator (Sauer et al. 2021): it sees images through the frozen features of a pretrained network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer import noise
+from trainer.batch import Condition
+from trainer.networks.layers import START, TextVector
+
+SIZES = (16, 8, 4, 4)  # that the four maps are brought to, fine to coarse: heads know no backbone
+
+
+class Discriminator(nn.Module):
+    """Images and Condition to logits (N, 4), or (N, 5) with a head on the pixels; higher = real and matching.
+
+    Four maps h_l of the backbone, fine to coarse, are mixed by fixed random projections: across channels (CCM),
+    c_l = A_l h_l by 1x1 convolutions, then across scales (CSM), m_l = B_l * (c_l + up(m_l+1)) by 3x3 ones. Each m_l has
+    a trunk with spectral norm, and a head that reads the caption by projection (Miyato & Koyama 2018).
+    backbone: a function that loads a network whose `see(images)` gives the maps. It is asked for them when the first
+    image is judged, and neither it nor the projections are among the parameters or in a checkpoint.
+    pixels: width of a trunk of its own on the image, for what such features do not see; 0 for none.
+
+    `perceive` is the frozen part, so penalties are of what it returns and no gradient goes through the backbone twice.
+    """
+
+    def __init__(
+        self,
+        resolution: int,
+        text_channels: int,
+        text: nn.Module,
+        backbone: Callable[[], Any],
+        mixed_channels: int = 64,
+        head_channels: int = 128,
+        pixels: int = 0,
+    ):
+        super().__init__()
+        self.text = text
+        self.mixed_channels = mixed_channels
+        self.shapes = [(mixed_channels, size, size) for size in SIZES] + [(3, resolution, resolution)] * bool(pixels)
+        widths = [mixed_channels] * len(SIZES) + [pixels] * bool(pixels)
+        self.trunks = nn.ModuleList(
+            Trunk(size, channels, width, head_channels)
+            for (channels, size, _), width in zip(self.shapes, widths, strict=True)
+        )
+        self.heads = nn.ModuleList(Head(text_channels, head_channels) for _ in self.shapes)
+        self.load = backbone
+        self.frozen: list[Any] = []  # the backbone and its projections, in a list: no part of this network
+
+    def perceive(self, image: Tensor) -> Tensor:
+        """All that the heads see of images (N, 3, H, W), frozen, as rows (N, K)."""
+        if not self.frozen:
+            self.frozen = [self.load().to(image.device), {}]
+        backbone, weights = self.frozen
+        maps = backbone.see(image)
+        seen: list[Tensor] = []
+        mixed: Tensor | None = None
+        for level in reversed(range(len(SIZES))):
+            h = maps[level]
+            across = self.projection(weights, f"channels/{level}", h.shape[1], 1, h)
+            mixed = sized(F.conv2d(h, across), SIZES[level]) + (0 if mixed is None else sized(mixed, SIZES[level]))
+            mixed = F.conv2d(mixed, self.projection(weights, f"scales/{level}", self.mixed_channels, 3, h), padding=1)
+            seen.insert(0, mixed)
+        if len(self.shapes) > len(SIZES):
+            seen.append(image)
+        return torch.cat([each.float().flatten(1) for each in seen], 1)
+
+    def projection(self, known: dict[str, Tensor], name: str, in_channels: int, kernel: int, like: Tensor) -> Tensor:
+        """Random weights (mixed_channels, in, k, k) of deviation 1 / sqrt(fan_in): the same wherever they are made."""
+        if name not in known:
+            rows = torch.arange(self.mixed_channels)
+            weight = noise.normal(0, f"projected/{name}", rows, in_channels * kernel**2)
+            weight = weight.view(self.mixed_channels, in_channels, kernel, kernel) / math.sqrt(in_channels * kernel**2)
+            known[name] = weight.to(like.device)
+        return known[name]
+
+    def features(self, seen: Tensor) -> list[Tensor]:
+        """What the trunks make of `perceive`'s rows, without the caption."""
+        parts = seen.split([math.prod(shape) for shape in self.shapes], 1)
+        maps = [part.unflatten(1, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        return [trunk(each) for trunk, each in zip(self.trunks, maps, strict=True)]
+
+    def logits(self, features: list[Tensor], condition: Condition) -> Tensor:
+        condition = self.text(condition)
+        return torch.stack([head(h, condition) for head, h in zip(self.heads, features, strict=True)], 1)
+
+    def forward(self, image: Tensor, condition: Condition) -> Tensor:
+        return self.logits(self.features(self.perceive(image)), condition)
+
+
+class Trunk(nn.Module):
+    """Maps (N, in, size, size) by strided convolutions to (N, out_channels)."""
+
+    def __init__(self, size: int, in_channels: int, channels: int, out_channels: int):
+        super().__init__()
+        self.downs = nn.ModuleList()
+        while size > START:
+            self.downs.append(SpectralConv2d(in_channels, channels, kernel_size=4, stride=2, padding=1))
+            size, in_channels, channels = size // 2, channels, min(2 * channels, 256)
+        self.last = SpectralConv2d(in_channels, out_channels, kernel_size=START)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for down in self.downs:
+            x = F.leaky_relu(down(x), 0.2)
+        return F.leaky_relu(self.last(x), 0.2).flatten(1)
+
+
+class Head(nn.Module):
+    """w . h + <h, V text> / sqrt(E) of h (N, E) and Condition: (N,)."""
+
+    def __init__(self, text_channels: int, channels: int):
+        super().__init__()
+        self.caption = TextVector(text_channels, channels)
+        self.unconditional = nn.Linear(channels, 1)
+
+    def forward(self, h: Tensor, condition: Condition) -> Tensor:
+        match = (h * self.caption(condition)).sum(1) / math.sqrt(h.shape[1])
+        return self.unconditional(h).squeeze(1) + match
+
+
+class SpectralConv2d(nn.Conv2d):
+    """A convolution by W / sigma(W), W as (out, in * k * k), sigma its largest singular value (Miyato et al. 2018).
+
+    sigma = |W v| along v of 64 power iterations, all anew in each call by squaring W W^T: nothing has to be kept, so
+    that a step does not hang on how often it was called before, and ranks and micro-batches agree.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight / spectral_norm(self.weight.flatten(1)), self.bias)
+
+
+def spectral_norm(weight: Tensor) -> Tensor:
+    """() largest singular value of (M, N), differentiable twice along its singular vectors, which are constants."""
+    with torch.autocast(weight.device.type, enabled=False):
+        weight = weight.float()
+        with torch.no_grad():
+            power = weight @ weight.T
+            for _ in range(6):
+                power = power / power.norm()
+                power = power @ power
+            left = F.normalize(power @ torch.ones(len(power), device=power.device), dim=0)
+            right = F.normalize(left @ weight, dim=0)
+        return left @ weight @ right
+
+
+def sized(x: Tensor, size: int) -> Tensor:
+    """(N, C, size, size), bilinearly; antialiased where that is smaller."""
+    if x.shape[-1] == size:
+        return x
+    return F.interpolate(x, size=(size, size), mode="bilinear", antialias=x.shape[-1] > size)
