@@ -55,6 +55,8 @@ def test_all_figures_that_fit_the_run(command, run, small_probe):
     assert by_name["psnr"].protocol["num_images"] == by_name["fd_effnet"].protocol["num_references"]
     assert all(0 <= by_name[f"attributes_{name}"].value <= 1 for name in ("colour", "scene"))
     assert all(name in first.out for name in EVERY)
+    anchors = {figure.metric: figure.anchors for figure in found if figure.anchors}
+    assert EVERY - anchors.keys() == {"diversity_effnet", "psnr", "ssim"}
     again = command(f"checkpoint={run}", "num_images=24", main=evaluate.main)
     assert again.out == first.out, "the probe and the references are kept, the samples are the same"
     assert "training the probe" in first.err and "training the probe" not in again.err

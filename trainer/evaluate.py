@@ -38,16 +38,18 @@ class Evaluation(Measuring):
 
     batch_size: int | None = None
     guidance: float | None = None
+    anchors: bool = True
 
 
 def evaluate(cfg: DictConfig) -> None:
     """Prints the figures that fit the run and adds them, with their protocol, to RUN/metrics.json."""
+    from trainer.evaluation.anchors import with_anchors
     from trainer.evaluation.measures import check_split, data_of, measures, studies, table
     from trainer.strategies.together import together
 
     check_split(cfg.split)
     with together(cfg.device) as device:
-        from trainer.evaluation.protocol import run
+        from trainer.evaluation.protocol import run_each
         from trainer.runs import results, run_folder
         from trainer.sampling.pipeline import load
 
@@ -58,7 +60,12 @@ def evaluate(cfg: DictConfig) -> None:
             raise UserError(f"{folder} cannot be written, and figures are kept there: measure a copy of the run")
         data = data_of(cfg, pipe)
         study = studies(cfg, pipe, data)(pipe.sampler)
-        found = run(study, measures(cfg, pipe, data))
+        chosen = measures(cfg, pipe, data)
+        figures = run_each(study, chosen)
+        if cfg.anchors:
+            found = with_anchors(figures, study, chosen, data.train, data.cache_dir)
+        else:
+            found = [figure for some in figures for figure in some]
         if ranks.rank() == 0:
             print(table(found), flush=True)  # before anything can go wrong with the disk
             path = results.add(folder, found)

@@ -36,3 +36,12 @@ def test_a_damaged_file_is_told(tmp_path):
     (tmp_path / results.FILE).write_text("{")
     with pytest.raises(UserError, match="damaged"):
         results.read(tmp_path)
+
+
+@pytest.mark.parametrize("anchors", [[1], {"real": 1.0}, {"real": "<b>", "shuffled": 2.0}, "x"])
+def test_anchors_are_two_numbers(tmp_path, anchors):
+    results.add(tmp_path, [replace(FID, anchors={"real": 1.0, "shuffled": 2.0, "pictures": "some"})])
+    assert results.read(tmp_path)[0].anchors["shuffled"] == 2.0
+    results.add(tmp_path, [replace(FID, anchors=anchors)])
+    with pytest.raises(UserError, match="damaged"):
+        results.read(tmp_path)

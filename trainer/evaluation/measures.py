@@ -116,8 +116,8 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
 
 
 def table(found: Sequence[Figure]) -> str:
-    """One line a figure: value, deviation over its parts, which way is better, how many images, by which network."""
-    rows = [("metric", "value", "", "better", "images", "references", "measured by")]
+    """One line a figure: value, deviation over its parts, anchors, which way is better, how many images, by what."""
+    rows = [("metric", "value", "", "real", "shuffled", "better", "images", "references", "measured by")]
     for figure in found:
         known = figure.protocol
         network = known.get("backbone") or known.get("judge") or ("probe" if "probe" in known else "")
@@ -126,6 +126,11 @@ def table(found: Sequence[Figure]) -> str:
             how = f"reads {known['probe_accuracy']:.2%} of real scenes without fault"
         std = f"± {figure.std:.3g}" if figure.std is not None else ""
         counts = str(known["num_images"]), str(known.get("num_references", ""))
-        value = f"{figure.value:.2%}" if figure.metric.startswith(("attributes", "r_prec")) else f"{figure.value:.5g}"
-        rows.append((figure.metric, value, std, figure.better, *counts, f"{network} ({how})" if how else network))
-    return report.plain(rows[0], rows[1:], left=(0, 2, 3, 6))
+        form = "{:.2%}" if figure.metric.startswith(("attributes", "r_prec")) else "{:.5g}"
+        real, other = (form.format(figure.anchors[name]) if figure.anchors else "" for name in ("real", "shuffled"))
+        by = f"{network} ({how})" if how else network
+        rows.append((figure.metric, form.format(figure.value), std, real, other, figure.better, *counts, by))
+    lines = [report.plain(rows[0], rows[1:], left=(0, 2, 5, 8))]
+    if pictures := dict.fromkeys(figure.anchors["pictures"] for figure in found if figure.anchors):
+        lines.append(f"real: pictures {', '.join(pictures)}; shuffled: of training, captions ignored")
+    return "\n".join(lines)

@@ -116,7 +116,14 @@ class Measure(Protocol):
 
 
 def run(study: Study, measures: Sequence[Measure], stop: Callable[[], bool] = lambda: False) -> list[Figure]:
-    """All figures of all measures; on several ranks all of them call this, and all get the same.
+    """All figures of all measures, as `run_each` has them."""
+    return [figure for found in run_each(study, measures, stop) for figure in found]
+
+
+def run_each(
+    study: Study, measures: Sequence[Measure], stop: Callable[[], bool] = lambda: False
+) -> list[list[Figure]]:
+    """The figures of each measure; on several ranks all of them call this, and all get the same.
 
     stop: asked now and then whether to break off; where it is true on one rank, there are no figures on any.
     """
@@ -130,7 +137,7 @@ def run(study: Study, measures: Sequence[Measure], stop: Callable[[], bool] = la
             break
     if any_rank(stopped, study.device):
         return []
-    return [figure for measure in measures for figure in measure.figures()]
+    return [measure.figures() for measure in measures]
 
 
 def any_rank(here: bool, device: torch.device) -> bool:

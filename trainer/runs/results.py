@@ -23,6 +23,8 @@ class Figure:
     checkpoint, kimg: what was measured, thousand images into its training.
     protocol: all that the value depends on besides the model: backbone and its sha256, num_images, num_references,
     split, captions (policy), resizer, seed, data (fingerprint).
+    anchors: where they were measured, `real` and `shuffled`, what other real pictures score in the model's place, and
+    what training pictures do, captions ignored; `pictures`: which the real ones are.
     """
 
     metric: str
@@ -32,6 +34,7 @@ class Figure:
     kimg: float
     protocol: dict[str, Any] = field(default_factory=dict)
     std: float | None = None
+    anchors: dict[str, Any] = field(default_factory=dict)
 
 
 def difference(figure: Figure, other: Figure) -> float:
@@ -73,7 +76,8 @@ def add(run: str | Path, figures: Iterable[Figure]) -> Path:
 
 def _checked(figure: Figure) -> Figure:
     """ValueError unless every field is of its kind."""
-    numbers = (figure.value, figure.kimg, 0 if figure.std is None else figure.std)
+    ends = [dict(figure.anchors)[name] for name in ("real", "shuffled") if figure.anchors]
+    numbers = (figure.value, figure.kimg, 0 if figure.std is None else figure.std, *ends)
     texts = (figure.metric, figure.checkpoint)
     if not all(isinstance(each, int | float) for each in numbers) or not all(isinstance(each, str) for each in texts):
         raise ValueError("a number or a text is of another kind")
