@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import shutil
 import uuid
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import torch
@@ -56,16 +58,27 @@ def smollm2_folder(root: Path) -> Path:
 
 
 def convert(file: Path, folder: Path) -> None:
-    """A folder with the model and tokenizer of a GGUF: whole, or not at all."""
+    """A folder with the model and tokenizer of a GGUF: whole, or not at all. UserError if the readers cannot."""
     import transformers
+    from safetensors.torch import save
 
     say(f"text: reading {file.name} into {folder}, once; it takes about half a minute")
+    given = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     writing = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
     try:
-        with quiet_transformers():
-            model = transformers.AutoModel.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float16)
-            model.save_pretrained(writing)
-            transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(writing)
+        with quiet_transformers(), redirect_stderr(io.StringIO()):  # a bar of its own
+            model = transformers.AutoModel.from_pretrained(**given, dtype=torch.float16)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(**given)
+            model.config.__dict__.pop("quantization_config", None)  # its weights are plain now
+            model.config.save_pretrained(writing)
+            tokenizer.save_pretrained(writing)
+            weights = {name: each.contiguous() for name, each in model.state_dict().items()}
+            (writing / "model.safetensors").write_bytes(save(weights, {"format": "pt"}))
         writing.rename(folder)
+    except OSError:
+        raise
+    except Exception as error:  # gguf and transformers raise what they like
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{file} cannot be read: {reason}; try other versions of {' and '.join(READERS)}") from error
     finally:
         shutil.rmtree(writing, ignore_errors=True)
