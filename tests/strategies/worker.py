@@ -15,11 +15,21 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "objectives"))
-from conftest_objectives import Reader, make_gan, make_matching, make_taught_gan, make_vae, random_batch
+from conftest_objectives import (
+    RESOLUTION,
+    TEXT,
+    Reader,
+    make_gan,
+    make_matching,
+    make_taught_gan,
+    make_vae,
+    random_batch,
+)
 
 from trainer.callbacks.checkpoint_io import AtomicCheckpointIO
 from trainer.callbacks.ema import EMA
 from trainer.losses.adversarial import Hinge, NonSaturating, Relativistic
+from trainer.networks.projected import Discriminator as Projected
 from trainer.runs import checkpoint
 from trainer.strategies.ddp import DDP
 from trainer.strategies.fsdp import FSDP
@@ -60,6 +70,27 @@ def spare(make, images=8, **options):
     return objective
 
 
+class Backbone(torch.nn.Module):
+    """Frozen features at four scales, as a pretrained network's."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("weight", torch.linspace(-1, 1, 5 * 3 * 9).view(5, 3, 3, 3).sin())
+
+    def see(self, images):
+        maps = torch.nn.functional.conv2d(images, self.weight, padding=1)
+        return [torch.nn.functional.avg_pool2d(maps, 1 << level) for level in range(4)]
+
+
+def make_projected(*arguments, **options):
+    """A GAN whose discriminator sees frozen features, with penalties on these."""
+    gan = make_gan(*arguments, **options)
+    gan.discriminator = Projected(
+        RESOLUTION, TEXT, torch.nn.Identity(), Backbone, mixed_channels=4, head_channels=8, pixels=4
+    )
+    return gan
+
+
 # eps: some gradients vanish by symmetry (a bias under hinge); Adam would blow their rounding noise up to full steps
 ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.0, 0.9), eps=1e-4)
 SPLIT = {"accumulate": 2, "clip": 0.5}
@@ -75,6 +106,7 @@ OBJECTIVES = {
     "minimax": partial(make_gan, NonSaturating(), ADAM, text=Reader, matching=1.0, r1=0.1, penalty_interval=2),
     "cvae+split": partial(make_vae, ADAM, **SPLIT),
     "matching": partial(make_matching, ADAM, clip=0.5),
+    "projected": partial(make_projected, Hinge(), ADAM, matching=1.0, r1=0.1, penalty_interval=2),
     "taught": partial(make_taught_gan, Hinge(), ADAM),
 }
 OBJECTIVES["spare"] = partial(spare, OBJECTIVES["minimax"])
