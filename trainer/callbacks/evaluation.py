@@ -12,7 +12,8 @@ from trainer.callbacks.log import record
 from trainer.callbacks.schedule import due, last
 from trainer.errors import UserError
 from trainer.evaluation.fidelity import Fidelity
-from trainer.evaluation.protocol import Study, run
+from trainer.evaluation.protocol import Measure, Study, run
+from trainer.evaluation.reconstruction import Reconstruction
 from trainer.process import signals
 from trainer.process.progress import say
 from trainer.runs import results
@@ -27,7 +28,8 @@ class Evaluation(Callback):
     """`val/METRIC` of EMA samples for the captions of held-out images, `times` in a run and so at its end.
 
     backbone, metrics: see `trainer.evaluation.fidelity.Fidelity`; with the default ones `val/fd_effnet`, which is not
-    FID. Sample i has the same caption and latent every time. Compare values of the same data, backbone, num_images and
+    FID. A run that draws nothing, but reconstructs, is measured by its reconstructions: `val/rfd_effnet`, `val/psnr`,
+    `val/ssim`. Sample i has the same caption and latent every time. Compare values of the same data, backbone, num_images and
     num_references only: the fewer images, the larger the distance, also between two sets of real ones. The last values
     of a run go into RUN/metrics.json with their protocol.
 
@@ -87,7 +89,9 @@ class Evaluation(Callback):
             if trainer.is_global_zero:
                 say("val/* is off: it needs held-out images, see data.heldout")
             return
-        self._fidelity = Fidelity(self.backbone, data.cache_dir, self.metrics)
+        fidelity = Fidelity(self.backbone, data.cache_dir, self.metrics)
+        draws = bool(objective.draws_with)
+        self._measures: list[Measure] = [fidelity] if draws else [fidelity, Reconstruction()]
         self._study = Study(
             sampler=Sampler(objective, data.text, _AT_ONCE),  # one for the run: it remembers conditions of captions
             references=data.heldout,
@@ -98,7 +102,7 @@ class Evaluation(Callback):
             checkpoint="",
             kimg=0.0,
         )
-        self._fidelity.prepare(self._study)
+        fidelity.prepare(self._study)
         if self.broken_off:
             self._measure(trainer, objective, self._study)
 
@@ -110,7 +114,7 @@ class Evaluation(Callback):
         name = f"{kimg_name(objective.images_seen)}.ckpt"
         study = replace(study, checkpoint=name, kimg=objective.images_seen / 1000)
         with objective.ema_weights():  # all ranks together, each draws its share
-            found = run(study, [self._fidelity], lambda: signals.received != 0)
+            found = run(study, self._measures, lambda: signals.received != 0)
         self.broken_off = not found
         if self.broken_off:
             return

@@ -6,9 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from pytorch_lightning import Callback, Trainer
+from torch import Tensor
 
 from trainer.callbacks.schedule import due, last
+from trainer.evaluation.protocol import spread
 from trainer.process.progress import best_effort
 from trainer.runs.checkpoint_files import kimg_name
 from trainer.sampling.grids import grid
@@ -18,7 +22,8 @@ from trainer.sampling.sampler import Sampler
 class Samples(Callback):
     """A grid of fixed captions and seeds, drawn with the EMA weights, `times` in a run and so at its end.
 
-    Half of the captions, as far as there are so many, were never trained on; the grid marks which.
+    Half of the captions, as far as there are so many, were never trained on; the grid marks which. Of a run that draws
+    nothing, but reconstructs, held-out images beside what comes back of them.
 
     Writes RUN/samples/kimg000012.800.png and latest.png; to loggers that take them, each image with its caption as
     `samples/images` and, at the end alone, as a table of the first `table_rows` with their seeds as `samples/table`.
@@ -39,12 +44,16 @@ class Samples(Callback):
 
     def _draw(self, trainer: Trainer, objective: Any) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
-        captions = data.fixed_captions(self.num_images)
-        images = Sampler(objective, data.text)(captions, range(len(captions)))
+        sampler = Sampler(objective, data.text)
+        if objective.draws_with:
+            captions = data.fixed_captions(self.num_images)
+            images = sampler(captions, range(len(captions)))
+        else:
+            images, captions = self._reconstructed(sampler, data)
         path = Path(trainer.default_root_dir, "samples", f"{kimg_name(objective.images_seen)}.png")
         temporary = path.with_suffix(".tmp")
         trained_on = set(captions).intersection(data.train.captions)
-        seen = [caption in trained_on for caption in captions]
+        seen = [caption in trained_on for caption in captions] if objective.draws_with else None
         with best_effort(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -62,3 +71,12 @@ class Samples(Callback):
             if hasattr(logger, "log_sample_table") and last(trainer):  # W&B keeps a copy of every image it has
                 rows = range(min(self.table_rows, len(captions)))
                 logger.log_sample_table("samples/table", captions[: len(rows)], rows, pictures[: len(rows)], step)
+
+    def _reconstructed(self, sampler: Sampler, data: Any) -> tuple[Tensor, list[str]]:
+        """Held-out images, each beside what comes back of it: pixels (N, 3, H, W) uint8, and captions."""
+        split = data.heldout if len(data.heldout) else data.train
+        index = spread(len(split), min(self.num_images // 2, len(split)))
+        captions = [split.captions[i] for i in index]
+        images = torch.from_numpy(np.stack([split.images[i] for i in index])).permute(0, 3, 1, 2).to(sampler.device)
+        pairs = torch.stack([images, sampler.reconstruct(images, captions)], 1).flatten(0, 1)
+        return pairs, [text for caption in captions for text in (caption, "reconstructed")]

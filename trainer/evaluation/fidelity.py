@@ -110,6 +110,7 @@ class Fidelity:
         backbone = self.backbone
         titles = {"fd": "fid", "kd": "kid"} if backbone.name == "inception" else {}
         title = titles.get(name, name if name == "inception_score" else f"{name}_{backbone.name}")
+        title = f"r{title}" if self.study.reconstructs else title  # rFID, as that of a tokenizer is called
         better = "lower" if name in ("fd", "kd") else "higher"
         protocol: dict[str, Any] = {"num_references": self.study.num_references} if name != "inception_score" else {}
         protocol |= {"backbone": backbone.name, "sha256": backbone.sha256[:12], "resizer": backbone.resizer}

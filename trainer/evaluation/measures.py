@@ -65,12 +65,13 @@ def studies(cfg: DictConfig, pipe: Pipeline, data: Any) -> Callable[..., Study]:
 def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
     """Those that `metrics` names; without it all for which the run and the command have what is needed."""
     scenes = bool(data.heldout.attributes and data.heldout.attributes[0].get("objects"))
+    draws = None if pipe.objective.draws_with else "a run that draws, not one that reconstructs"
     possible = {
-        "attributes": None if scenes else "scenes: data=shapes",
-        "diversity": None,
+        "attributes": draws if scenes else "scenes: data=shapes",
+        "diversity": draws,
         "reconstruction": None if hasattr(pipe.objective, "reconstruct") else "an autoencoder",
-        "r_precision": None if cfg.matching or cfg.clip else "matching=RUN of experiment=matching, or clip=...",
-        "clip_score": None if cfg.clip else "clip=openai/clip-vit-base-patch32, or a folder",
+        "r_precision": draws if cfg.matching or cfg.clip else "matching=RUN of experiment=matching, or clip=...",
+        "clip_score": draws if cfg.clip else "clip=openai/clip-vit-base-patch32, or a folder",
     }
     if isinstance(cfg.metrics, str):
         cfg.metrics = [cfg.metrics]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -77,17 +77,32 @@ class Study:
         return [captions[index] for index in self.chosen]
 
     def samples(self) -> Iterator[tuple[list[int], Tensor]]:
-        """Numbers of this rank's samples and the images (n, 3, H, W) uint8, part by part."""
+        """Numbers of this rank's samples and the images (n, 3, H, W) uint8, part by part.
+
+        Of a run that draws nothing, but reconstructs, they are what comes back of the references `chosen`.
+        """
         captions = self.captions
-        for numbers in shares(self.num_images, "measured", "samples"):
-            yield numbers, self.sampler([captions[i] for i in numbers], [self.seed + i for i in numbers])
+        for numbers in shares(self.num_images, "measured", "reconstructions" if self.reconstructs else "samples"):
+            texts = [captions[i] for i in numbers]
+            if self.reconstructs:
+                yield numbers, self.sampler.reconstruct(self._pixels(self.chosen[i] for i in numbers), texts)
+            else:
+                yield numbers, self.sampler(texts, [self.seed + i for i in numbers])
+
+    @property
+    def reconstructs(self) -> bool:
+        """Whether the samples are reconstructions: of a run that draws nothing."""
+        objective = self.sampler.objective
+        return not objective.draws_with and hasattr(objective, "reconstruct")
+
+    def _pixels(self, indices: Iterable[int]) -> Tensor:
+        return torch.from_numpy(np.stack([self.references.images[i] for i in indices])).permute(0, 3, 1, 2)
 
     def reference_images(self) -> Iterator[tuple[list[int], Tensor]]:
         """Numbers 0 to num_references - 1 of this rank and those images (n, 3, H, W) uint8, part by part."""
         index = self.reference_index
         for numbers in shares(self.num_references, "measured", f"{self.split} images"):
-            pixels = np.stack([self.references.images[index[i]] for i in numbers])
-            yield numbers, torch.from_numpy(pixels).permute(0, 3, 1, 2)
+            yield numbers, self._pixels(index[i] for i in numbers)
 
     @property
     def reference_index(self) -> list[int]:

@@ -12,7 +12,6 @@ from trainer.evaluation.protocol import Study
 from trainer.metrics import distributed
 from trainer.metrics.similarity import psnr, ssim
 from trainer.runs.results import Figure
-from trainer.sampling.sampler import Sampler
 
 
 class Reconstruction:
@@ -41,9 +40,7 @@ class Reconstruction:
             for numbers, pixels in study.reference_images():
                 captions = [study.references.captions[index[i]] for i in numbers]
                 images = pixels.to(study.device)
-                parts = range(0, len(numbers), sampler.batch_size)
-                batches = ((images[i : i + sampler.batch_size], captions[i : i + sampler.batch_size]) for i in parts)
-                back = torch.cat([reconstructed(sampler, *batch) for batch in batches])
+                back = sampler.reconstruct(images, captions)
                 values = [measure(back, images).double().sum() for measure in measures.values()]
                 sums += torch.stack([torch.tensor(len(numbers), dtype=torch.float64), *(v.cpu() for v in values)])
         count, *totals = distributed.add(sums, study.device).tolist()
@@ -54,10 +51,3 @@ class Reconstruction:
             better = "lower" if name == "lpips" else "higher"
             found.append(study.figure(name, total / count, better, **protocol | more))
         return found
-
-
-def reconstructed(sampler: Sampler, images: Tensor, captions: Sequence[str]) -> Tensor:
-    """uint8 (N, 3, H, W) of uint8 images and their captions."""
-    condition = sampler.conditions(captions).to(images.device)
-    back = sampler.objective.reconstruct(images.float().div(127.5).sub(1), condition)
-    return back.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)

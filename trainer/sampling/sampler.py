@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -71,6 +72,20 @@ class Sampler:
             )
         return self._in_parts(len(latents), lambda part: (latents[part], condition.rows(part)))
 
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor, captions: Sequence[str]) -> Tensor:
+        """What an autoencoder keeps of images (N, 3, H, W) uint8 with these captions, the same on its device."""
+        with self._evaluating(), self.objective.ema_weights():
+            parts = [slice(i, i + self.batch_size) for i in range(0, len(images), self.batch_size)]
+            kept = [
+                self.objective.reconstruct(
+                    images[part].to(self.device).float().div(127.5).sub(1),
+                    self.conditions(captions[part]).to(self.device),
+                )
+                for part in parts
+            ]
+            return as_pixels(torch.cat(kept))
+
     def latents(self, seeds: Sequence[int]) -> Tensor:
         """(N, latent_channels) standard normal, on the CPU and so the same on every device."""
         return noise.normal(SEED, "sample", torch.tensor([*seeds]), self.objective.latent_channels)
@@ -114,13 +129,18 @@ class Sampler:
 
     @torch.no_grad()
     def _in_parts(self, count: int, inputs: Callable[[slice], tuple[Tensor, Condition]]) -> Tensor:
+        with self._evaluating() as changing, self.objective.ema_weights():
+            parts = [slice(i, min(i + WINDOW, count)) for i in range(0, count, WINDOW)]
+            return torch.cat([self._ordered(*inputs(part), changing=changing) for part in parts])
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[bool]:
+        """Within it, what draws is in eval mode; whether it was training."""
         training = [module for module in self._modules if module.training]
         for module in training:
             module.training = False
         try:
-            with self.objective.ema_weights():
-                parts = [slice(i, min(i + WINDOW, count)) for i in range(0, count, WINDOW)]
-                return torch.cat([self._ordered(*inputs(part), changing=bool(training)) for part in parts])
+            yield bool(training)
         finally:
             for module in training:
                 module.training = True
@@ -144,7 +164,7 @@ class Sampler:
     def _batch(self, latents: Tensor, condition: Condition, size: int, changing: bool) -> Tensor:
         rows = latents.to(self.device), condition.to(self.device)
         images = self._draw(*pad_rows(*rows, size)) if changing or self.fixed else self._same_bits(*rows)
-        return images[: len(latents)].float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+        return as_pixels(images[: len(latents)])
 
     def _draw(self, latents: Tensor, condition: Condition) -> Tensor:
         """(N, 3, H, W) in [-1, 1]."""
@@ -158,6 +178,11 @@ class Sampler:
             condition, length = resized(condition, self._unconditional.mask.shape[1]), self._unconditional.mask.shape[1]
         unconditional = resized(self._unconditional, length).rows([0] * len(latents))
         return self.objective.guided(latents, condition, unconditional, scale)
+
+
+def as_pixels(images: Tensor) -> Tensor:
+    """uint8 of images in [-1, 1], to the nearest level."""
+    return images.float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def is_compiled(module: nn.Module) -> bool:
