@@ -10,12 +10,14 @@ import torch
 from PIL import Image
 
 from trainer import load
+from trainer.evaluate import main as evaluate
 from trainer.runs.trained import Matcher
 from trainer.sample import main as sample
 
 EXPERIMENTS = sorted(file.stem for file in (Path(__file__).parent.parent / "conf" / "experiment").glob("*.yaml"))
 SMALL = {"shapes": ["data.source.num_images=100"], "emoji": []}
 MATCHING = [name for name in EXPERIMENTS if name.startswith("matching")]  # these draw nothing
+TOKENIZERS = ["fsq", "vqvae"]  # these neither, but they reconstruct
 DRAWN = ["callbacks.samples.num_images=4", "callbacks.evaluation.num_images=16"]
 RETRIEVED = ["callbacks.retrieval.candidates=4", "callbacks.retrieval.max_images=20"]
 RESIDUAL_GAN = ["generator@objective.generator=residual", "discriminator@objective.discriminator=residual"]
@@ -64,7 +66,7 @@ def data_of(experiment):
     return "emoji" if "override /data: emoji" in text else "shapes"
 
 
-@pytest.mark.parametrize("experiment", sorted({*EXPERIMENTS} - {*MATCHING, "distill", "distill_data"}))
+@pytest.mark.parametrize("experiment", sorted({*EXPERIMENTS} - {*MATCHING, *TOKENIZERS, "distill", "distill_data"}))
 def test_experiment(experiment, command, tmp_path):
     run = train(command, tmp_path, [f"experiment={experiment}"], data_of(experiment))
     assert (run / "samples" / "latest.png").exists()
@@ -88,6 +90,25 @@ def test_matching(experiment, command, tmp_path):
     judge = Matcher(run)
     images, captions = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8), ["a red apple", "a blue car"]
     assert (judge.images(images) @ judge.captions(captions).T).shape == (3, 2)
+    result = command(f"checkpoint={run}", "prompts=[a red apple]", f"out={tmp_path}", main=sample)
+    assert result.code == 2
+    assert f"a run of {experiment} draws no images" in result.err
+
+
+@pytest.mark.parametrize("experiment", TOKENIZERS)
+def test_tokenizer(experiment, command, tmp_path):
+    data_of(experiment)  # its header
+    run = train(command, tmp_path, [f"experiment={experiment}"], "emoji")
+    assert (run / "samples" / "latest.png").exists()
+    with open(run / "metrics.csv", newline="") as file:
+        rows = [*csv.DictReader(file)]
+    for key in ("val/rfd_effnet", "val/psnr", "val/ssim"):
+        assert len([row for row in rows if row[key]]) == 2
+    assert (run / "checkpoints" / "best.ckpt").exists()
+    measured = command(f"checkpoint={run}", "num_images=16", "num_references=40", "device=cpu", main=evaluate)
+    assert measured.code == 0, measured.err
+    for metric in ("rfd_effnet", "psnr", "ssim"):
+        assert re.search(rf"^{metric} +\d", measured.out, re.MULTILINE)
     result = command(f"checkpoint={run}", "prompts=[a red apple]", f"out={tmp_path}", main=sample)
     assert result.code == 2
     assert f"a run of {experiment} draws no images" in result.err

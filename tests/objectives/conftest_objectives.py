@@ -10,13 +10,16 @@ from torch.utils.data import DataLoader
 
 from trainer.batch import Batch, Condition
 from trainer.losses.adversarial import NonSaturating
-from trainer.losses.reconstruction import gaussian_nll
+from trainer.losses.reconstruction import gaussian_nll, l2
 from trainer.networks import dcgan
 from trainer.networks.autoencoder import Autoencoder
 from trainer.networks.matching import ImageEncoder, Matcher, TextEncoder
+from trainer.networks.quantizers import FSQ
+from trainer.networks.tokenizer import Decoder, Encoder, Tokenizer
 from trainer.objectives import schedules
 from trainer.objectives.gan import GAN
 from trainer.objectives.matching import DualEncoder
+from trainer.objectives.tokenizer import Autoencoding
 from trainer.objectives.vae import VAE
 from trainer.strategies.single import Single
 
@@ -73,6 +76,14 @@ def make_vae(optimizer=None, **changes):
     if optimizer:
         loop["optimizer"] = {"autoencoder": optimizer}
     return VAE(Autoencoder(encoder, decoder), changes.pop("reconstruction", gaussian_nll), **changes, **loop)
+
+
+def make_tokenizer(bottleneck=None, optimizer=None, **changes):
+    torch.manual_seed(0)
+    encoder, decoder = Encoder(RESOLUTION, 4, 4, 8), Decoder(RESOLUTION, 4, TEXT, nn.Identity(), 4, 8, 16)
+    autoencoder = Tokenizer(encoder, bottleneck or FSQ([5, 4, 3]), decoder)
+    loop = {"optimizer": {"autoencoder": optimizer}} if optimizer else {}
+    return Autoencoding(autoencoder, l2, **loop_arguments(("autoencoder",), **loop, **changes))
 
 
 def make_matching(optimizer=None, **changes):

@@ -22,6 +22,7 @@ from conftest_objectives import (
     make_gan,
     make_matching,
     make_taught_gan,
+    make_tokenizer,
     make_vae,
     random_batch,
 )
@@ -30,6 +31,7 @@ from trainer.callbacks.checkpoint_io import AtomicCheckpointIO
 from trainer.callbacks.ema import EMA
 from trainer.losses.adversarial import Hinge, NonSaturating, Relativistic
 from trainer.networks.projected import Discriminator as Projected
+from trainer.networks.quantizers import FSQ, VQ
 from trainer.runs import checkpoint
 from trainer.strategies.ddp import DDP
 from trainer.strategies.fsdp import FSDP
@@ -108,6 +110,8 @@ OBJECTIVES = {
     "matching": partial(make_matching, ADAM, clip=0.5),
     "projected": partial(make_projected, Hinge(), ADAM, matching=1.0, r1=0.1, penalty_interval=2),
     "taught": partial(make_taught_gan, Hinge(), ADAM),
+    "fsq": lambda **options: make_tokenizer(FSQ([5, 4, 3]), ADAM, **SPLIT, **options),
+    "vq": lambda **options: make_tokenizer(VQ(16, 4, halflife_kimg=0.05), ADAM, **SPLIT, **options),
 }
 OBJECTIVES["spare"] = partial(spare, OBJECTIVES["minimax"])
 OBJECTIVES["uneven"] = partial(spare, OBJECTIVES["minimax"], images=4)  # of two ranks the first alone has them
