@@ -60,7 +60,7 @@ class Objective(LightningModule):
 
     averaged = ("generator",)
     latent_channels = 2
-    draws_with = ""
+    draws_with = "generator"
     seed = 0
 
     def __init__(self) -> None:

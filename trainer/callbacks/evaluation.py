@@ -29,9 +29,9 @@ class Evaluation(Callback):
 
     backbone, metrics: see `trainer.evaluation.fidelity.Fidelity`; with the default ones `val/fd_effnet`, which is not
     FID. A run that draws nothing, but reconstructs, is measured by its reconstructions: `val/rfd_effnet`, `val/psnr`,
-    `val/ssim`. Sample i has the same caption and latent every time. Compare values of the same data, backbone, num_images and
-    num_references only: the fewer images, the larger the distance, also between two sets of real ones. The last values
-    of a run go into RUN/metrics.json with their protocol.
+    `val/ssim`. Sample i has the same caption and latent every time. Compare values of the same data, backbone,
+    num_images and num_references only: the fewer images, the larger the distance, also between two sets of real ones.
+    The last values of a run go into RUN/metrics.json with their protocol.
 
     A signal breaks a measurement off; the run that goes on makes it before its first step, with the same values.
 
@@ -101,6 +101,7 @@ class Evaluation(Callback):
             data=data.fingerprint,
             checkpoint="",
             kimg=0.0,
+            reconstructs=not draws,
         )
         fidelity.prepare(self._study)
         if self.broken_off:

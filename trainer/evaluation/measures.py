@@ -58,7 +58,7 @@ def studies(cfg: DictConfig, pipe: Pipeline, data: Any) -> Callable[..., Study]:
     return partial(
         Study, references=getattr(data, cfg.split), split=cfg.split, num_images=cfg.num_images,
         num_references=cfg.num_references, data=data.fingerprint, checkpoint=pipe.path.name,
-        kimg=pipe.objective.images_seen / 1000, seed=cfg.seed,
+        kimg=pipe.objective.images_seen / 1000, seed=cfg.seed, reconstructs=not pipe.objective.draws_with,
     )  # fmt: skip
 
 

@@ -43,6 +43,7 @@ class Study:
     captions and latents are drawn for every checkpoint, and on any number of ranks: rank r of R has numbers r, r + R...
 
     split: name of the references, "heldout" or "train". data: fingerprint of the data they are of.
+    reconstructs: samples are what comes back of the references `chosen`, as of a run that draws nothing.
     """
 
     sampler: Sampler
@@ -54,6 +55,7 @@ class Study:
     checkpoint: str
     kimg: float
     seed: int = 0
+    reconstructs: bool = False
     chosen: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -77,10 +79,7 @@ class Study:
         return [captions[index] for index in self.chosen]
 
     def samples(self) -> Iterator[tuple[list[int], Tensor]]:
-        """Numbers of this rank's samples and the images (n, 3, H, W) uint8, part by part.
-
-        Of a run that draws nothing, but reconstructs, they are what comes back of the references `chosen`.
-        """
+        """Numbers of this rank's samples and the images (n, 3, H, W) uint8, part by part."""
         captions = self.captions
         for numbers in shares(self.num_images, "measured", "reconstructions" if self.reconstructs else "samples"):
             texts = [captions[i] for i in numbers]
@@ -88,12 +87,6 @@ class Study:
                 yield numbers, self.sampler.reconstruct(self._pixels(self.chosen[i] for i in numbers), texts)
             else:
                 yield numbers, self.sampler(texts, [self.seed + i for i in numbers])
-
-    @property
-    def reconstructs(self) -> bool:
-        """Whether the samples are reconstructions: of a run that draws nothing."""
-        objective = self.sampler.objective
-        return not objective.draws_with and hasattr(objective, "reconstruct")
 
     def _pixels(self, indices: Iterable[int]) -> Tensor:
         return torch.from_numpy(np.stack([self.references.images[i] for i in indices])).permute(0, 3, 1, 2)

@@ -33,7 +33,7 @@ class Passed(NamedTuple):
 class Codes(nn.Module):
     """Base of those with a finite set of codes: which are used, as running shares.
 
-    halflife_kimg: of the shares, in thousand images. `observe` collects the micro-batches of a step, `update` closes it.
+    halflife_kimg: of the shares, in thousand images. `observe` collects micro-batches of a step, `update` closes it.
     """
 
     shares: Tensor
@@ -125,8 +125,8 @@ class FSQ(Codes):
 class VQ(Codes):
     """Vector quantization (van den Oord et al. 2017) with a codebook that follows its vectors (appendix A.1).
 
-    z^ = e_k of the nearest code k, gradients pass as if z^ were z. n_k <- EMA of the share of vectors at k, m_k <- EMA of
-    their sum, e_k = m_k / n_k. Cost: commitment * mean |z - e_k|^2 over the map. A code whose share falls below
+    z^ = e_k of the nearest code k, gradients pass as if z^ were z. n_k <- EMA of the share of vectors at k, m_k <- EMA
+    of their sum, e_k = m_k / n_k. Cost: commitment * mean |z - e_k|^2 over the map. A code whose share falls below
     `revive_below` of an even one, as all have in the beginning, is set to a vector of the data: each image offers one,
     from a random place, to one random code, by its own noise. So all ranks revive the same with the same.
     channels: D of a code; few, as 8, keep more codes in use (Yu et al. 2022).
