@@ -1,4 +1,7 @@
-"""Reports: python -m trainer.report RUN writes RUN/report.html again; several runs are compared in one compare.html."""
+"""Reports: python -m trainer.report RUN writes RUN/report.html again; several runs are compared in one compare.html.
+
+Of several that were measured a table is printed, too: mean and spread over the seeds of each experiment.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,17 @@ def main() -> None:
     )
     given = parser.given()
     with exit_on_error():
-        from trainer.report import compare, single  # here, so that --help is answered at once
+        from trainer.report import compare, experiments, single  # here, so that --help is answered at once
+        from trainer.report.run import Run
 
         if len({run.resolve() for run in given.runs}) < len(given.runs):
             raise UserError(f"{' '.join(map(str, given.runs))}: one run is named twice; name each once")
-        path = compare.write(given.runs, given.out) if len(given.runs) > 1 else single.write(given.runs[0], given.out)
+        if len(given.runs) == 1:
+            print(single.write(given.runs[0], given.out))
+            return
+        path = compare.write(given.runs, given.out)
+        for table in experiments.tables([Run(run) for run in given.runs]):
+            print(table.text() + "\n")
         print(path)
 
 

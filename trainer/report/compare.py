@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from trainer.errors import UserError
 from trainer.report import page
 from trainer.report.curves import curve_groups
+from trainer.report.experiments import newest, tables
 from trainer.report.run import Run
 from trainer.report.single import protocol, value
 from trainer.report.warnings import warnings
@@ -46,6 +46,7 @@ def parts(runs: Mapping[str, Run]) -> Iterator[str]:
     title = f"<h1>{len(runs)} runs compared</h1>"
     alarms = (f"{label}: {line}" for label, run in runs.items() for line in warnings(run))
     yield f"<header>{title}{overview(runs)}{page.notes(alarms)}</header>"
+    yield page.section("Experiments", *(each.html() for each in tables(list(runs.values()))))
     yield page.section("Figures", figures(runs))
     yield page.section("Last samples", samples(runs))
     yield page.section("Curves", curve_groups(runs))
@@ -103,18 +104,9 @@ def samples(runs: Mapping[str, Run]) -> str:
 # Figures --------------------------------------------------------------------------------------------------------------
 
 
-def newest(run: Run) -> list[Figure]:
-    """Of each metric and protocol the figure of the latest checkpoint; none where metrics.json cannot be read."""
-    try:
-        ordered = sorted(run.figures, key=lambda figure: figure.kimg)
-    except UserError:  # among the warnings
-        return []
-    return list({(each.metric, json.dumps(each.protocol, sort_keys=True)): each for each in ordered}.values())
-
-
 def figures(runs: Mapping[str, Run]) -> str:
     """A row a metric and protocol of the first run that has it; differences are from that run."""
-    measured = [newest(run) for run in runs.values()]
+    measured = [list(newest(run).values()) for run in runs.values()]
     rows, seen = [], set[str]()
     for first, own in enumerate(measured):
         for figure in own:

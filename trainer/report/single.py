@@ -133,13 +133,14 @@ def evolution(run: Run) -> str:
 
 
 def figure_table(figures: Iterable[Figure]) -> str:
-    head = ("metric", "value", "better", "kimg", "checkpoint", "protocol")
+    head = ("metric", "value", "real", "shuffled", "better", "kimg", "checkpoint", "protocol")
     return page.table(
         head,
         (
             (
                 html.escape(each.metric),
                 value(each),
+                *(f"{each.anchors[name]:.5g}" if each.anchors else "" for name in ("real", "shuffled")),
                 html.escape(each.better),
                 f"{each.kimg:.4g}",
                 html.escape(each.checkpoint),
