@@ -97,7 +97,8 @@ def clip_art_names(file: str, title: str, keywords: tuple[str, ...], creator: st
     name = translated(name, creator)
     if len(re.sub(r"[\W\d]", "", name)) < 3 or _SAYS_NOTHING.fullmatch(name):
         return ()
-    if ("/flags/" in file or "flag" in keywords) and not re.search(r"flag|ampel|fleur|dannebrog", name):
+    flag = "/flags/" in file or {"flag", "flags"} & {key.lower() for key in keywords}
+    if flag and not re.search(r"flag|ampel|fleur|dannebrog", name):
         name = "flag of " + re.sub(r"^historic, ", "", name)
     said = set(re.findall(r"\w+", name))
     more = [words(key).lower() for key in keywords if key.lower() not in _COMMON and re.fullmatch("[A-Za-z_ ]+", key)]
@@ -106,8 +107,8 @@ def clip_art_names(file: str, title: str, keywords: tuple[str, ...], creator: st
 
 
 def concept_of(name: str) -> str:
-    """The name without colours and numbers, so that variants of one picture are never on both sides of the split."""
-    return " ".join(re.sub(_COLOURS + r"|[\d()]", " ", name).split()).strip(" ,") or name
+    """The name without colours, numbers, "flag of": so that variants of a picture are on one side of the split."""
+    return " ".join(re.sub(_COLOURS + r"|\bflag(?: of)?\b|\bsymbol\b|[\d()]", " ", name).split()).strip(" ,") or name
 
 
 def _reword(text: str) -> str:
