@@ -41,6 +41,8 @@ VARIANTS = {
                        "objective.discriminator.base_channels=8"],
     "scale of a vae": ["experiment=cvae", "scale=gpu_vae", "objective.autoencoder.encoder.base_channels=8",
                        "objective.autoencoder.decoder.base_channels=8"],
+    "regularized": ["experiment=cgan_shapes", "augment@objective.augment=ada", "objective.lecam=0.01",
+                    "objective.consistency=10", "objective.feature_matching=1"],
     "16 pixels": ["experiment=cgan_shapes", "data.resolution=16"],
 }  # fmt: skip
 

@@ -4,10 +4,13 @@ import types
 
 import pytest
 import torch
-from conftest_objectives import make_gan, random_batch
+from conftest_objectives import make_gan, random_batch, run
 from torch.nn.functional import softplus
 
+from trainer.errors import UserError
 from trainer.losses.adversarial import Hinge, NonSaturating, Relativistic, Wasserstein
+from trainer.networks.ada import Adaptive
+from trainer.networks.diffaugment import DiffAugment
 from trainer.strategies.single import Single
 
 
@@ -106,3 +109,41 @@ def test_finite_difference_and_gradient_penalty_are_used(batch):
 def test_generator_and_discriminator_draw_different_noise(batch):
     gan = make_gan()
     assert not torch.equal(fakes(gan, batch, "generator"), fakes(gan, batch, "discriminator"))
+
+
+def test_consistency_is_between_an_image_and_its_augmentation(batch):
+    gan = at_step(make_gan(Hinge(), augment=DiffAugment(), consistency=3.0))
+    plain, _ = at_step(make_gan(Hinge())).discriminator_loss(batch)  # all else sees images as they are
+    value, logs = gan.discriminator_loss(batch)
+    expected = 0
+    for kind, image in (("real", batch.image), ("fake", fakes(gan, batch, "discriminator"))):
+        view = gan.augment(image, gan.uniform(f"discriminator/consistency/{kind}", batch, 7))
+        one, two = (gan.discriminator(each, batch.condition) for each in (image, view))
+        expected = expected + (one - two).square().mean()
+    torch.testing.assert_close(logs["discriminator/consistency"], expected)
+    torch.testing.assert_close(value, plain + 3 * expected)
+    with pytest.raises(UserError, match=r"consistency=1\.0: it is that of an image and its augmentation"):
+        make_gan(consistency=1.0)
+
+
+def test_features_are_matched_with_those_of_the_real_image_of_the_caption(batch):
+    gan = at_step(make_gan(feature_matching=2.0))
+    plain, _ = at_step(make_gan()).generator_loss(batch)
+    value, logs = gan.generator_loss(batch)
+    real, fake = (gan.discriminator.features(x) for x in (batch.image, fakes(gan, batch, "generator")))
+    expected = ((fake - real).square().flatten(1).sum(1) / real.square().flatten(1).sum(1)).mean()
+    torch.testing.assert_close(logs["generator/feature_matching"], expected)
+    torch.testing.assert_close(value, plain + 2 * expected)
+
+
+def test_lecam_and_adaptive_augmentation_move_once_a_step(batches):
+    """Split into micro-batches they end where the whole batch does, and after a resume as without one."""
+    ends = []
+    for options in ({}, {"accumulate": 2}):
+        gan = make_gan(Hinge(), augment=Adaptive(kimg=0.1), lecam=0.1, **options)
+        run(gan, batches)
+        ends.append({key: value for key, value in gan.state_dict().items() if key.startswith(("lecam", "augment"))})
+    assert set(ends[0]) == {"lecam.averages", "augment.probability", "augment.sureness"}
+    assert ends[0]["lecam.averages"].abs().min() > 0
+    for key, value in ends[0].items():
+        torch.testing.assert_close(ends[1][key], value, atol=1e-5, rtol=1e-4)

@@ -30,6 +30,7 @@ from conftest_objectives import (
 from trainer.callbacks.checkpoint_io import AtomicCheckpointIO
 from trainer.callbacks.ema import EMA
 from trainer.losses.adversarial import Hinge, NonSaturating, Relativistic
+from trainer.networks.ada import Adaptive
 from trainer.networks.projected import Discriminator as Projected
 from trainer.networks.quantizers import FSQ, VQ
 from trainer.runs import checkpoint
@@ -93,6 +94,11 @@ def make_projected(*arguments, **options):
     return gan
 
 
+def make_regularized(*arguments, **options):
+    """With all that has a state of its own beside the networks."""
+    return make_gan(*arguments, augment=Adaptive(target=0.0, kimg=0.5), **options)
+
+
 # eps: some gradients vanish by symmetry (a bias under hinge); Adam would blow their rounding noise up to full steps
 ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.0, 0.9), eps=1e-4)
 SPLIT = {"accumulate": 2, "clip": 0.5}
@@ -109,6 +115,7 @@ OBJECTIVES = {
     "cvae+split": partial(make_vae, ADAM, **SPLIT),
     "matching": partial(make_matching, ADAM, clip=0.5),
     "projected": partial(make_projected, Hinge(), ADAM, matching=1.0, r1=0.1, penalty_interval=2),
+    "regularized": partial(make_regularized, Hinge(), ADAM, lecam=0.1, consistency=1.0, feature_matching=0.5),
     "taught": partial(make_taught_gan, Hinge(), ADAM),
     "fsq": lambda **options: make_tokenizer(FSQ([5, 4, 3]), ADAM, **SPLIT, **options),
     "vq": lambda **options: make_tokenizer(VQ(16, 4, halflife_kimg=0.05), ADAM, **SPLIT, **options),

@@ -37,6 +37,7 @@ class Objective(CaptionDropout, pl.LightningModule):
     automatic_optimization = False
     phases: dict[str, Phase]
     averaged: tuple[str, ...] = ()  # networks whose EMA weights are sampled from
+    shared: tuple[str, ...] = ()  # parts beside the networks whose buffers are the mean over ranks behind each step
     latent_channels: int = 0  # 0 where nothing is drawn
     in_pairs: bool = False  # whether a loss swaps neighbours of a batch, which then must not part
     draws_with: str = ""  # path of the network that draws: (latent, condition) -> images

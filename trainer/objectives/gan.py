@@ -12,10 +12,12 @@ from torch.nn.functional import softplus
 
 from trainer.batch import Batch
 from trainer.errors import UserError
-from trainer.losses import regularizers
 from trainer.losses.adversarial import per_sample
+from trainer.losses.distillation import feature_distance
+from trainer.losses.lecam import LeCam
 from trainer.objectives.base import Objective
 from trainer.objectives.guidance import DROPPED
+from trainer.objectives.penalties import penalties
 from trainer.runs.trained import Matcher
 
 
@@ -40,6 +42,11 @@ class GAN(Objective):
     gradient_penalty: weight of WGAN-GP (Gulrajani et al. 2017).
     penalty_interval: penalties every so many batches, scaled by it (lazy regularisation, Karras et al. 2020). Where one
     is exact, the discriminator runs in float32 whatever the precision.
+    lecam: weight of `trainer.losses.lecam.LeCam`.
+    consistency: weight of |D(x) - D(T(x))|^2 of real and of generated x (balanced consistency, Zhao et al. 2021); its T
+    is `augment`, and all else then sees images as they are.
+    feature_matching: weight of the distance between D's features of a generated image and of the real one of its
+    caption, in the generator's loss (Salimans et al. 2016; a pair at a time as in Wang et al. 2018).
     reuse_fakes: the generator's phase takes the images that the discriminator has just seen, augmented anew, not new
     ones: the generator runs once a step. They are kept with all that their gradient needs, of all micro-batches.
     matcher: run of objective=matching; matcher_weight times its DAMSM loss of generated images joins the generator's
@@ -64,6 +71,9 @@ class GAN(Objective):
         gradient_penalty: float = 0.0,
         finite_difference: float = 0.0,
         penalty_interval: int = 1,
+        lecam: float = 0.0,
+        consistency: float = 0.0,
+        feature_matching: float = 0.0,
         reuse_fakes: bool = False,
         matcher: str | None = None,
         matcher_weight: float = 0.0,
@@ -79,6 +89,15 @@ class GAN(Objective):
         self.r1, self.r2, self.gradient_penalty = r1, r2, gradient_penalty
         self.finite_difference = finite_difference
         self.penalty_interval = penalty_interval
+        self.lecam_weight, self.lecam = lecam, LeCam() if lecam else None
+        self.consistency, self.feature_matching = consistency, feature_matching
+        if consistency and augment is None:
+            raise UserError(
+                f"objective.consistency={consistency}: it is that of an image and its augmentation, and there is none; "
+                "add augment@objective.augment=diffaugment"
+            )
+        self.adaptive = hasattr(augment, "commit")
+        self.shared = ("lecam",) * bool(lecam) + ("augment",) * self.adaptive
         self.reuse_fakes = reuse_fakes
         self.kept: deque[Tensor] = deque()  # of each micro-batch, from one phase to the next
         if bool(matcher) != bool(matcher_weight) or (matcher and self.accumulate > 1):
@@ -95,6 +114,14 @@ class GAN(Objective):
         if self.matcher:
             self.judge = Matcher(self.matcher, self.device)
             self.judge.require(self.config)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        super().training_step(batch, batch_idx)
+        if self.lecam is not None:
+            self.lecam.commit()
+        if self.adaptive:
+            self.logs["augment/probability"] = self.augment.probability.clone()
+            self.augment.commit(len(batch) * self.trainer.world_size)
 
     def discriminator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         due = self.trainer.global_step % self.penalty_interval == 0
@@ -123,9 +150,21 @@ class GAN(Objective):
                 logs["discriminator/mismatch"] = mismatch.mean()
                 loss = loss + self.matching * mismatch
 
+            if self.adaptive:
+                self.augment.see(real_logits)
+            if self.lecam is not None:
+                lecam = self.lecam(real_logits, fake_logits)
+                logs["discriminator/lecam"] = lecam.mean()
+                loss = loss + self.lecam_weight * lecam
+            if self.consistency:
+                change = self.change(batch.image, real_logits, batch, "real")
+                change = change + self.change(generated.detach(), fake_logits, batch, "fake")
+                logs["discriminator/consistency"] = change.mean()
+                loss = loss + self.consistency * change
+
             logs["discriminator/loss"] = loss.mean()
             if penalize:
-                penalty, parts = self.penalty(batch, real, fake, real_logits, fake_logits)
+                penalty, parts = penalties(self, batch, real, fake, real_logits, fake_logits)
                 loss = loss + self.penalty_interval * penalty
                 logs |= parts
         return loss.mean(), logs
@@ -152,6 +191,12 @@ class GAN(Objective):
             mismatch = self.mismatch(batch, features, fake_logits)
             logs["generator/mismatch"] = mismatch.mean()
             loss = loss + self.matching * mismatch
+        if self.feature_matching:
+            with torch.no_grad():
+                target = self.discriminator.features(self.perceived(batch.image, batch, "generator/fake"))
+            distance = feature_distance(listed(features), listed(target))
+            logs["generator/feature_matching"] = distance.mean()
+            loss = loss + self.feature_matching * distance
         if self.judge is None:
             return loss.mean(), logs
         matcher = self.judge.objective
@@ -167,31 +212,11 @@ class GAN(Objective):
         wrong = self.discriminator.logits(features, batch.condition.rows(other))
         return differs * per_sample(softplus(wrong - logits))
 
-    def penalty(
-        self, batch: Batch, real: Tensor, fake: Tensor, real_logits: Tensor, fake_logits: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        def judge(image: Tensor) -> Tensor:
-            return per_sample(self.discriminator.logits(self.discriminator.features(image), batch.condition))
-
-        total = torch.zeros(len(batch), device=real.device)
-        logs = {}
-        for name, gamma, image, logits in (("r1", self.r1, real, real_logits), ("r2", self.r2, fake, fake_logits)):
-            if not gamma:
-                continue
-            logits = per_sample(logits)
-            if self.finite_difference:
-                step = self.normal(f"discriminator/{name}", batch, image[0].numel()).view_as(image)
-                value = regularizers.approximate_r1(judge, image, logits, step, self.finite_difference)
-            else:
-                value = regularizers.r1(logits, image)
-            logs[f"discriminator/{name}"] = value.mean()
-            total = total + gamma / 2 * value
-        if self.gradient_penalty:
-            mix = self.uniform("discriminator/gradient_penalty", batch, 1)
-            value = regularizers.gradient_penalty(judge, real, fake, mix)
-            logs["discriminator/gradient_penalty"] = value.mean()
-            total = total + self.gradient_penalty * value
-        return total, logs
+    def change(self, image: Tensor, logits: Tensor, batch: Batch, kind: str) -> Tensor:
+        """(N,) |D(x) - D(T(x))|^2 of images x with these logits."""
+        view = self.augment(image, self.uniform(f"discriminator/consistency/{kind}", batch, self.augment.num_draws))
+        again = self.discriminator.logits(self.discriminator.features(self.seen(view)), batch.condition)
+        return per_sample((again - logits).float().square())
 
     def generated(self, batch: Batch, stream: str) -> Tensor:
         """(N, 3, H, W) in [-1, 1], float32 as real images are: augmented in bf16 they would be known by its levels."""
@@ -199,10 +224,16 @@ class GAN(Objective):
 
     def perceived(self, image: Tensor, batch: Batch, stream: str) -> Tensor:
         """What the discriminator's weights see of images (N, 3, H, W), augmented: these, or frozen features of them."""
-        image = self.augmented(image, batch, stream)
+        return self.seen(self.augmented(image, batch, stream))
+
+    def seen(self, image: Tensor) -> Tensor:
         return self.discriminator.perceive(image) if hasattr(self.discriminator, "perceive") else image
 
     def augmented(self, image: Tensor, batch: Batch, stream: str) -> Tensor:
-        if self.augment is None:
+        if self.augment is None or self.consistency:
             return image
         return self.augment(image, self.uniform(stream, batch, self.augment.num_draws))
+
+
+def listed(features: Any) -> list[Tensor]:
+    return [features] if isinstance(features, Tensor) else features

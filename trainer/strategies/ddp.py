@@ -62,7 +62,7 @@ class Parallel(PerNetwork, DDPStrategy):  # type: ignore[misc]
         return Gather.apply(rows)
 
     def training_step(self, *arguments: Any, **options: Any) -> Any:
-        """One step, after which running statistics that networks keep as buffers are the mean of all ranks."""
+        """One step, after which statistics that networks and `shared` parts keep as buffers are the mean over ranks."""
         done = super().training_step(*arguments, **options)
         for statistic in self.statistics:
             dist.all_reduce(statistic)
@@ -72,7 +72,7 @@ class Parallel(PerNetwork, DDPStrategy):  # type: ignore[misc]
     @cached_property
     def statistics(self) -> list[Tensor]:
         objective: Any = self.lightning_module
-        networks = [objective.network(name) for name in objective.phases]
+        networks = [objective.network(name) for name in (*objective.phases, *objective.shared)]
         saved = [network.state_dict().keys() if [*network.buffers()] else () for network in networks]
         pairs = zip(networks, saved, strict=True)
         return [b for each, keys in pairs for key, b in each.named_buffers() if key in keys and b.is_floating_point()]
