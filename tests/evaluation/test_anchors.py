@@ -106,6 +106,10 @@ def test_texts_are_matched_with_their_own_pictures_and_with_any(study, train, tm
     assert not diversity.anchors, "a measure that draws its own samples has none"
 
 
+def test_reconstructions_have_none(study, train, tmp_path):
+    assert not any(f.anchors for f in anchored(replace(study, reconstructs=True), train, tmp_path).values())
+
+
 def test_measured_once_a_protocol(study, train, tmp_path):
     first, again, other, torn = (Backbone() for _ in range(4))
     found = anchored(study, train, tmp_path, backbone=first)

@@ -48,6 +48,7 @@ def test_mean_and_spread_over_seeds_between_the_anchors(measured):
     assert a == ["a", "3", "4 ± 0", "120.5 ± 0", "generator 1.2M", f"112 ± {std:.2g}", "85 ± 7.1% of 2"]
     assert b == ["b", "1", "4", "120.5", "generator 1.2M", "60.5", "95%"]
     assert real == ["other real pictures", "", "", "", "", "11", "100%"]
+    assert found.note == "2000 images: fd_effnet2, attributes_scene"
     assert shuffled == ["training pictures, captions ignored", "", "", "", "", "237", "1%"]
 
 
@@ -81,6 +82,8 @@ def test_what_others_wrote_moves_no_cursor(measured):
     assert "\x1b" not in found.text() and "fd_?[2J?" in found.text()
 
 
-@pytest.mark.parametrize(("values", "text"), [([], ""), ([12.345], "12.35"), ([1.0, 3.0], "2 ± 1.4")])
+@pytest.mark.parametrize(
+    ("values", "text"), [([], ""), ([12.345], "12.35"), ([1.0, 3.0], "2 ± 1.4"), ([20000.0, 20300.0], "20150 ± 212")]
+)
 def test_spread_is_the_standard_deviation_of_a_sample(values, text):
     assert spread(values) == text

@@ -51,6 +51,7 @@ def with_anchors(
     """All figures, with `anchors` where a measure has some: measured once a protocol, and kept beside the references.
 
     found: the figures of each of `measures`. train: images that the model was trained with. All ranks call this.
+    Reconstructions have none: they are compared with what they are of.
     """
     folder = Path(cache_dir).expanduser() / "anchors"
     known = [{file(figure): read(folder / file(figure)) for some in found for figure in some}]
@@ -61,7 +62,7 @@ def with_anchors(
         for measure, figures in zip(measures, found, strict=True)
         if isinstance(measure, ANCHORED) and not all(known[0][file(figure)] for figure in figures)
     ]
-    if lacking:
+    if lacking and not study.reconstructs:
         if place()[0] == 0:
             say("anchors of these figures: real pictures in place of samples, once")
         made = measured(study, lacking, train)

@@ -26,20 +26,21 @@ Measured = dict[tuple[str, str], Figure]  # (metric, protocol) -> figure of the 
 
 
 class Table(NamedTuple):
-    """title: the data."""
+    """title: the data. note: of how many images the columns are."""
 
     title: str
     head: list[str]
     rows: list[list[str]]
+    note: str
 
     def html(self) -> str:
         cells = [[escape(cell) for cell in row] for row in self.rows]
-        return f"<h4>{escape(self.title)}</h4>{page.table(self.head, cells)}"
+        return f'<h4>{escape(self.title)}</h4>{page.table(self.head, cells)}<p class="faint">{escape(self.note)}</p>'
 
     def text(self) -> str:
         """Markdown, without what a terminal would obey."""
         lines = [[printable(cell) for cell in row] for row in (self.head, *self.rows)]
-        return f"{printable(self.title)}\n\n{table.markdown(lines[0], lines[1:])}"
+        return "\n\n".join((printable(self.title), table.markdown(lines[0], lines[1:]), printable(self.note)))
 
 
 def tables(runs: Sequence[Run]) -> Iterator[Table]:
@@ -57,7 +58,7 @@ def tables(runs: Sequence[Run]) -> Iterator[Table]:
                 for label, members in experiments(some).items()
             ]
             ends = [[name, "", "", "", "", *(anchor(measured, c, key) for c in columns)] for key, name in ENDS.items()]
-            yield Table(title, head, [each for each in (ends[0], *rows, ends[1]) if any(each[1:])])
+            yield Table(title, head, [each for each in (ends[0], *rows, ends[1]) if any(each[1:])], counts(columns))
 
 
 def data_of(run: Run) -> str:
@@ -85,6 +86,16 @@ def choose_columns(measured: Sequence[Measured]) -> list[tuple[str, str]]:
     for key in sorted(uses, key=lambda key: (uses[key], str(images[key]).zfill(9), key)):
         best[key[0]] = key  # the last one is the best
     return [best[metric] for begin in METRICS for metric in sorted(best) if metric.startswith(begin)]
+
+
+def counts(columns: Sequence[tuple[str, str]]) -> str:
+    """`500 images, 1985 references: fd_effnet, precision_effnet; 2000 images: r_precision_matching`"""
+    of_protocol: dict[str, list[str]] = {}
+    for metric, protocol in columns:
+        known = json.loads(protocol)
+        numbers = (f"{known[f'num_{what}']} {what}" for what in ("images", "references") if f"num_{what}" in known)
+        of_protocol.setdefault(", ".join(numbers), []).append(metric)
+    return "; ".join(f"{numbers}: {', '.join(metrics)}" for numbers, metrics in of_protocol.items())
 
 
 def experiments(runs: Sequence[Run]) -> dict[str, list[int]]:
@@ -132,9 +143,13 @@ def spread(values: Sequence[float], percent: bool = False) -> str:
     if not values:
         return ""
     scaled = [100 * value for value in values] if percent else list(values)
-    std = f" ± {statistics.stdev(scaled):.2g}" if len(scaled) > 1 else ""
-    mean = statistics.fmean(scaled)
-    return f"{mean:.4g}{std}" + ("%" if percent else "")
+    std = f" ± {digits(statistics.stdev(scaled), 2)}" if len(scaled) > 1 else ""
+    return digits(statistics.fmean(scaled), 4) + std + ("%" if percent else "")
+
+
+def digits(value: float, count: int) -> str:
+    """`count` significant ones, and never an exponent for a large number."""
+    return f"{value:.{count}g}" if abs(value) < 10**count else f"{value:.0f}"
 
 
 def printable(text: str) -> str:
