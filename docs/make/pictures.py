@@ -29,6 +29,15 @@ PICTURES = {
     "cgan": Picture((TRAIN + "cgan",), "samples/latest.png", "6 minutes"),
     "cgan-at-a-tenth": Picture((TRAIN + "cgan",), "samples/kimg000005.*.png", "6 minutes, the run of cgan"),
     "cgan_shapes": Picture((TRAIN + "cgan_shapes",), "samples/latest.png", "5 minutes"),
+    "interpolate": Picture(
+        (
+            TRAIN + "cgan_shapes text.caption_dropout=0.1 kimg=60 run_dir=outputs/dropped",
+            "python -m trainer.sample checkpoint=outputs/dropped 'interpolate=[a large red circle at the top left on a "
+            "white background, a small blue star at the bottom right on a black background]' seeds=0-2 out=outputs/way",
+        ),
+        "grid.png",
+        "4 minutes",
+    ),
     "report": Picture((TRAIN + "cgan",), "report.html", "6 minutes; needs playwright and Chromium"),
     "fast": Picture(
         (
