@@ -206,3 +206,7 @@ def test_mistakes(monkeypatch):
     objective.config = CONFIG | {"data": {"resolution": 32}}
     with pytest.raises(UserError, match=r"has data\.resolution=16, and this run 32"):
         objective.setup("fit")
+    objective = taught(monkeypatch, make_gan())
+    objective.config = CONFIG | {"text": CONFIG["text"] | {"caption_dropout": 0.1}}
+    with pytest.raises(UserError, match=r"text\.caption_dropout=0\.1: the teacher draws nothing of an empty caption"):
+        objective.setup("fit")

@@ -63,6 +63,10 @@ def empty_caption(text: Any) -> Condition:
 
 def dropped(batch: Batch, empty: Condition, chosen: Tensor) -> Batch:
     """With the empty caption where chosen, (N,) bool, and `DROPPED` for its number: none of these differ."""
-    pairs = zip(batch.condition, empty, strict=True)
-    parts = (torch.where(chosen.view(-1, *[1] * (own.dim() - 1)), other, own) for own, other in pairs)
-    return replace(batch, condition=Condition(*parts), caption=batch.caption.masked_fill(chosen, DROPPED))
+    own = batch.condition
+    condition = own._replace(
+        tokens=torch.where(chosen.view(-1, *[1] * (own.tokens.dim() - 1)), empty.tokens, own.tokens),
+        mask=torch.where(chosen[:, None], empty.mask, own.mask),
+        pooled=torch.where(chosen[:, None], empty.pooled, own.pooled),
+    )
+    return replace(batch, condition=condition, caption=batch.caption.masked_fill(chosen, DROPPED))
