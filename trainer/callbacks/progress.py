@@ -16,8 +16,8 @@ from trainer.callbacks.schedule import last
 from trainer.process.progress import best_effort
 from trainer.report.run import curves
 
+_DISTANCE = "val/fd_"  # and the name of the backbone that judges
 _SHOWN = {
-    "val/fd_effnet": "fd_effnet {:.1f}",
     "throughput/data_wait_percent": "wait {:.1f}%",
     "memory/peak_gib": "mem {:.1f} GiB",
 }
@@ -33,8 +33,10 @@ class Progress(Callback):
         self.every_seconds = every_seconds
         self._bar: rich_progress.Progress | None = None
         self._panel: list[tuple[str, str]] = []
-        self._last: tuple[float, float] | None = None  # (kimg, val/fd_effnet) of the newest evaluation
+        self._distance = ""  # the metric that `_last` and `_best` are of
+        self._last: tuple[float, float] | None = None  # (kimg, value) of the newest evaluation
         self._best: tuple[float, float] | None = None  # of all, restarts included
+        self._before: dict[str, tuple[float, float]] = {}  # the best of each distance in earlier starts
         self._started = self._printed = 0.0
         self._first_step = self._first_images = 0
 
@@ -43,9 +45,10 @@ class Progress(Callback):
         self._first_step, self._first_images = trainer.global_step, objective.images_seen
         if not trainer.is_global_zero:
             return
-        measured = curves(Path(trainer.default_root_dir, "metrics.csv")).get("val/fd_effnet", [])
-        before = [(kimg, value) for kimg, value in measured if kimg <= objective.images_seen / 1000]
-        self._best = min(before, key=lambda each: each[1], default=None)
+        for key, measured in curves(Path(trainer.default_root_dir, "metrics.csv")).items():
+            before = [(kimg, value) for kimg, value in measured if kimg <= objective.images_seen / 1000]
+            if key.startswith(_DISTANCE) and before:
+                self._before[key] = min(before, key=lambda each: each[1])
         self._panel = describe(trainer, objective)
         width = max(len(key) for key, _ in self._panel)
         print("\n".join(f"  {key:<{width}}  {value}" for key, value in self._panel), flush=True)
@@ -60,10 +63,11 @@ class Progress(Callback):
     def on_train_batch_end(self, trainer: Trainer, objective: Any, *_: Any) -> None:
         if not trainer.is_global_zero:
             return
-        distance = trainer.callback_metrics.get("val/fd_effnet")
-        if distance is not None and (not self._last or self._last[1] != float(distance)):
-            self._last = (objective.images_seen / 1000, float(distance))
-            self._best = min(self._best or self._last, self._last, key=lambda each: each[1])
+        key = next((key for key in trainer.callback_metrics if key.startswith(_DISTANCE)), None)
+        if key and (not self._last or self._last[1] != float(trainer.callback_metrics[key])):
+            self._distance = key
+            self._last = (objective.images_seen / 1000, float(trainer.callback_metrics[key]))
+            self._best = min(self._best or self._before.get(key, self._last), self._last, key=lambda each: each[1])
         now = time.monotonic()
         if now - self._printed < (0.2 if self._bar else self.every_seconds) and not last(trainer):
             return
@@ -87,6 +91,7 @@ class Progress(Callback):
             f"{speed:.0f} img/s",
         ]
         parts += [f"{key.removesuffix('/loss')} {value:.3g}" for key, value in metrics.items() if key.endswith("/loss")]
+        parts += [f"{key.removeprefix('val/')} {metrics[key]:.1f}" for key in metrics if key.startswith(_DISTANCE)]
         parts += [text.format(metrics[key]) for key, text in _SHOWN.items() if key in metrics]
         parts.append(f"eta {duration(elapsed / done * (budget - step))}")
         return "  ".join(parts)
@@ -99,7 +104,7 @@ class Progress(Callback):
         rows = [("trained", f"{objective.images_seen / 1000:.1f} kimg in {duration(time.monotonic() - self._started)}")]
         if self._last and self._best:
             best = f"best {self._best[1]:.2f} at kimg {self._best[0]:.1f}"
-            rows.append(("val/fd_effnet", f"last {self._last[1]:.2f}, {best}"))
+            rows.append((self._distance, f"last {self._last[1]:.2f}, {best}"))
         checkpoint = newest_checkpoint(run)
         rows.append(("checkpoint", str(checkpoint or "none")))
         if (run / "samples" / "latest.png").exists():
