@@ -9,6 +9,7 @@ from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.sampling.conditioning import Conditioning, parse_composition
 from trainer.sampling.features import between, joined, mixed, shifted, slerp
+from trainer.text.labels import Nothing
 
 
 @pytest.mark.parametrize(
@@ -151,3 +152,14 @@ def test_a_run_says_what_it_cannot(trained, of_classes):
     assert np.asarray(pipe.interpolate("a cat", seeds=[0, 1]).grid()).size  # ids need no mixing between seeds
     with pytest.raises(TypeError):
         pipe("a cat", guidence=3)
+
+
+def test_a_model_without_text_goes_from_seed_to_seed_alone(of_classes):
+    pipe = load(of_classes)
+    pipe.text = pipe.sampler.text = Nothing(16)
+    samples = pipe.interpolate("", seeds=[2, 5], steps=3)
+    assert samples.prompts == ["seed 2", "0.50", "seed 5"]
+    assert torch.equal(samples.pixels[[0, 2]], pipe("", [2, 5]).pixels)
+    for settings in ({"guidance": 2.0}, {"negative": "dog"}, {"compose": "mean"}):
+        with pytest.raises(UserError, match="this model reads no captions"):
+            pipe("", **settings)

@@ -30,11 +30,12 @@ def paths(
 ) -> Iterator[tuple[Tensor, Condition, list[str]]]:
     """Latents (steps, Z), conditions of as many rows, and a label for each: a path for each seed, or between two seeds.
 
-    captions: two, or one with exactly two seeds. UserError for anything else.
+    captions: two, or one with exactly two seeds; "" is that of a model without text. UserError for anything else.
     """
     if not 2 <= steps <= MOST_STEPS:
         raise UserError(f"steps={steps}: expected 2 to {MOST_STEPS}, the ends among them")
-    if not all(isinstance(caption, str) and caption.strip() for caption in captions):
+    wordless = getattr(sampler.text, "wordless", False)
+    if not all(isinstance(caption, str) and (wordless or caption.strip()) for caption in captions):
         raise UserError(f"interpolate={list(captions)}: expected captions and none empty")
     if len(captions) not in (1, 2) or not seeds or (len(captions) == 1 and len(seeds) != 2):
         raise UserError(
@@ -46,7 +47,7 @@ def paths(
     middle = [f"{each:.2f}" for each in at[1:-1].tolist()]
     latents = sampler.latents(seeds)
     if len(captions) == 1:
-        labels = [f"{captions[0]}, seed {seeds[0]}", *middle, f"seed {seeds[1]}"]
+        labels = [f"{captions[0]} seed {seeds[0]}".strip(), *middle, f"seed {seeds[1]}"]
         yield slerp(latents[0], latents[1], at), condition.rows([0] * steps), labels
         return
     for latent in latents:
