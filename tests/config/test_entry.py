@@ -27,6 +27,7 @@ INSIDE = {
     "augment": ("gan", "objective.augment"),
     "backbone": ("gan", "callbacks.evaluation.backbone"),
     "autoencoder": ("vae", "objective.autoencoder"),
+    "bottleneck": ("tokenizer", "objective.autoencoder.bottleneck"),
     "discriminator": ("gan", "objective.discriminator"),
     "encoder": ("vae", "objective.autoencoder.encoder"),
     "generator": ("gan", "objective.generator"),
