@@ -63,7 +63,7 @@ def evaluate(cfg: DictConfig) -> None:
         chosen = measures(cfg, pipe, data)
         figures = run_each(study, chosen)
         if cfg.anchors:
-            found = with_anchors(figures, study, chosen, data.train, data.cache_dir)
+            found = with_anchors(figures, study, chosen, data.train, data.cache_dir, data.source)
         else:
             found = [figure for some in figures for figure in some]
         if ranks.rank() == 0:

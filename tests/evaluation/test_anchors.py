@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from trainer.data.shapes import Shapes
 from trainer.evaluation.anchors import with_anchors
 from trainer.evaluation.diversity import Diversity
 from trainer.evaluation.fidelity import Fidelity
@@ -103,7 +104,29 @@ def test_texts_are_matched_with_their_own_pictures_and_with_any(study, train, tm
     firsts = sum(i * 30 // 40 % 2 == 0 for i in range(40)) / 40
     assert match.anchors["real"] >= firsts and match.anchors["shuffled"] < 0.3
     assert match.anchors["pictures"] == "of the 40 captions"
-    assert not diversity.anchors, "a measure that draws its own samples has none"
+    pairs = [torch.pdist(judge.features(pixels(study.references.images, (i, i + 1))).double()) for i in range(0, 30, 2)]
+    assert diversity.anchors["real"] == pytest.approx(torch.cat(pairs).mean().item()), "of both of a caption"
+    assert diversity.anchors["shuffled"] > 0 and diversity.anchors["pictures"].startswith("of 15 captions of heldout")
+
+
+def test_where_no_caption_has_two_pictures_diversity_has_no_anchors(study, train, tmp_path):
+    study.references.captions = [str(i) for i in range(30)]
+    measures = [Diversity(Backbone(), 3)]
+    (found,) = with_anchors(run_each(study, measures), study, measures, train, tmp_path)
+    assert not found.anchors
+
+
+def test_new_pictures_of_a_source_that_makes_them(study, train, tmp_path):
+    source = Shapes(num_images=40, max_objects=1)
+    measures = [Fidelity(Backbone(), tmp_path, ["fd"])]
+    (found,) = with_anchors(run_each(study, measures), study, measures, train, tmp_path, source)
+    new = source.others(40)
+    assert all(item.heldout for item in new) and len({item.key for item in new}) == 40
+    assert not {item.key for item in new} & {item.key for item in source.items()}
+    made = np.stack([np.asarray(item.load(16)) for item in new])
+    references = pixels(study.references.images, [i * 30 // 25 for i in range(25)])
+    assert found.anchors["pictures"] == "40 new ones"
+    assert found.anchors["real"] == distance(references, pixels(made, range(40)))
 
 
 def test_reconstructions_have_none(study, train, tmp_path):

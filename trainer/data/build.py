@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from operator import length_hint
@@ -91,6 +92,11 @@ def _header(file: Any, num_images: int, resolution: int) -> None:
     shape = (num_images, resolution, resolution, 3)
     file.seek(0)
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+
+
+def pictures(items: Sequence[Item], resolution: int) -> np.ndarray:
+    """(N, resolution, resolution, 3) uint8 of items whose pictures are whole."""
+    return np.stack([np.asarray(fit(item.load(resolution), resolution)) for item in items])
 
 
 def _decode(item: Item, resolution: int) -> np.ndarray | Exception:

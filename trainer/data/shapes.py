@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -82,6 +83,11 @@ class Shapes:
             scene = random_scene(rng, self.max_objects)
         captions = scene.captions() if self.paraphrases else scene.captions()[:1]
         return Item(f"scene {number}", captions, captions[0], scene.render, scene.attributes(), heldout)
+
+    def others(self, count: int) -> list[Item]:
+        """Further held-out scenes, none of them among `items`: what a perfect generator would draw."""
+        further = (self.item(number) for number in itertools.count(self.num_images))
+        return list(itertools.islice((item for item in further if item.heldout), count))
 
     def is_heldout(self, scene: Scene) -> bool:
         """Whether the scene contains a combination kept out of training."""

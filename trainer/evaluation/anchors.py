@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +16,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from trainer.data.build import pictures
 from trainer.data.sampler import shuffled
 from trainer.evaluation.attributes import Attributes
+from trainer.evaluation.diversity import PER_CAPTION, Diversity
 from trainer.evaluation.fidelity import Fidelity
-from trainer.evaluation.protocol import Measure, Study, place, run_each, spread
+from trainer.evaluation.protocol import AT_ONCE, Measure, Study, place, run_each, spread
 from trainer.evaluation.text import TextMatch
+from trainer.metrics.diversity import pairwise_distance
 from trainer.process.progress import say
 from trainer.runs.results import Figure
 
-ANCHORED = (Fidelity, Attributes, TextMatch)  # the measures that ask nothing of a model but its samples
+ANCHORED = (Fidelity, Attributes, TextMatch, Diversity)  # the measures that ask nothing of a model but its samples
 FEWEST = 10  # pictures on either side
 
 
@@ -46,11 +50,17 @@ def shown(study: Study, images: Any, numbers: Sequence[int]) -> Study:
 
 
 def with_anchors(
-    found: Sequence[Sequence[Figure]], study: Study, measures: Sequence[Measure], train: Any, cache_dir: str | Path
+    found: Sequence[Sequence[Figure]],
+    study: Study,
+    measures: Sequence[Measure],
+    train: Any,
+    cache_dir: str | Path,
+    source: Any = None,
 ) -> list[Figure]:
     """All figures, with `anchors` where a measure has some: measured once a protocol, and kept beside the references.
 
-    found: the figures of each of `measures`. train: images that the model was trained with. All ranks call this.
+    found: the figures of each of `measures`. train: images that the model was trained with. source: of the data; one
+    that has `others` can make more real pictures. All ranks call this.
     Reconstructions have none: they are compared with what they are of.
     """
     folder = Path(cache_dir).expanduser() / "anchors"
@@ -58,46 +68,86 @@ def with_anchors(
     if dist.is_initialized():  # it is rank 0 that looks and writes
         dist.broadcast_object_list(known, src=0)
     lacking = [
-        measure
+        (measure, figures)
         for measure, figures in zip(measures, found, strict=True)
         if isinstance(measure, ANCHORED) and not all(known[0][file(figure)] for figure in figures)
     ]
     if lacking and not study.reconstructs:
         if place()[0] == 0:
             say("anchors of these figures: real pictures in place of samples, once")
-        made = measured(study, lacking, train)
+        made = measured(study, lacking, train, source)
         known[0] |= made
         for name in made if place()[0] == 0 else ():
             write(folder / name, made[name])
     return [replace(figure, anchors=known[0][file(figure)]) for some in found for figure in some]
 
 
-def measured(study: Study, measures: Sequence[Measure], train: Any) -> dict[str, dict[str, Any]]:
+def measured(
+    study: Study, lacking: Sequence[tuple[Measure, Sequence[Figure]]], train: Any, source: Any
+) -> dict[str, dict[str, Any]]:
     """`file` of a figure -> its anchors.
 
     shuffled: training pictures in a random order. real: what such a measure needs; its `pictures` say which.
     A text and its own picture are taken for text match and attributes. Distances take pictures that are no references:
-    held-out ones that are left over, else one half of the held-out pictures against the other. Both this and training
-    pictures score no better than a perfect generator would, but for chance, so the better of the two is given.
+    new held-out ones of a source that makes them, else those that are left over, else one half of the held-out pictures
+    against the other. The last, and training pictures, score no better than a perfect generator would, but for chance,
+    so the better of the two is given. Diversity is that of pictures of one caption, and of any pictures.
     """
     order = shuffled(study.seed, np.arange(study.num_images), len(train.images)).tolist()
-    ignoring = run_each(shown(study, train.images, order), measures)
     own = shown(study, study.references.images, study.chosen)
+    of_samples = [measure for measure, _ in lacking if not isinstance(measure, Diversity)]
+    ignoring = iter(run_each(shown(study, train.images, order), of_samples))
     anchors = {}
-    for measure, others in zip(measures, ignoring, strict=True):
-        if isinstance(measure, Fidelity):
-            real, pictures = left_over(study, measure)
-            if not real or better(others[0], real[0]):
-                real, pictures = others, f"{study.num_images} of training"
+    for measure, figures in lacking:
+        if isinstance(measure, Diversity):
+            real, which = of_one_caption(study, measure)
+            others = [distance(measure, train.images, order[:AT_ONCE])] if real else []
         else:
-            (real,), pictures = run_each(own, [measure]), f"of the {study.num_images} captions"
-        for one, two in zip(real, others, strict=True):
-            anchors[file(two)] = {"real": one.value, "shuffled": two.value, "pictures": pictures}
+            others = values(next(ignoring))
+            if isinstance(measure, Fidelity):
+                new = new_ones(study, measure, source)
+                real, which = new or left_over(study, measure)
+                if not new and (not real or is_better(figures[0], others[0], real[0])):
+                    real, which = others, f"{study.num_images} of training"
+            else:
+                real, which = values(run_each(own, [measure])[0]), f"of the {study.num_images} captions"
+        for figure, one, two in zip(figures, real, others):  # noqa: B905 - none where nothing is to be had
+            anchors[file(figure)] = {"real": one, "shuffled": two, "pictures": which}
     return anchors
 
 
-def left_over(study: Study, measure: Fidelity) -> tuple[list[Figure], str]:
-    """Figures of pictures of the split that are no references, and which; none where there are too few."""
+def new_ones(study: Study, measure: Fidelity, source: Any) -> tuple[list[float], str] | None:
+    """Values of new held-out pictures, as many as samples, against the same references, and what they are."""
+    if study.split != "heldout" or not hasattr(source, "others"):
+        return None
+    made = pictures(source.others(study.num_images), study.references.images.shape[1])
+    (found,) = run_each(shown(study, made, range(study.num_images)), [fresh(measure)])
+    return values(found), f"{study.num_images} new ones"
+
+
+def of_one_caption(study: Study, measure: Diversity) -> tuple[list[float], str]:
+    """The diversity of held-out pictures that share a caption, and of how many captions; none where none do."""
+    sharing = defaultdict(list)
+    for number, caption in enumerate(study.references.captions):
+        sharing[caption].append(number)
+    several = [numbers[:PER_CAPTION] for numbers in sharing.values() if len(numbers) > 1]
+    if not several:
+        return [], ""
+    distances = [distance(measure, study.references.images, numbers) for numbers in several]
+    return [sum(distances) / len(distances)], f"of {len(several)} captions of {study.split} that have several"
+
+
+def distance(measure: Diversity, images: Any, numbers: Sequence[int]) -> float:
+    pixels = torch.from_numpy(np.stack([images[i] for i in numbers])).permute(0, 3, 1, 2)
+    return pairwise_distance(measure.backbone.features(pixels.to(measure.study.device))).item()
+
+
+def fresh(measure: Fidelity) -> Fidelity:
+    return Fidelity(measure.backbone, measure.cache_dir, sorted(measure.metrics))
+
+
+def left_over(study: Study, measure: Fidelity) -> tuple[list[float], str]:
+    """Values of pictures of the split that are no references, and which; none where there are too few."""
     available = len(study.references.captions)
     if available - study.num_references < study.num_images:
         num_references = min(study.num_references, available // 2)
@@ -109,12 +159,16 @@ def left_over(study: Study, measure: Fidelity) -> tuple[list[Figure], str]:
     rest = sorted({*range(available)} - {*study.reference_index})
     numbers = [rest[i] for i in spread(len(rest), study.num_images)]
     others = shown(study, study.references.images, numbers)
-    (found,) = run_each(others, [Fidelity(measure.backbone, measure.cache_dir, sorted(measure.metrics))])
-    return found, f"{study.num_images} of {study.split} beside {study.num_references} references"
+    (found,) = run_each(others, [fresh(measure)])
+    return values(found), f"{study.num_images} of {study.split} beside {study.num_references} references"
 
 
-def better(figure: Figure, other: Figure) -> bool:
-    return figure.value < other.value if figure.better == "lower" else figure.value > other.value
+def values(figures: Sequence[Figure]) -> list[float]:
+    return [figure.value for figure in figures]
+
+
+def is_better(figure: Figure, one: float, other: float) -> bool:
+    return one < other if figure.better == "lower" else one > other
 
 
 # Kept between evaluations ---------------------------------------------------------------------------------------------
