@@ -43,6 +43,8 @@ VARIANTS = {
                        "objective.autoencoder.decoder.base_channels=8"],
     "regularized": ["experiment=cgan_shapes", "augment@objective.augment=ada", "objective.lecam=0.01",
                     "objective.consistency=10", "objective.feature_matching=1"],
+    "scale of stylegan2": ["experiment=stylegan2", "data=shapes", "scale=gpu_stylegan2", "data.resolution=16",
+                           "objective.generator.base_channels=8", "objective.discriminator.base_channels=8"],
     "16 pixels": ["experiment=cgan_shapes", "data.resolution=16"],
 }  # fmt: skip
 

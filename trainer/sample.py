@@ -41,6 +41,7 @@ class Sampling:
     negative: str | None = None
     negative_scale: float | None = None
     guidance: float | None = None
+    truncation: float | None = None
     interpolate: Any = None
     steps: int = 8
     out: str | None = None
@@ -62,7 +63,7 @@ def sample(cfg: DictConfig) -> None:
         raise UserError(f"mode={cfg.mode}: expected latency, throughput or null")
     if cfg.mode == "latency" and cfg.batch_size not in (None, 1):
         raise UserError(f"batch_size={cfg.batch_size}: mode=latency draws each image alone; leave one of them out")
-    conditioning = Conditioning(cfg.compose, cfg.negative, cfg.negative_scale, cfg.guidance)
+    conditioning = Conditioning(cfg.compose, cfg.negative, cfg.negative_scale, cfg.guidance, cfg.truncation)
     if cfg.interpolate and (cfg.images_per_file is not None or cfg.prompts or cfg.prompts_file):
         raise UserError(f"interpolate={cfg.interpolate}: its captions take the place of prompts; leave one of them out")
     if cfg.images_per_file is not None:

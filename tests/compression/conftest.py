@@ -17,7 +17,7 @@ from trainer.batch import Condition
 from trainer.compression import structure
 
 TEXT, LATENT = 24, 8
-FAMILIES = ["dcgan", "residual", "r3gan"]
+FAMILIES = ["dcgan", "residual", "r3gan", "stylegan2"]
 
 
 def node_of(family: str, resolution: int = 16, **sizes: Any) -> dict[str, Any]:
@@ -30,6 +30,7 @@ def node_of(family: str, resolution: int = 16, **sizes: Any) -> dict[str, Any]:
         "base_channels": 16,
         "max_channels": 48,
         "style_channels": 32,
+        **({"noise_up_to": 0} if family == "stylegan2" else {}),
         **sizes,
     }
 

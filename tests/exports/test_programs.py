@@ -7,7 +7,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from tests.exports.conftest import TOKENS, WIDTH, made
+from tests.exports.conftest import IDENTITY, TOKENS, WIDTH, made, save_run
 from trainer import load
 from trainer.batch import Condition
 from trainer.errors import UserError
@@ -63,6 +63,20 @@ def test_torch_export_runs_without_this_project(run, exports, without):
     expected = given(run, exports)
     without(OURS, RUN_PT2, exports)
     assert np.abs(np.load(exports / "images.npy") - expected).max() <= BOUND
+
+
+@pytest.mark.parametrize("family", ["stylegan2"])
+def test_programs_of_other_families(family, pretrained, tmp_path):
+    """Noise maps are part of the latent, so that a seed is one image here too."""
+    source = save_run(tmp_path / "run", family, pretrained("minilm"), IDENTITY)
+    folder = made(source, tmp_path / "out", "formats=[onnx,torch_export]")
+    expected = load(source)(list(CAPTIONS), seeds=range(4)).pixels
+    assert expected.float().std() > 20, "images that say something"
+    for name in ("model.onnx", "model.pt2"):
+        pipe = load(folder / name)
+        assert (pipe(list(CAPTIONS), seeds=range(4)).pixels.int() - expected.int()).abs().max() <= 1
+        with pytest.raises(UserError, match=r"truncation=0.7: Generator has no styles to be truncated"):
+            pipe("a cat", truncation=0.7)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])

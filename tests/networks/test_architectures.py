@@ -6,11 +6,11 @@ from torch import nn
 
 from trainer.batch import Condition
 from trainer.errors import UserError
-from trainer.networks import dcgan, r3gan, residual
+from trainer.networks import dcgan, r3gan, residual, stylegan2
 from trainer.networks.autoencoder import Autoencoder
 from trainer.networks.layers import PosteriorHead
 
-FAMILIES = [dcgan, residual, r3gan]
+FAMILIES = [dcgan, residual, r3gan, stylegan2]
 KINDS = ("Generator", "Discriminator", "Encoder")
 TEXT, LATENT = 24, 8
 
@@ -28,16 +28,21 @@ def make(family, kind: str, resolution: int = 16) -> nn.Module:
     latent = {} if kind == "Discriminator" else {"latent_channels": LATENT}
     network = getattr(family, kind)(resolution=resolution, text_channels=TEXT, text=nn.Identity(), **latent, **sizes)
     for name, parameter in network.named_parameters():  # zero-initialised branches would hide a missing gradient
-        if name.endswith(("out.weight", "narrow.weight")) and not parameter.any():
+        if name.endswith(("out.weight", "narrow.weight", "strength")) and not parameter.any():
             nn.init.normal_(parameter, std=0.1)
     return network
+
+
+def latents(network: nn.Module, count: int) -> torch.Tensor:
+    return torch.randn(count, network.latent_channels)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("resolution", [16, 32, 64, 128, 256])
 def test_shapes(family, resolution):
     condition = make_condition(2)
-    image = make(family, "Generator", resolution).eval()(torch.randn(2, LATENT), condition)
+    generator = make(family, "Generator", resolution).eval()
+    image = generator(latents(generator, 2), condition)
     assert image.shape == (2, 3, resolution, resolution)
     assert image.abs().max() <= 1
     assert make(family, "Discriminator", resolution)(image, condition).shape == (2,)
@@ -50,7 +55,7 @@ def test_shapes(family, resolution):
 def test_every_parameter_gets_a_gradient(family):
     condition = make_condition(4)
     generator, discriminator = made = [make(family, kind) for kind in KINDS[:2]]
-    discriminator(generator(torch.randn(4, LATENT), condition), condition).square().sum().backward()
+    discriminator(generator(latents(generator, 4), condition), condition).square().sum().backward()
     if hasattr(family, "Encoder"):
         made.append(make(family, "Encoder"))
         mean, log_variance = made[-1](torch.randn(4, 3, 16, 16), condition)
@@ -63,7 +68,9 @@ def test_every_parameter_gets_a_gradient(family):
 @pytest.mark.parametrize(("family", "kind"), [(f, kind) for f in FAMILIES for kind in KINDS if hasattr(f, kind)])
 def test_samples_are_independent(family, kind):
     network, condition = make(family, kind), make_condition(4)
-    first = (torch.randn(4, LATENT) if kind == "Generator" else torch.randn(4, 3, 16, 16)).requires_grad_()
+    if hasattr(network, "group"):
+        network.features.deviation.group = 1  # what it compares is seen in test_stylegan2.py
+    first = (latents(network, 4) if kind == "Generator" else torch.randn(4, 3, 16, 16)).requires_grad_()
     condition.tokens.requires_grad_()
     out = network(first, condition)
     out = out[0] if isinstance(out, tuple) else out
@@ -76,7 +83,7 @@ def test_samples_are_independent(family, kind):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_padding_is_not_read(family):
     generator, condition = make(family, "Generator"), make_condition(4)
-    latent = torch.randn(4, LATENT)
+    latent = latents(generator, 4)
     before = generator(latent, condition)
     condition.tokens[~condition.mask] = 1e3
     torch.testing.assert_close(generator(latent, condition), before)
@@ -87,7 +94,7 @@ def test_words_change_the_image_and_the_logits(family):
     condition = make_condition(4)
     other = Condition(condition.tokens.flip(0), condition.mask, condition.pooled)
     generator, discriminator = make(family, "Generator"), make(family, "Discriminator")
-    latent = torch.randn(4, LATENT)
+    latent = latents(generator, 4)
     image = generator(latent, condition)
     assert (generator(latent, other) - image).abs().amax((1, 2, 3)).min() > 1e-4
     assert (discriminator(image, other) - discriminator(image, condition)).abs().min() > 1e-6

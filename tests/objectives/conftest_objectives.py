@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from trainer.batch import Batch, Condition
 from trainer.losses.adversarial import NonSaturating
 from trainer.losses.reconstruction import gaussian_nll, l2
-from trainer.networks import dcgan
+from trainer.networks import dcgan, stylegan2
 from trainer.networks.autoencoder import Autoencoder
 from trainer.networks.matching import ImageEncoder, Matcher, TextEncoder
 from trainer.networks.quantizers import FSQ
@@ -19,6 +19,7 @@ from trainer.networks.tokenizer import Decoder, Encoder, Tokenizer
 from trainer.objectives import schedules
 from trainer.objectives.gan import GAN
 from trainer.objectives.matching import DualEncoder
+from trainer.objectives.stylegan2 import StyleGAN2
 from trainer.objectives.tokenizer import Autoencoding
 from trainer.objectives.vae import VAE
 from trainer.strategies.single import Single
@@ -65,6 +66,17 @@ def make_gan(loss=None, optimizer=None, text=nn.Identity, **changes):
     if optimizer:
         loop["optimizer"] = dict.fromkeys(loop["optimizer"], optimizer)
     return GAN(generator, discriminator, loss or NonSaturating(), **changes, **loop)
+
+
+def make_stylegan2(optimizer=None, text=nn.Identity, group=4, **changes):
+    torch.manual_seed(0)
+    generator = stylegan2.Generator(latent_channels=LATENT, text=text(), style_channels=16, noise_up_to=8, **SIZES)
+    discriminator = stylegan2.Discriminator(text=text(), head_channels=16, group=group, **SIZES)
+    keys = ("schedule", "clip", "accumulate", "seed")
+    loop = loop_arguments(("generator", "discriminator"), **{k: changes.pop(k) for k in keys if k in changes})
+    if optimizer:
+        loop["optimizer"] = dict.fromkeys(loop["optimizer"], optimizer)
+    return StyleGAN2(generator, discriminator=discriminator, loss=NonSaturating(), **changes, **loop)
 
 
 def make_vae(optimizer=None, **changes):

@@ -94,7 +94,7 @@ def test_neighbours_that_swap_captions_stay_together():
         objective._trainer = SimpleNamespace(world_size=ranks)
         return [len(part) for part in objective.split(random_batch(size))]
 
-    with pytest.raises(UserError, match=r"data.batch_size=14, .* on 2 ranks: expected a multiple of 4, .* in pairs"):
+    with pytest.raises(UserError, match=r"data.batch_size=14, .* on 2 ranks: expected a multiple of 4, .* groups of 2"):
         split(make_gan(matching=1.0), 7, 2)
     with pytest.raises(UserError, match=r"expected a multiple of 4"):
         split(make_gan(matching=1.0, accumulate=2), 6, 1)

@@ -9,7 +9,7 @@ from torch import nn
 from trainer import noise
 from trainer.batch import Condition
 from trainer.errors import UserError
-from trainer.networks import dcgan, residual
+from trainer.networks import dcgan, residual, stylegan2
 from trainer.sampling.sampler import Sampler
 
 TOKENS, WIDTH, LATENT = 6, 32, 16
@@ -29,12 +29,11 @@ class Text:
 
 
 class Objective(nn.Module):
-    latent_channels = LATENT
     draws_with = ""
 
     def __init__(self, generator):
         super().__init__()
-        self.generator = generator
+        self.generator, self.latent_channels = generator, generator.latent_channels
         self.dropout = nn.Dropout(0.5)
         self.factor = 1.0
 
@@ -48,7 +47,7 @@ class Objective(nn.Module):
         self.factor = 1.0
 
 
-@pytest.fixture(params=[dcgan, residual], ids=["dcgan", "residual"])
+@pytest.fixture(params=[dcgan, residual, stylegan2], ids=["dcgan", "residual", "stylegan2"])
 def objective(request):
     torch.manual_seed(0)
     generator = request.param.Generator(32, LATENT, WIDTH, nn.Identity(), base_channels=16, max_channels=64)
@@ -88,9 +87,9 @@ def test_images_are_those_of_the_objective_in_eval_mode_with_averaged_weights(ob
     assert objective.training
     assert objective.dropout.training
     assert objective.factor == 1
-    latent = noise.normal(0, "sample", torch.arange(16), LATENT)
+    latent = noise.normal(0, "sample", torch.arange(16), objective.latent_channels)
     with torch.no_grad():
-        drawn = objective.generator(latent, text(CAPTIONS[:16])) * 0.5
+        drawn = objective.generator.eval()(latent, text(CAPTIONS[:16])) * 0.5
     assert (images.float() - (drawn + 1) * 127.5).abs().max() <= 0.5 + 1e-3
 
 
@@ -127,7 +126,7 @@ def test_bad_input_is_told(objective):
 def test_latents_and_conditions_of_seeds_and_captions_draw_the_same_images(objective):
     sampler = Sampler(objective, Text())
     latents, condition = sampler.latents(SEEDS), sampler.conditions(CAPTIONS)
-    assert latents.shape == (90, LATENT)
+    assert latents.shape == (90, objective.latent_channels)
     assert same(sampler.draw(latents, condition), sampler(CAPTIONS, SEEDS), sampler.exact)
     alone = sampler.draw(latents[41:42], condition.rows(slice(41, 42)))
     assert same(alone, sampler(CAPTIONS[41:42], [41]), sampler.exact)

@@ -21,6 +21,7 @@ from conftest_objectives import (
     Reader,
     make_gan,
     make_matching,
+    make_stylegan2,
     make_taught_gan,
     make_tokenizer,
     make_vae,
@@ -119,6 +120,10 @@ OBJECTIVES = {
     "taught": partial(make_taught_gan, Hinge(), ADAM),
     "fsq": lambda **options: make_tokenizer(FSQ([5, 4, 3]), ADAM, **SPLIT, **options),
     "vq": lambda **options: make_tokenizer(VQ(16, 4, halflife_kimg=0.05), ADAM, **SPLIT, **options),
+    "stylegan2": partial(make_stylegan2, ADAM, text=Reader, r1=0.1, penalty_interval=2, path_length_interval=2),
+    "stylegan2+split": partial(
+        make_stylegan2, ADAM, text=Reader, group=2, matching=1.0, path_length_interval=2, **SPLIT
+    ),
 }
 OBJECTIVES["spare"] = partial(spare, OBJECTIVES["minimax"])
 OBJECTIVES["uneven"] = partial(spare, OBJECTIVES["minimax"], images=4)  # of two ranks the first alone has them

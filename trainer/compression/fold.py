@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.batch import Condition
+from trainer.compression.fold_modulated import FoldedModulatedConv
 from trainer.compression.subpixel import SubPixel, is_subpixel, of_resized, of_transposed
 from trainer.networks import dcgan, residual
 from trainer.networks.layers import START, ModulatedNorm, TextVector
+from trainer.networks.modulation import ModulatedConv
 
 EPSILON = 1e-5  # of layer_norm
 NARROW = 16  # channels up to which a transposed convolution is slower than its sub-pixel form (measured)
@@ -43,6 +45,8 @@ def fold(network: nn.Module, inputs: Sequence[tuple[Tensor, Condition]] = ()) ->
                 network.set_submodule(path, FoldedNorm.of(module, centred=False))
             elif type(module) is TextVector and type(module.key) is type(module.value) is type(module.out) is nn.Linear:
                 network.set_submodule(path, FoldedText.of(module))
+            elif type(module) is ModulatedConv:
+                network.set_submodule(path, FoldedModulatedConv.of(module))
             elif is_subpixel(module) and module.out_channels <= NARROW:
                 network.set_submodule(path, of_transposed(module))
     return network

@@ -1,4 +1,4 @@
-"""Gradient penalties on a discriminator D: one value a sample, (N,), unweighted.
+"""Gradient penalties on a discriminator D and on a generator: one value a sample, (N,), unweighted.
 
 An exact penalty differentiates twice: run D's forward eager, in float32 and outside autocast. It assumes that the logit
 of sample i depends on image i alone (no batch statistics in D). Nothing here draws random numbers: they are arguments.
@@ -66,3 +66,16 @@ def gradient_penalty(
     with torch.autocast(between.device.type, enabled=False):
         norm2 = gradient_norm2(discriminate(between), between)
     return ((norm2 + 1e-12).sqrt() - target).square()  # the slope of sqrt at 0 is infinite
+
+
+def path_lengths(images: Tensor, styles: Tensor, noise: Tensor) -> Tensor:
+    """|J_w^T y| of a generator's images at its styles w, eq. 4 of Karras et al. 2020, differentiable: (N,).
+
+    The regulariser is (lengths - a)^2 with a their running mean. J_w^T y is the gradient of <G(w), y>, for y normal and
+    divided by sqrt(H W), so that a length means the same at any resolution; its square is a mean over the convolutions.
+    images: (N, C, H, W) made, graph and all, of styles (N, num_styles, S), run as for `r1`; noise: y, like images.
+    """
+    with torch.autocast(images.device.type, enabled=False):
+        along = (images.float() * noise).sum() / (images.shape[2] * images.shape[3]) ** 0.5
+        (slope,) = torch.autograd.grad(along, styles, create_graph=True)
+        return (slope.float().square().sum(2).mean(1) + 1e-12).sqrt()  # the slope of sqrt at 0 is infinite

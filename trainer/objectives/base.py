@@ -39,7 +39,7 @@ class Objective(CaptionDropout, pl.LightningModule):
     averaged: tuple[str, ...] = ()  # networks whose EMA weights are sampled from
     shared: tuple[str, ...] = ()  # parts beside the networks whose buffers are the mean over ranks behind each step
     latent_channels: int = 0  # 0 where nothing is drawn
-    in_pairs: bool = False  # whether a loss swaps neighbours of a batch, which then must not part
+    together: int = 1  # neighbours of a batch that a loss swaps or compares, which then must not part
     draws_with: str = ""  # path of the network that draws: (latent, condition) -> images
 
     def __init__(
@@ -125,11 +125,12 @@ class Objective(CaptionDropout, pl.LightningModule):
     def split(self, batch: Batch) -> list[Batch]:
         size, rest = divmod(len(batch), self.accumulate)
         parts = self.accumulate * self.trainer.world_size
-        if rest or (self.in_pairs and parts > 1 and size % 2):
+        if rest or (parts > 1 and size % self.together):
+            whole = f"as many images, in groups of {self.together}" if self.together > 1 else "as many images"
             raise UserError(
                 f"data.batch_size={len(batch) * self.trainer.world_size}, objective.accumulate={self.accumulate} on "
-                f"{self.trainer.world_size} ranks: expected a multiple of {(1 + self.in_pairs) * parts}, as each part "
-                f"must have {'as many images, in pairs' if self.in_pairs else 'as many images'}"
+                f"{self.trainer.world_size} ranks: expected a multiple of {self.together * parts}, as each part "
+                f"must have {whole}"
             )
         return [batch[i * size : (i + 1) * size] for i in range(self.accumulate)] if self.accumulate > 1 else [batch]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from contextlib import nullcontext
 from typing import Any, Protocol
@@ -85,7 +86,7 @@ class GAN(Objective):
         self.loss = loss
         self.augment = augment
         self.matching = matching
-        self.in_pairs = bool(matching)
+        self.together = math.lcm(2 if matching else 1, getattr(discriminator, "group", 1))
         self.r1, self.r2, self.gradient_penalty = r1, r2, gradient_penalty
         self.finite_difference = finite_difference
         self.penalty_interval = penalty_interval

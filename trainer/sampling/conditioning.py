@@ -1,4 +1,4 @@
-"""What is made of captions before they are drawn: composed, led away from another, guided."""
+"""What is made of captions before and while they are drawn: composed, led away from another, guided, truncated."""
 
 from __future__ import annotations
 
@@ -31,19 +31,22 @@ class Conditioning:
     an extrapolation in the space of the text encoder, where no training has been.
     guidance: scale of `Objective.guided`, away from the negative caption or else the empty one. Only of a run that was
     trained with text.caption_dropout.
+    truncation: how far a style is from the mean style of its caption, of what it was: 0.7 for images that are more
+    typical and less varied, 1 for all. Only of a generator that has styles.
     """
 
     compose: str | None = None
     negative: str | None = None
     negative_scale: float | None = None
     guidance: float | None = None
+    truncation: float | None = None
 
     def __post_init__(self) -> None:
         if self.compose not in (None, *COMPOSITIONS):
             raise UserError(f"compose={self.compose}: expected {', '.join(COMPOSITIONS)} or null")
         if self.negative is not None and not self.negative.strip():
             raise UserError("negative: expected a caption, as in negative='a dog'; leave it out for none")
-        for key in ("negative_scale", "guidance"):
+        for key in ("negative_scale", "guidance", "truncation"):
             value = getattr(self, key)
             if value is not None and not 0 <= value < math.inf:
                 raise UserError(f"{key}={value}: expected a number from 0")
@@ -78,7 +81,7 @@ class Conditioning:
 
     def require(self, config: dict[str, Any], wordless: bool) -> None:
         """UserError where a run of this configuration, or one that reads no captions, cannot be drawn so."""
-        if wordless and self != Conditioning():
+        if wordless and self not in (Conditioning(), Conditioning(truncation=self.truncation)):
             raise UserError(f"{self}: this model reads no captions, so there is nothing to compose or to guide by")
         if self.guidance is not None and not (config.get("text") or {}).get("caption_dropout"):
             raise UserError(

@@ -50,7 +50,13 @@ class Sampler:
         self.device = next(itertools.chain(objective.parameters(), objective.buffers())).device
         self.batch_size = batch_size or (FULL if self.device.type == "cpu" else 64)
         self.fixed = fixed or self.device.type != "cpu" or any(map(is_compiled, objective.modules()))
-        self._modules = [*objective.get_submodule(objective.draws_with).modules()]
+        self._network: Any = objective.get_submodule(objective.draws_with)
+        if conditioning.truncation is not None and not hasattr(self._network, "truncation"):
+            raise UserError(
+                f"truncation={conditioning.truncation}: {type(self._network).__name__} has no styles to be truncated; "
+                "leave it out, or give a run of stylegan2 or stylevae"
+            )
+        self._modules = [*self._network.modules()]
         self._same_bits = SameBits(objective, self._draw)
         self._conditions: dict[str, Condition] = {}  # the newest last
         self._unconditional: Condition | None = None
@@ -168,6 +174,15 @@ class Sampler:
 
     def _draw(self, latents: Tensor, condition: Condition) -> Tensor:
         """(N, 3, H, W) in [-1, 1]."""
+        if self.conditioning.truncation is None:
+            return self._guided(latents, condition)
+        self._network.truncation = self.conditioning.truncation
+        try:
+            return self._guided(latents, condition)
+        finally:
+            self._network.truncation = 1.0
+
+    def _guided(self, latents: Tensor, condition: Condition) -> Tensor:
         scale = self.conditioning.guidance
         if scale is None:
             return self.objective.sample(latents, condition)

@@ -62,7 +62,7 @@ class Parallel(PerNetwork, DDPStrategy):  # type: ignore[misc]
         return Gather.apply(rows)
 
     def training_step(self, *arguments: Any, **options: Any) -> Any:
-        """One step, after which statistics that networks and `shared` parts keep as buffers are the mean over ranks."""
+        """One step, after which statistics, buffers of networks, `shared` parts and objective, are means over ranks."""
         done = super().training_step(*arguments, **options)
         for statistic in self.statistics:
             dist.all_reduce(statistic)
@@ -75,7 +75,8 @@ class Parallel(PerNetwork, DDPStrategy):  # type: ignore[misc]
         networks = [objective.network(name) for name in (*objective.phases, *objective.shared)]
         saved = [network.state_dict().keys() if [*network.buffers()] else () for network in networks]
         pairs = zip(networks, saved, strict=True)
-        return [b for each, keys in pairs for key, b in each.named_buffers() if key in keys and b.is_floating_point()]
+        found = [b for each, keys in pairs for key, b in each.named_buffers() if key in keys]
+        return [b for b in (*found, *objective.buffers(recurse=False)) if b.is_floating_point()]
 
     def name_of(self, optimizer: Optimizer) -> str:
         """The network that an optimiser steps."""

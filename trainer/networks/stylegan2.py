@@ -1,0 +1,206 @@
+"""StyleGAN2 (Karras et al. 2020) with text: mapping network, modulated convolutions, a sum of images, no aliases."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from trainer import noise
+from trainer.batch import Condition
+from trainer.errors import UserError
+from trainer.networks.filtered_trunk import Trunk
+from trainer.networks.layers import (
+    START,
+    PosteriorHead,
+    ProjectionHead,
+    TextVector,
+    WordAttention,
+    channels_at,
+    num_stages,
+)
+from trainer.networks.modulation import Enlarge, StyledConv, StyledImage, normalized
+
+READING = (8, 16)  # feature maps at which pixels read words
+MEAN_OF = 64  # latents in the mean style of a caption
+
+
+class Mapping(nn.Module):
+    """Latent and caption, each at unit mean square, to a style: (N, Z), Condition -> (N, style_channels)."""
+
+    def __init__(self, latent_channels: int, text_channels: int, style_channels: int, num_layers: int):
+        super().__init__()
+        self.text = TextVector(text_channels, style_channels)
+        widths = [latent_channels + style_channels, *[style_channels] * num_layers]
+        layers = [(nn.Linear(a, b), nn.LeakyReLU(0.2)) for a, b in pairwise(widths)]
+        self.layers = nn.Sequential(*(part for pair in layers for part in pair))
+
+    def forward(self, z: Tensor, condition: Condition) -> Tensor:
+        return self.layers(torch.cat([normalized(z), normalized(self.text(condition))], 1))
+
+    def mean(self, z: Tensor, condition: Condition) -> Tensor:
+        """(N, style_channels), the mean of each caption's styles over latents z (M, Z)."""
+        text = normalized(self.text(condition))
+        joined = [normalized(z).expand(len(text), -1, -1), text[:, None].expand(-1, len(z), -1)]
+        return self.layers(torch.cat(joined, 2)).mean(1)
+
+
+class Block(nn.Module):
+    """(N, in, H, W) -> (N, out, 2H, 2W), of two styled convolutions, whose pixels may then read the words."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, style_channels: int, text_channels: int, reads: bool, noise: bool
+    ):
+        super().__init__()
+        self.up = StyledConv(in_channels, out_channels, style_channels, up=True, noise=noise)
+        self.conv = StyledConv(out_channels, out_channels, style_channels, noise=noise)
+        self.attention = WordAttention(out_channels, text_channels) if reads else None
+        self.image = StyledImage(out_channels, style_channels)
+
+    def forward(
+        self, x: Tensor, styles: tuple[Tensor, ...], noise: tuple[Tensor | None, ...], condition: Condition
+    ) -> tuple[Tensor, Tensor]:
+        """Maps, and what they add to the image."""
+        x = self.conv(self.up(x, styles[0], noise[0]), styles[1], noise[1])
+        if self.attention is not None:
+            x = self.attention(x, condition)
+        return x, self.image(x, styles[1])
+
+
+class Synthesis(nn.Module):
+    """Styles of each convolution (N, num_styles, S), noise maps and Condition to images (N, 3, H, W) in [-1, 1].
+
+    noise: for each convolution (N, 1, H, W) of its size, or None. The image is the sum of what every size has to say,
+    enlarged by the filter. While it trains nothing bounds it but the discriminator, as in the paper: a tanh saturates,
+    and from there no gradient leads back.
+    """
+
+    def __init__(self, sizes: list[int], widths: list[int], style_channels: int, text_channels: int, noise_up_to: int):
+        super().__init__()
+        noisy = [size <= noise_up_to for size in sizes]
+        self.constant = nn.Parameter(torch.randn(widths[0], START, START))
+        self.conv = StyledConv(widths[0], widths[0], style_channels, noise=noisy[0])
+        self.image = StyledImage(widths[0], style_channels)
+        self.blocks = nn.ModuleList(
+            Block(a, b, style_channels, text_channels, size in READING, has_noise)
+            for (a, b), size, has_noise in zip(pairwise(widths), sizes[1:], noisy[1:], strict=True)
+        )
+        self.enlarge = Enlarge()
+
+    def forward(self, styles: Tensor, noise: list[Tensor | None], condition: Condition) -> Tensor:
+        each = styles.unbind(1)
+        x = self.conv(self.constant.expand(styles.shape[0], -1, -1, -1), each[0], noise[0])
+        image = self.image(x, each[0])
+        for number, block in enumerate(self.blocks):
+            of_it = slice(1 + 2 * number, 3 + 2 * number)
+            x, more = block(x, each[of_it], tuple(noise[of_it]), condition)
+            image = self.enlarge(image) + more
+        return image if self.training else image.clamp(-1, 1)
+
+
+class Generator(nn.Module):
+    """Latent (N, latent_channels) and Condition to images (N, 3, H, W) in [-1, 1]; `text` as in `dcgan.Generator`.
+
+    A latent has what the style is made of, latent_channels values of the configuration, and behind them the noise maps
+    of all convolutions of up to `noise_up_to` pixels, so that a seed is one image in every program. The attribute
+    latent_channels counts all of it. 0 leaves noise out, as a VAE must.
+    truncation: at less than 1 a style is drawn towards the mean style of its caption (Karras et al. 2019, fig. 8): less
+    varied, more typical images. An attribute, 1 while training.
+    """
+
+    draws: Tensor
+    truncation = 1.0
+
+    def __init__(
+        self,
+        resolution: int,
+        latent_channels: int,
+        text_channels: int,
+        text: nn.Module,
+        base_channels: int = 32,
+        max_channels: int = 256,
+        style_channels: int = 256,
+        mapping_layers: int = 2,
+        noise_up_to: int = 16,
+    ):
+        super().__init__()
+        if mapping_layers < 1:
+            raise UserError(f"generator.mapping_layers={mapping_layers}: expected at least 1")
+        sizes = [START << i for i in range(num_stages(resolution) + 1)]
+        widths = [channels_at(size, resolution, base_channels, max_channels) for size in sizes]
+        self.z_channels, self.num_styles = latent_channels, 2 * len(sizes) - 1
+        self.noise_sizes = [size if size <= noise_up_to else 0 for size in (START, *sorted([*sizes[1:], *sizes[1:]]))]
+        self.latent_channels = latent_channels + sum(size**2 for size in self.noise_sizes)
+        self.text = text
+        self.mapping = Mapping(latent_channels, text_channels, style_channels, mapping_layers)
+        self.synthesis = Synthesis(sizes, widths, style_channels, text_channels, noise_up_to)
+        draws = noise.normal(0, "mean style", torch.arange(MEAN_OF), latent_channels)
+        self.register_buffer("draws", draws, persistent=False)
+
+    def unpacked(self, latent: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        """z (N, z_channels) and the noise map (N, 1, H, W) of each convolution, None where it has none."""
+        z, *flat = latent.split([self.z_channels, *(size**2 for size in self.noise_sizes)], 1)
+        pairs = zip(flat, self.noise_sizes, strict=True)
+        return z, [part.unflatten(1, (1, size, size)) if size else None for part, size in pairs]
+
+    def forward(self, latent: Tensor, condition: Condition) -> Tensor:
+        z, noise_maps = self.unpacked(latent)
+        condition = self.text(condition)
+        style = self.mapping(z, condition)
+        if self.truncation != 1:
+            style = self.mapping.mean(self.draws, condition).lerp(style, self.truncation)
+        return self.synthesis(style[:, None].expand(-1, self.num_styles, -1), noise_maps, condition)
+
+
+class Discriminator(nn.Module):
+    """Images and Condition to logits (N,), higher = real and matching.
+
+    group: neighbours of a batch that the minibatch deviation compares; 1 leaves it out.
+    """
+
+    def __init__(
+        self,
+        resolution: int,
+        text_channels: int,
+        text: nn.Module,
+        base_channels: int = 32,
+        max_channels: int = 256,
+        head_channels: int = 256,
+        group: int = 4,
+    ):
+        super().__init__()
+        if group < 1:
+            raise UserError(f"discriminator.group={group}: expected at least 1")
+        self.text, self.group = text, group
+        self.features = Trunk(resolution, base_channels, max_channels, group if group > 1 else 0)
+        self.head = ProjectionHead(self.features.out_channels, text_channels, head_channels)
+
+    def logits(self, features: Tensor, condition: Condition) -> Tensor:
+        """(N,) of features (N, C, 4, 4): one image is judged against several captions cheaply."""
+        return self.head(features, self.text(condition))
+
+    def forward(self, image: Tensor, condition: Condition) -> Tensor:
+        return self.logits(self.features(image), condition)
+
+
+class Encoder(nn.Module):
+    """Images and Condition to the posterior's mean and log variance, each (N, latent_channels)."""
+
+    def __init__(
+        self,
+        resolution: int,
+        latent_channels: int,
+        text_channels: int,
+        text: nn.Module,
+        base_channels: int = 32,
+        max_channels: int = 256,
+        head_channels: int = 256,
+    ):
+        super().__init__()
+        self.text = text
+        self.features = Trunk(resolution, base_channels, max_channels)
+        self.head = PosteriorHead(self.features.out_channels, text_channels, head_channels, latent_channels)
+
+    def forward(self, image: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        return self.head(self.features(image), self.text(condition))
