@@ -17,7 +17,7 @@ from trainer.sample import main as sample
 EXPERIMENTS = sorted(file.stem for file in (Path(__file__).parent.parent / "conf" / "experiment").glob("*.yaml"))
 SMALL = {"shapes": ["data.source.num_images=100"], "emoji": []}
 MATCHING = [name for name in EXPERIMENTS if name.startswith("matching")]  # these draw nothing
-TOKENIZERS = ["fsq", "vqvae"]  # these neither, but they reconstruct
+TOKENIZERS = ["fsq", "fsq_shapes", "vqgan", "vqvae"]  # these neither, but they reconstruct
 DRAWN = ["callbacks.samples.num_images=4", "callbacks.evaluation.num_images=16"]
 RETRIEVED = ["callbacks.retrieval.candidates=4", "callbacks.retrieval.max_images=20"]
 RESIDUAL_GAN = ["generator@objective.generator=residual", "discriminator@objective.discriminator=residual"]
@@ -102,16 +102,18 @@ def test_matching(experiment, command, tmp_path):
 @pytest.mark.parametrize("experiment", TOKENIZERS)
 def test_tokenizer(experiment, command, tmp_path):
     data_of(experiment)  # its header
-    run = train(command, tmp_path, [f"experiment={experiment}"], "emoji")
+    judge = "rfd_effnet2" if experiment == "vqgan" else "rfd_effnet"
+    run = train(command, tmp_path, [f"experiment={experiment}"], "shapes" if experiment == "fsq_shapes" else "emoji")
     assert (run / "samples" / "latest.png").exists()
     with open(run / "metrics.csv", newline="") as file:
         rows = [*csv.DictReader(file)]
-    for key in ("val/rfd_effnet", "val/psnr", "val/ssim"):
+    for key in (f"val/{judge}", "val/psnr", "val/ssim"):
         assert len([row for row in rows if row[key]]) == 2
     assert (run / "checkpoints" / "best.ckpt").exists()
-    measured = command(f"checkpoint={run}", "num_images=16", "num_references=40", "device=cpu", main=evaluate)
+    counts = ["num_images=16", "num_references=40", f"backbone=effnet_lite{2 * (experiment == 'vqgan')}"]
+    measured = command(f"checkpoint={run}", *counts, "device=cpu", main=evaluate)
     assert measured.code == 0, measured.err
-    for metric in ("rfd_effnet", "psnr", "ssim"):
+    for metric in (judge, "psnr", "ssim"):
         assert re.search(rf"^{metric} +\d", measured.out, re.MULTILINE)
     result = command(f"checkpoint={run}", "prompts=[a red apple]", f"out={tmp_path}", main=sample)
     assert result.code == 2

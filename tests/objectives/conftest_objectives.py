@@ -9,11 +9,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from trainer.batch import Batch, Condition
-from trainer.losses.adversarial import NonSaturating
+from trainer.losses.adversarial import Hinge, NonSaturating
+from trainer.losses.perceptual import Perceptual
 from trainer.losses.reconstruction import gaussian_nll, l2
 from trainer.networks import dcgan, stylegan2
 from trainer.networks.autoencoder import Autoencoder
 from trainer.networks.matching import ImageEncoder, Matcher, TextEncoder
+from trainer.networks.patch import Discriminator as PatchDiscriminator
 from trainer.networks.quantizers import FSQ
 from trainer.networks.tokenizer import Decoder, Encoder, Tokenizer
 from trainer.objectives import schedules
@@ -22,6 +24,7 @@ from trainer.objectives.matching import DualEncoder
 from trainer.objectives.stylegan2 import StyleGAN2
 from trainer.objectives.tokenizer import Autoencoding
 from trainer.objectives.vae import VAE
+from trainer.objectives.vqgan import VQGAN
 from trainer.strategies.single import Single
 
 TEXT, LATENT, RESOLUTION = 12, 6, 16
@@ -96,6 +99,31 @@ def make_tokenizer(bottleneck=None, optimizer=None, **changes):
     autoencoder = Tokenizer(encoder, bottleneck or FSQ([5, 4, 3]), decoder)
     loop = {"optimizer": {"autoencoder": optimizer}} if optimizer else {}
     return Autoencoding(autoencoder, l2, **loop_arguments(("autoencoder",), **loop, **changes))
+
+
+class See(nn.Module):
+    """Two maps of an image by fixed weights, as of a frozen backbone."""
+
+    def __init__(self):
+        super().__init__()
+        draw = torch.Generator().manual_seed(5)
+        self.kernels = [torch.randn(6, 3, 3, 3, generator=draw), torch.randn(4, 6, 3, 3, generator=draw)]
+
+    def see(self, images):
+        first = nn.functional.conv2d(images, self.kernels[0], stride=2).tanh()
+        return [first, nn.functional.conv2d(first, self.kernels[1], stride=2)]
+
+
+def make_vqgan(bottleneck=None, optimizer=None, **changes):
+    parent = make_tokenizer(bottleneck)
+    networks = ("autoencoder", "discriminator")
+    loop = {"optimizer": dict.fromkeys(networks, optimizer)} if optimizer else {}
+    keys = ("schedule", "clip", "accumulate", "seed")
+    loop |= {k: changes.pop(k) for k in keys if k in changes}
+    return VQGAN(
+        PatchDiscriminator(2, 4, 8), Hinge(), Perceptual(See), autoencoder=parent.autoencoder, reconstruction=l2,
+        **changes, **loop_arguments(networks, **loop),
+    )  # fmt: skip
 
 
 def make_matching(optimizer=None, **changes):

@@ -8,7 +8,7 @@ import pytest
 from matrix import STRATEGIES, difference, result, run
 
 SEEDS = 3, 4, 5
-OBJECTIVES = "fsq", "vq"
+OBJECTIVES = "fsq", "vq", "vqgan"
 
 
 def cases(seed):

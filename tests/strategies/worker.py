@@ -25,6 +25,7 @@ from conftest_objectives import (
     make_taught_gan,
     make_tokenizer,
     make_vae,
+    make_vqgan,
     random_batch,
 )
 
@@ -103,6 +104,7 @@ def make_regularized(*arguments, **options):
 # eps: some gradients vanish by symmetry (a bias under hinge); Adam would blow their rounding noise up to full steps
 ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.0, 0.9), eps=1e-4)
 SPLIT = {"accumulate": 2, "clip": 0.5}
+VQGAN = {"discriminator_start_kimg": 0.02, "discriminator_ramp_kimg": 0.05}
 RPGAN = {"text": Reader, "matching": 1.0, "r1": 0.1, "r2": 0.1, "penalty_interval": 2}
 OBJECTIVES = {
     "hinge": partial(make_gan, Hinge(), ADAM, matching=1.0),
@@ -119,6 +121,7 @@ OBJECTIVES = {
     "regularized": partial(make_regularized, Hinge(), ADAM, lecam=0.1, consistency=1.0, feature_matching=0.5),
     "taught": partial(make_taught_gan, Hinge(), ADAM),
     "fsq": lambda **options: make_tokenizer(FSQ([5, 4, 3]), ADAM, **SPLIT, **options),
+    "vqgan": lambda **options: make_vqgan(None, ADAM, **VQGAN, **SPLIT, **options),
     "vq": lambda **options: make_tokenizer(VQ(16, 4, halflife_kimg=0.05), ADAM, **SPLIT, **options),
     "stylegan2": partial(make_stylegan2, ADAM, text=Reader, r1=0.1, penalty_interval=2, path_length_interval=2),
     "stylegan2+split": partial(
