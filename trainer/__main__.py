@@ -88,6 +88,8 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     data = instantiate(config["data"], text=text, _convert_="all")
     objective = instantiate(config["objective"], _convert_="all")
     objective.config = config
+    if not saved:
+        objective.begin()
     if cfg.init and not saved:
         checkpoint.start_from(objective, cfg.init)
     if trainer.is_global_zero:

@@ -23,7 +23,6 @@ def make(bottleneck=BOTTLENECKS[0], resolution=16, size=4):
     torch.manual_seed(0)
     encoder = Encoder(resolution, size, 8, 16)
     tokenizer = Tokenizer(encoder, bottleneck(), Decoder(resolution, size, TEXT, nn.Identity(), 8, 16, 16))
-    tokenizer.narrow.weight.data *= 20  # or all maps would be rounded to 0
     for module in tokenizer.decoder.attention.values():
         nn.init.normal_(module.out.weight, std=0.1)  # it begins as the identity, which would hide a missing gradient
     return tokenizer

@@ -20,7 +20,7 @@ ALONE = (*SWEEPS, "-h", "--help", "--hydra-help", "--resolve", "-r", "--run", "-
 FOLLOWED = ("-c", "--cfg", "-p", "--package", "-i", "--info", "-cd", "--config-dir")  # by a value of theirs
 OF_CONFIGS = ("-cn", "--config-name", "-cp", "--config-path")
 # keys, and last words of keys, that name a file or folder, which may be called anything
-PATHS = {"checkpoint", "out", "resume", "init", "teacher", "reference", "matching", "prompts_file"}
+PATHS = {"checkpoint", "out", "resume", "init", "teacher", "tokenizer", "reference", "matching", "prompts_file"}
 PATHS |= {"objective.matcher", "hydra.sweep.dir"}
 LAST = {"path", "folder", "run_dir", "cache_dir"}
 OVERRIDE = re.compile(r"(\+{0,2}[\w./@:-]+)=(.*)", re.DOTALL)

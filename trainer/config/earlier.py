@@ -1,4 +1,5 @@
-"""What a command line takes from earlier runs: resume=RUN goes on, init=RUN starts from, teacher=RUN learns from."""
+"""What a command line takes from earlier runs: resume=RUN goes on, init=RUN starts from, teacher=RUN
+and tokenizer=RUN are learned from."""
 
 from __future__ import annotations
 
@@ -19,6 +20,11 @@ from trainer.runs import allowlist
 from trainer.runs.run_folder import COMPOSED, PLACE, VARIABLE
 
 KEPT = {"data": ("resolution", "batch_size", "num_workers", "cache_dir")}  # what networks and machine hang on
+TRAINED = {  # key -> experiments that need it, and the group of the network that they take of it
+    "teacher": (("distill",), "discriminator"),
+    "tokenizer": (("dalle", "maskgit"), "autoencoder"),
+}
+EXAMPLES = {"teacher": "cgan", "tokenizer": "fsq"}
 GROUPS = ("objective", "data", "text", "strategy", "trainer", "callbacks", "logger")
 
 
@@ -26,7 +32,7 @@ def register_earlier_runs(arguments: list[str]) -> None:
     """Makes what earlier runs hold available to Hydra; may append to the arguments."""
     allowlist.allow(value(arguments, "allow"))
     register_saved_config(arguments)
-    register_teacher(arguments)
+    register_trained(arguments)
 
 
 def register_saved_config(arguments: list[str]) -> None:
@@ -92,27 +98,34 @@ def drop_chosen_groups(node: dict[str, Any], arguments: list[str]) -> set[str]:
     return chosen
 
 
-def register_teacher(arguments: list[str]) -> None:
-    """For `teacher=RUN`: its data, text and discriminator become the options `of_teacher` of these groups."""
-    given = value(arguments, "teacher")
-    if not given:
-        if any(a.lstrip("+").startswith("experiment=distill") for a in arguments):
-            raise UserError("experiment=distill: name the run to learn from, as in teacher=outputs/cgan")
-        return
-    path = Path(given).expanduser()
-    if not path.exists():
-        raise UserError(f"teacher={path} does not exist: expected a run folder, a checkpoint in one, or an export")
-    at = max(number for number, argument in enumerate(arguments) if argument.startswith("teacher="))
-    arguments[at] = f"teacher={quoted(str(path.absolute()))}"  # as it is kept in the run, wherever that is gone on with
-    files = (each / name for each in (path, *path.parents) for name in ("config.yaml", "config.json"))
-    file = next(filter(Path.is_file, files), None)
-    saved: Any = OmegaConf.to_container(OmegaConf.load(file)) if file else {}
-    saved = allowlist.check_config(saved.get("config", saved), file or path)
-    if not isinstance(saved.get("objective"), dict) or "data" not in saved or "text" not in saved:
-        raise UserError(f"teacher={path}: expected the config.yaml of a run or the config.json of an export beside it")
-    discriminator = saved["objective"].get("discriminator", {"defaults": ["dcgan"]})
-    for group, node in (("data", saved["data"]), ("text", saved["text"]), ("discriminator", discriminator)):
-        ConfigStore.instance().store("of_teacher", node, group=group)
+def register_trained(arguments: list[str]) -> None:
+    """For `teacher=RUN` and `tokenizer=RUN`: data, text and network of it become the options `of_teacher`, or
+    `of_tokenizer`, of their groups."""
+    for key, (experiments, group) in TRAINED.items():
+        given = value(arguments, key)
+        if not given:
+            names = tuple(f"experiment={name}" for name in experiments)
+            if named := [a.lstrip("+") for a in arguments if a.lstrip("+").startswith(names)]:
+                raise UserError(f"{named[0]}: name the run to learn from, as in {key}=outputs/{EXAMPLES[key]}")
+            continue
+        path = Path(given).expanduser()
+        if not path.exists():
+            raise UserError(f"{key}={path} does not exist: expected a run folder, a checkpoint in one, or an export")
+        at = max(number for number, argument in enumerate(arguments) if argument.startswith(f"{key}="))
+        arguments[at] = f"{key}={quoted(str(path.absolute()))}"  # as it is kept in the run, wherever that goes on
+        files = (each / name for each in (path, *path.parents) for name in ("config.yaml", "config.json"))
+        file = next(filter(Path.is_file, files), None)
+        saved: Any = OmegaConf.to_container(OmegaConf.load(file)) if file else {}
+        saved = allowlist.check_config(saved.get("config", saved), file or path)
+        if not isinstance(saved.get("objective"), dict) or "data" not in saved or "text" not in saved:
+            expected = "the config.yaml of a run or the config.json of an export beside it"
+            raise UserError(f"{key}={path}: expected {expected}")
+        network = saved["objective"].get(group)
+        if key == "tokenizer" and "bottleneck" not in (network or {}):
+            raise UserError(f"{key}={path} has no codes: give a run of experiment={EXAMPLES[key]}, vqvae or vqgan")
+        nodes = {"data": saved["data"], "text": saved["text"], group: network or {"defaults": ["dcgan"]}}
+        for name, node in nodes.items():
+            ConfigStore.instance().store(f"of_{key}", node, group=name)
 
 
 def saved_config(folder: Path) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class Training:
     resume: str | None = None
     init: str | None = None
     teacher: str | None = None
+    tokenizer: str | None = None
     allow: Any = None
     run_dir: str = "${run_dir:${name}}"
     launch: Any = None

@@ -13,7 +13,7 @@ from trainer.errors import UserError
 PROMPTS = {"prompt", "prompts", "caption", "captions", "prompts_file", "prompt_file", "text"}
 CONFIGS = {"config", "cfg", "config_file", "config_name", "config_path"}
 ADDED = ("experiment", "scale")  # groups that reach everywhere
-RUNS = {"resume", "init", "teacher", "checkpoint"}  # keys whose value is a run
+RUNS = {"resume", "init", "teacher", "tokenizer", "checkpoint"}  # keys whose value is a run
 OF_TRAINING = ("kimg", "objective", "data", "text", "strategy", "trainer", "callbacks", "logger", "scale", "run_dir")
 GPUS = {"gpus", "num_gpus", "n_gpus", "ngpus", "gpus_per_node", "nodes", "launch"}
 NAMED = "a configuration is named by experiment=NAME, and changed by key=value"
@@ -47,7 +47,7 @@ def check(key: str, value: str, roots: Sequence[str]) -> None:
         return
     if key in PROMPTS:
         raise UserError(f"{key}: pictures of a prompt are python -m trainer.sample checkpoint=RUN {prompts(value)}")
-    if key in ("resume", "init", "teacher"):
+    if key in RUNS:
         raise UserError(f"{key}: no such key; did you mean checkpoint={value or 'RUN'}?")
     if key in ("experiment", *CONFIGS):
         raise UserError(f"{key}: of training, python -m trainer +experiment=NAME; what it trained is checkpoint=RUN")

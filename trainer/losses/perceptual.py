@@ -14,8 +14,8 @@ class Perceptual:
     """Mean over the maps l of a backbone of |x_l - y_l|^2 at a position, with x_l at length 1 over its channels.
 
     LPIPS (Zhang et al. 2018, equation 1) with weights w_l of 1. backbone: a function that loads a network whose
-    `see(images)` gives the maps, as `trainer.backbones.effnet_lite.load`; asked for them when it is first needed. A plain
-    object: what it holds is frozen, and in no checkpoint.
+    `see(images)` gives the maps, as `trainer.backbones.effnet_lite.load`; asked for them when it is first needed. A
+    plain object: what it holds is frozen, and in no checkpoint.
     """
 
     def __init__(self, backbone: Callable[[], Any]):

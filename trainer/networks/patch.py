@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,7 +19,7 @@ class Discriminator(nn.Module):
         widths = [min(max_channels, base_channels << i) for i in range(num_downs + 1)]
         self.image = nn.Conv2d(3, widths[0], kernel_size=3, padding=1)
         self.downs = nn.ModuleList(
-            nn.Conv2d(a, b, kernel_size=4, stride=2, padding=1) for a, b in zip(widths, widths[1:], strict=False)
+            nn.Conv2d(a, b, kernel_size=4, stride=2, padding=1) for a, b in pairwise(widths)
         )
         self.mix = nn.Conv2d(widths[-1], widths[-1], kernel_size=3, padding=1)
         self.out = nn.Conv2d(widths[-1], 1, kernel_size=1)

@@ -28,7 +28,11 @@ def sizes_between(size: int, resolution: int) -> list[int]:
 
 
 class Encoder(nn.Module):
-    """Images (N, 3, H, W) to a map (N, out_channels, size, size), by residual blocks that halve it."""
+    """Images (N, 3, H, W) to a map (N, out_channels, size, size), by residual blocks that halve it.
+
+    Each pixel of the map is brought to unit variance over its channels: a bottleneck that rounds would else begin with
+    one code for all.
+    """
 
     def __init__(self, resolution: int, size: int, base_channels: int = 32, max_channels: int = 256):
         super().__init__()
@@ -39,7 +43,8 @@ class Encoder(nn.Module):
         self.size, self.out_channels = size, widths[-1]
 
     def forward(self, image: Tensor) -> Tensor:
-        return F.leaky_relu(self.downs(self.image(image)), 0.2)
+        x = F.leaky_relu(self.downs(self.image(image)), 0.2)
+        return F.layer_norm(x.movedim(1, -1), x.shape[1:2]).movedim(-1, 1)
 
 
 class Decoder(nn.Module):

@@ -73,6 +73,9 @@ class Objective(CaptionDropout, pl.LightningModule):
             raise UserError(f"a run of {name} draws no images; give one that does, as of cgan or cvae")
         return self.get_submodule(self.draws_with)(latent, condition)
 
+    def begin(self) -> None:
+        """What a new run, unlike one that goes on, takes from earlier ones; its configuration is known by then."""
+
     # The loop ---------------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:

@@ -20,14 +20,19 @@ class Guided:
     """Part of whatever draws by `sample`."""
 
     sample: Callable[[Tensor, Condition], Tensor]
+    draws_with: str
+    get_submodule: Callable[[str], Any]
 
     def guided(self, latent: Tensor, condition: Condition, unconditional: Condition, scale: float) -> Tensor:
         """Images (N, 3, H, W) in [-1, 1]: at scale 1 those of `condition`, beyond it less like those of another one.
 
         G(z, c0) + scale (G(z, c) - G(z, c0)), clamped, for a generator of one step, which can be guided nowhere but in
-        its image; what draws step by step overrides this. unconditional: c0, N rows, with as many tokens as condition;
-        the empty caption, or one to go away from.
+        its image; a network that draws step by step has a `guided` of its own. unconditional: c0, N rows, with as many
+        tokens as condition; the empty caption, or one to go away from.
         """
+        network = self.get_submodule(self.draws_with)
+        if hasattr(network, "guided"):
+            return network.guided(latent, condition, unconditional, scale)
         without = self.sample(latent, unconditional).clone()  # CUDA graphs write the next images to the same memory
         return without.lerp(self.sample(latent, condition), scale).clamp(-1, 1)
 

@@ -1,4 +1,4 @@
-"""VQGAN (Esser et al. 2021): a tokenizer whose reconstructions have to look right, to a network and to a discriminator."""
+"""VQGAN (Esser et al. 2021): a tokenizer whose reconstructions look right to a frozen network and a discriminator."""
 
 from __future__ import annotations
 
@@ -68,14 +68,16 @@ class VQGAN(Autoencoding):
             loss = (likeness + cost).mean()
             return loss, logs | {"autoencoder/loss": loss}
         adversarial = per_sample(self.loss.generator(self.discriminator(reconstructed), None))
-        towards = [torch.autograd.grad(each.sum(), reconstructed)[0] for each in (likeness, adversarial)]
-        weight = adaptive_weight(*towards, self.max_weight)
+        towards_image, towards_real = (
+            torch.autograd.grad(each.sum(), reconstructed)[0] for each in (likeness, adversarial)
+        )
+        weight = adaptive_weight(towards_image, towards_real, self.max_weight)
         factor = self.ramp * self.adversarial_weight * weight
         loss = (likeness + cost + factor * adversarial).mean()
         logs |= {"autoencoder/loss": loss, "autoencoder/adversarial": adversarial.mean()}
         logs["autoencoder/adversarial_weight"] = weight.mean()
         # both gradients are known at the image: from there on, those of the loss, without a second way back to it
-        slope = towards[0] + factor.view(-1, 1, 1, 1) * towards[1]
+        slope = towards_image + factor.view(-1, 1, 1, 1) * towards_real
         return ((reconstructed * slope).flatten(1).sum(1) + cost).mean(), logs
 
     def discriminator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

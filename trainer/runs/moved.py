@@ -14,7 +14,8 @@ MOVED = {  # module or part of before -> of today
     "trainer.schedules": "trainer.objectives.schedules",
 }
 
-ADDED = {"text.uncaptioned": "error", "text.caption_dropout": 0.0}  # keys that runs of before lack: what they did
+# keys that runs of before lack: what they did
+ADDED = {"text.uncaptioned": "error", "text.caption_dropout": 0.0, "tokenizer": None}
 
 
 def today(target: str) -> str:

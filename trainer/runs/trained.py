@@ -122,6 +122,18 @@ class Matcher(Trained):
         return nn.functional.normalize(torch.cat(vectors))
 
 
+class Tokenizer(Trained):
+    """The autoencoder of a run of objective=tokenizer, whose codes a prior learns. UserError if it has no codes."""
+
+    role = "tokenizer"
+
+    def __init__(self, path: str | Path, device: str | torch.device = "cpu"):
+        super().__init__(path, device)
+        self.network: Any = getattr(self.objective, "autoencoder", None)
+        if not getattr(self.network, "num_codes", 0):
+            raise UserError(f"tokenizer={path} has no codes: give a run of experiment=fsq, vqvae or vqgan")
+
+
 def require_alike(config: dict[str, Any], other: dict[str, Any], name: str) -> None:
     """UserError, with the key that differs, unless two runs read captions and draw images alike."""
     for group, key in (("data", "resolution"), ("text", "encoder")):

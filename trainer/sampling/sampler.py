@@ -57,7 +57,7 @@ class Sampler:
                 "leave it out, or give a run of stylegan2 or stylevae"
             )
         self._modules = [*self._network.modules()]
-        self._same_bits = SameBits(objective, self._draw)
+        self._same_bits = SameBits(objective, self._draw, always=getattr(self._network, "chooses", False))
         self._conditions: dict[str, Condition] = {}  # the newest last
         self._unconditional: Condition | None = None
         self._others: dict[Conditioning, Sampler] = {}

@@ -1,0 +1,134 @@
+"""Priors of codes as generators: a latent, one standard normal for each choice, and a caption to an image.
+
+Phi(z) of a normal z is uniform, and the code is where the running sum of the probabilities passes it: so a seed is an
+image here, too, at any batch size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.batch import Condition
+from trainer.errors import UserError
+from trainer.networks.prior import Past, Prior
+from trainer.networks.tokenizer import Tokenizer
+
+
+class TokenGenerator(nn.Module):
+    """What the two share: a prior that trains, the frozen tokenizer of an earlier run, and how a code is drawn.
+
+    prior: Prior without what the tokenizer and the generator know (`_partial_: true`). temperature: divides logits;
+    below 1 it draws what is likely more often. top_k: only so many of the likeliest codes are drawn, None for all.
+    """
+
+    chooses = True  # codes: where a logit rounds otherwise, another may be drawn, and so another image
+    causal = False
+    latent_channels: int
+    tokenizer: Any
+    prior: Any
+
+    def __init__(
+        self, prior: Callable[..., Prior], tokenizer: Tokenizer, temperature: float = 1.0, top_k: int | None = None
+    ):
+        super().__init__()
+        if not tokenizer.num_codes:
+            raise UserError("tokenizer: its bottleneck has no codes; give a run of experiment=fsq or vqvae")
+        if temperature <= 0 or (top_k is not None and top_k < 1):
+            raise UserError(f"generator.temperature={temperature}, top_k={top_k}: expected above 0, and at least 1")
+        self.tokenizer = tokenizer.requires_grad_(False)
+        self.prior = prior(num_codes=tokenizer.num_codes, size=tokenizer.size, causal=self.causal)
+        self.temperature, self.top_k = temperature, top_k
+
+    def forward(self, latent: Tensor, condition: Condition) -> Tensor:
+        """Images (N, 3, H, W) in [-1, 1] of latents (N, latent_channels)."""
+        return self.image(self.draw(latent, [(1.0, condition)]), condition)
+
+    def guided(self, latent: Tensor, condition: Condition, unconditional: Condition, scale: float) -> Tensor:
+        """Those of logits l0 + scale (l - l0) in each step, l0 of the caption `unconditional`."""
+        return self.image(self.draw(latent, [(scale, condition), (1 - scale, unconditional)]), condition)
+
+    def image(self, codes: Tensor, condition: Condition) -> Tensor:
+        return self.tokenizer.decode(codes.unflatten(1, (self.tokenizer.size, -1)), condition)
+
+    def draw(self, latent: Tensor, weighed: list[tuple[float, Condition]]) -> Tensor:
+        """Codes (N, T), by the sum of the logits of several captions, each with its weight."""
+        raise NotImplementedError
+
+    def step(self, codes: Tensor, weights: list[float], pasts: list[Past]) -> tuple[Tensor, list[Past]]:
+        """Logits (N, t, K) of the next places, divided by the temperature, and the pasts with them."""
+        found = [self.prior.step(codes, past) for past in pasts]
+        logits = sum(weight * logits.float() for weight, (logits, _) in zip(weights, found, strict=True))
+        return torch.as_tensor(logits) / self.temperature, [past for _, past in found]
+
+    def choose(self, logits: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes (N, t) by logits (N, t, K) and normals (N, t), and the logarithm of their probabilities."""
+        if self.top_k and self.top_k < logits.shape[-1]:
+            least = logits.topk(self.top_k, -1).values[..., -1:]
+            logits = logits.masked_fill(logits < least, -torch.inf)
+        probability = logits.softmax(-1, dtype=torch.float64)
+        until = probability.cumsum(-1)
+        uniform = torch.special.ndtr(normals.double())[..., None] * until[..., -1:]
+        codes = torch.searchsorted(until, uniform, right=True).clamp(max=logits.shape[-1] - 1)
+        return codes.squeeze(-1), probability.gather(-1, codes).squeeze(-1).clamp(min=1e-300).log()
+
+
+class Autoregressive(TokenGenerator):
+    """Code after code, each given those before it; keys and values of these are kept (DALL-E, Ramesh et al. 2021)."""
+
+    causal = True
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self.latent_channels = self.prior.num_places
+
+    def draw(self, latent: Tensor, weighed: list[tuple[float, Condition]]) -> Tensor:
+        weights, pasts = [weight for weight, _ in weighed], [self.prior.begin(each) for _, each in weighed]
+        code = torch.full((len(latent), 1), self.prior.num_codes, device=latent.device)
+        codes = []
+        for normal in latent.split(1, 1):
+            logits, pasts = self.step(code, weights, pasts)
+            code, _ = self.choose(logits, normal)
+            codes.append(code)
+        return torch.cat(codes, 1)
+
+
+class Parallel(TokenGenerator):
+    """All codes in `num_steps` steps, in each the most confident ones (MaskGIT, Chang et al. 2022, section 3.2).
+
+    Step s of S draws every hidden code, and hides again the ceil(cos(pi/2 * (s + 1)/S) T) of least confidence: the
+    logarithm of its probability plus Gumbel noise times `choice_temperature` (1 - (s + 1)/S).
+    """
+
+    def __init__(self, *arguments: Any, num_steps: int = 8, choice_temperature: float = 4.5, **options: Any):
+        super().__init__(*arguments, **options)
+        if not 1 <= num_steps <= self.prior.num_places:
+            raise UserError(f"generator.num_steps={num_steps}: expected 1 to {self.prior.num_places}, as many as codes")
+        self.num_steps, self.choice_temperature = num_steps, choice_temperature
+        self.latent_channels = 2 * num_steps * self.prior.num_places
+
+    def draw(self, latent: Tensor, weighed: list[tuple[float, Condition]]) -> Tensor:
+        weights, pasts = [weight for weight, _ in weighed], [self.prior.begin(each) for _, each in weighed]
+        places, hidden = self.prior.num_places, self.prior.num_codes
+        codes = torch.full((len(latent), places), hidden, device=latent.device)
+        for number, normals in enumerate(latent.unflatten(1, (self.num_steps, 2, places)).unbind(1), start=1):
+            drawn, confidence = self.choose(self.step(codes, weights, pasts)[0], normals[:, 0])
+            left = number / self.num_steps
+            gumbel = -(-torch.special.log_ndtr(normals[:, 1].double())).log()
+            known = codes != hidden
+            confidence = confidence + self.choice_temperature * (1 - left) * gumbel
+            confidence = confidence.masked_fill(known, torch.inf)
+            codes = torch.where(known, codes, drawn)
+            if count := num_hidden(left, places):
+                least = confidence.topk(count, 1, largest=False).indices
+                codes = codes.scatter(1, least, hidden)
+        return codes
+
+
+def num_hidden(ratio: float, places: int) -> int:
+    """ceil(cos(pi/2 * ratio) * places), at least one fewer than there are for ratio > 0; none at 1."""
+    return 0 if ratio >= 1 else min(places - 1, math.ceil(math.cos(math.pi / 2 * ratio) * places))
