@@ -67,7 +67,7 @@ class Objective(CaptionDropout, pl.LightningModule):
     def sample(self, latent: Tensor, condition: Condition) -> Tensor:
         """Images (N, 3, H, W) in [-1, 1] from latents (N, latent_channels) and captions; UserError if it draws none."""
         if not self.draws_with:
-            raise UserError(f"a run of {self.config.get('name')} draws no images; give one that does, as of cgan or cvae")
+            raise UserError(f"a run of {self.config.get('name')} draws no images: give one that does, as of cgan")
         return self.get_submodule(self.draws_with)(latent, condition)
 
     def begin(self) -> None:
