@@ -17,7 +17,9 @@ from trainer.batch import Condition
 from trainer.compression import structure
 
 TEXT, LATENT = 24, 8
-FAMILIES = ["dcgan", "residual", "r3gan", "stylegan2"]
+FAMILIES = ["dcgan", "residual", "r3gan", "stylegan2", "transformer"]
+CONVOLUTIONAL = {"base_channels": 16, "max_channels": 48}
+TRANSFORMER = {"width": 48, "depth": 2, "num_heads": 2}
 
 
 def node_of(family: str, resolution: int = 16, **sizes: Any) -> dict[str, Any]:
@@ -27,10 +29,9 @@ def node_of(family: str, resolution: int = 16, **sizes: Any) -> dict[str, Any]:
         "latent_channels": LATENT,
         "text_channels": TEXT,
         "text": {"_target_": "torch.nn.Identity"},
-        "base_channels": 16,
-        "max_channels": 48,
         "style_channels": 32,
         **({"noise_up_to": 0} if family == "stylegan2" else {}),
+        **(TRANSFORMER if family == "transformer" else CONVOLUTIONAL),
         **sizes,
     }
 

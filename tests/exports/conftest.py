@@ -21,13 +21,14 @@ TRANSFORMER = {
 HASHES = {"_target_": "trainer.text.scratch.HashTokenizer", "vocabulary": 64, "max_tokens": TOKENS}
 
 
-def save_run(folder: Path, family: str, encoder: dict[str, Any], text: dict[str, Any]) -> Path:
+def save_run(folder: Path, family: str, encoder: dict[str, Any], text: dict[str, Any], **sizes: int) -> Path:
     """A checkpoint of a GAN at 16 pixels whose images are far from grey."""
     import torch
     from hydra.utils import instantiate
 
     torch.manual_seed(0)
-    small = {"resolution": 16, "text_channels": WIDTH, "text": text, "base_channels": 8, "max_channels": 16}
+    small = {"resolution": 16, "text_channels": WIDTH, "text": text}
+    small |= sizes or {"base_channels": 8, "max_channels": 16}
     adam = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 0.001}
     objective = {
         "_target_": "trainer.objectives.gan.GAN",
@@ -47,7 +48,7 @@ def save_run(folder: Path, family: str, encoder: dict[str, Any], text: dict[str,
     source = {"_target_": "trainer.data.shapes.Shapes", "num_images": 100}
     gan = instantiate(objective, _convert_="all")
     for name, parameter in gan.generator.named_parameters():
-        if name.startswith("image"):
+        if name.startswith("image."):
             parameter.data.mul_(8)
     gan.config = {
         "name": "small", "objective": objective, "text": {"encoder": encoder},

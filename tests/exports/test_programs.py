@@ -91,6 +91,16 @@ def test_a_program_is_a_checkpoint(run, run_of_ids, exports, exports_of_ids, of,
     assert not list(pipe.objective.parameters()), "it draws by the file alone"
 
 
+@pytest.mark.slow
+def test_programs_of_transformers(pretrained, tmp_path):
+    run = save_run(tmp_path / "run", "transformer", pretrained("minilm"), IDENTITY, width=16, depth=2, num_heads=2)
+    out = made(run, tmp_path / "out", "formats=[onnx,torch_export]")
+    expected = load(run)(list(CAPTIONS), seeds=range(4)).pixels
+    for name in ("model.onnx", "model.pt2"):
+        drawn = load(out / name)(list(CAPTIONS), seeds=range(4)).pixels
+        assert (drawn.int() - expected.int()).abs().max() <= 1
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
 def test_one_image_is_one_row_of_a_program(exports_of_ids, name):
     """Also of one whose captions have one length, that of the text encoder that trained with its generator."""

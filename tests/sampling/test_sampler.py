@@ -9,7 +9,7 @@ from torch import nn
 from trainer import noise
 from trainer.batch import Condition
 from trainer.errors import UserError
-from trainer.networks import dcgan, residual, stylegan2
+from trainer.networks import dcgan, residual, stylegan2, transformer
 from trainer.sampling.sampler import Sampler
 
 TOKENS, WIDTH, LATENT = 6, 32, 16
@@ -47,10 +47,18 @@ class Objective(nn.Module):
         self.factor = 1.0
 
 
-@pytest.fixture(params=[dcgan, residual, stylegan2], ids=["dcgan", "residual", "stylegan2"])
+SIZES = {
+    dcgan: {"base_channels": 16, "max_channels": 64},
+    residual: {"base_channels": 16, "max_channels": 64},
+    stylegan2: {"base_channels": 16, "max_channels": 64},
+    transformer: {"width": 48, "depth": 2},
+}
+
+
+@pytest.fixture(params=SIZES, ids=["dcgan", "residual", "stylegan2", "transformer"])
 def objective(request):
     torch.manual_seed(0)
-    generator = request.param.Generator(32, LATENT, WIDTH, nn.Identity(), base_channels=16, max_channels=64)
+    generator = request.param.Generator(32, LATENT, WIDTH, nn.Identity(), **SIZES[request.param])
     for parameter in generator.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.1)  # else attention, which starts at zero, stays untested

@@ -3,7 +3,10 @@
 import pytest
 from matrix import STRATEGIES, difference, result, run
 
-CASES = ["projected/fp32/seed=2", "regularized/fp32/seed=2"]
+CASES = [
+    *("projected/fp32/seed=2", "regularized/fp32/seed=2"),
+    *("multilevel/fp32/seed=2", "multilevel+split/fp32/seed=2"),
+]
 
 
 @pytest.fixture(scope="module")

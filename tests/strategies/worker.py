@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "objectives"))
 from conftest_objectives import (
+    LATENT,
     RESOLUTION,
     TEXT,
     Reader,
@@ -34,9 +35,11 @@ from conftest_objectives import (
 from trainer.callbacks.checkpoint_io import AtomicCheckpointIO
 from trainer.callbacks.ema import EMA
 from trainer.losses.adversarial import Hinge, NonSaturating, Relativistic
+from trainer.networks import transformer
 from trainer.networks.ada import Adaptive
 from trainer.networks.projected import Discriminator as Projected
 from trainer.networks.quantizers import FSQ, VQ
+from trainer.objectives.multilevel import MultiLevelGAN
 from trainer.runs import checkpoint
 from trainer.strategies.ddp import DDP
 from trainer.strategies.fsdp import FSDP
@@ -98,6 +101,16 @@ def make_projected(*arguments, **options):
     return gan
 
 
+def make_multilevel(optimizer, **options):
+    """Transformers, judged at two levels."""
+    gan = make_gan(Relativistic(), optimizer)
+    sizes = {"resolution": RESOLUTION, "text_channels": TEXT, "width": 8, "depth": 2, "num_heads": 2, "levels": 2}
+    generator = transformer.Generator(latent_channels=LATENT, text=torch.nn.Identity(), **sizes)
+    discriminator = transformer.Discriminator(text=torch.nn.Identity(), **sizes)
+    loop = {"optimizer": gan.make_optimizer, "schedule": gan.schedule}
+    return MultiLevelGAN(generator, discriminator, Relativistic(), **loop, **options)
+
+
 def make_regularized(*arguments, **options):
     """With all that has a state of its own beside the networks."""
     return make_gan(*arguments, augment=Adaptive(target=0.0, kimg=0.5), **options)
@@ -121,6 +134,8 @@ OBJECTIVES = {
     "matching": partial(make_matching, ADAM, clip=0.5),
     "projected": partial(make_projected, Hinge(), ADAM, matching=1.0, r1=0.1, penalty_interval=2),
     "regularized": partial(make_regularized, Hinge(), ADAM, lecam=0.1, consistency=1.0, feature_matching=0.5),
+    "multilevel": partial(make_multilevel, ADAM, r1=0.1, r2=0.1, matching=1.0),
+    "multilevel+split": partial(make_multilevel, ADAM, r1=0.1, r2=0.1, finite_difference=0.1, **SPLIT),
     "taught": partial(make_taught_gan, Hinge(), ADAM),
     "fsq": lambda **options: make_tokenizer(FSQ([5, 4, 3]), ADAM, **SPLIT, **options),
     "vqgan": lambda **options: make_vqgan(None, ADAM, **VQGAN, **SPLIT, **options),

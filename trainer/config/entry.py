@@ -86,6 +86,13 @@ def steps(kimg: float, batch_size: int) -> int:
     return math.ceil(kimg * 1000 / batch_size)
 
 
+def by_width(lr: float, width: int) -> float:
+    """A learning rate that is `lr` at a width of 768 and goes as 1 / width (Lee et al. 2025)."""
+    if width < 1:
+        raise UserError(f"width={width}: expected at least 1")
+    return lr * 768 / width
+
+
 def entry(
     task: Callable[[DictConfig], Any],
     config_name: str,
@@ -104,6 +111,7 @@ def entry(
     ConfigStore.instance().store(name=f"{config_name}_schema", node=schema)
     Plugins.instance().register(UserConf)
     OmegaConf.register_new_resolver("steps", steps, replace=True)
+    OmegaConf.register_new_resolver("by_width", by_width, replace=True)
     OmegaConf.register_new_resolver("run_dir", run_folder.default, replace=True)
     for resolver in (ranks.num_nodes, ranks.devices, ranks.accelerator):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -18,7 +18,7 @@ from trainer.losses.distillation import feature_distance
 from trainer.losses.lecam import LeCam
 from trainer.objectives.base import Objective
 from trainer.objectives.guidance import DROPPED
-from trainer.objectives.penalties import penalties
+from trainer.objectives.penalties import differentiable_twice, penalties
 from trainer.runs.trained import Matcher
 
 
@@ -139,7 +139,7 @@ class GAN(Objective):
             real = real.detach().requires_grad_()  # not on the batch, which the generator's phase sees, too
             fake.requires_grad_()
 
-        with torch.autocast(real.device.type, enabled=False) if twice else nullcontext():
+        with differentiable_twice(real.device.type) if twice else nullcontext():
             features = self.discriminator.features(real)
             real_logits = self.discriminator.logits(features, batch.condition)
             fake_logits = self.discriminator.logits(self.discriminator.features(fake), batch.condition)

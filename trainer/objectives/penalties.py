@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from trainer.batch import Batch
 from trainer.losses import regularizers
@@ -42,3 +45,10 @@ def penalties(
         logs["discriminator/gradient_penalty"] = value.mean()
         total = total + gan.gradient_penalty * value
     return total, logs
+
+
+@contextmanager
+def differentiable_twice(device: str) -> Iterator[None]:
+    """Within it, a forward is float32 with its attention written out: the fused kernels have no second derivative."""
+    with torch.autocast(device, enabled=False), sdpa_kernel(SDPBackend.MATH):
+        yield
