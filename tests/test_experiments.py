@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch.utils._pytree import tree_flatten
 
 from trainer import load
 from trainer.evaluate import main as evaluate
@@ -124,6 +125,35 @@ def test_tokenizer(experiment, command, tmp_path):
     result = command(f"checkpoint={run}", "prompts=[a red apple]", f"out={tmp_path}", main=sample)
     assert result.code == 2
     assert f"a run of {experiment} draws no images" in result.err
+
+
+RESUMED = {name: [f"experiment={name}"] for name in EXPERIMENTS if name not in (*PRIORS, *DISTILLED)}
+RESUMED |= {"regularized": VARIANTS["regularized"]}
+
+
+@pytest.mark.slow
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("name", RESUMED)
+def test_resumed_it_ends_with_the_same_bits_and_its_export_draws_the_same(name, command, tmp_path):
+    data = data_of(name) if name in EXPERIMENTS else "shapes"
+    measured = ["callbacks.evaluation=null", "callbacks.retrieval=null", "callbacks.checkpoint.times=2"]
+    whole = train(command, tmp_path, [*RESUMED[name], "kimg=0.032"], data, measured, steps=4)
+    half = min((whole / "checkpoints").glob("kimg*.ckpt"))
+    result = command(f"resume={half}", f"run_dir={tmp_path / 'resumed'}")
+    assert result.code == 0, result.err
+    one, other = (checkpoint.read(checkpoint.newest(run)) for run in (whole, tmp_path / "resumed"))
+    assert one["global_step"] == other["global_step"] == 4 and checkpoint.read(half)["global_step"] == 2
+    for part in ("state_dict", "ema", "optimizer_states"):
+        (first, tree), (second, same_tree) = (tree_flatten(each[part]) for each in (one, other))
+        assert tree == same_tree
+        for a, b in zip(first, second, strict=True):
+            assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+    if name in (*MATCHING, *TOKENIZERS):
+        return
+    out = tmp_path / "export"
+    exported = command(f"checkpoint={whole}", f"out={out}", "formats=[safetensors]", main=export)
+    assert exported.code == 0, exported.err
+    assert torch.equal(*(load(each)("a red apple", seeds=range(2)).pixels for each in (whole, out)))
 
 
 def test_priors(command, tmp_path):

@@ -33,6 +33,7 @@ def test_one_rank_against_the_bare_loop(command, tmp_path, experiment):
         assert held["parameters"] == held["gradients"] == network["bytes"]
         assert held["optimizer"] >= 2 * network["bytes"]  # Adam's two moments
         assert probe["phases"][name]["flops"] > 0
+        assert probe["phases"][name]["saved"] > 4 * 3 * 16 * 16  # an image at least
         assert probe["phases"][name]["bytes"] == {}  # nobody to talk to
     assert "```bash\npython -m trainer.benchmark" in (tmp_path / "README.md").read_text()
     assert not (tmp_path / "scaling.png").exists()

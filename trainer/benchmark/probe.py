@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from trainer.benchmark.fit import fit, penalty_cycle
 from trainer.benchmark.flops import Flops
+from trainer.benchmark.saved import Saved
 from trainer.callbacks.throughput import peak_gib
 from trainer.strategies.fsdp import units
 from trainer.strategies.traffic import Traffic
@@ -28,7 +29,8 @@ SWEEP_REPEATS = 10
 class Probe(pl.Callback):
     """The last callback. Looks into a step with a lazy penalty and one without, weighed by how often they come.
 
-    `result["phases"]`: network -> FLOPs a step, calls and bytes a step by kind of collective, memory in bytes by kind.
+    `result["phases"]`: network -> FLOPs a step, calls and bytes a step by kind of collective, memory in bytes by kind;
+    `saved`: bytes an image of a micro-batch that are kept for gradients, in the step that keeps the most.
     `result["between_phases"]`: what callbacks communicate. `result["ranks"]`: bytes and memory of every rank.
     """
 
@@ -42,7 +44,7 @@ class Probe(pl.Callback):
 
     def on_train_start(self, trainer: Any, objective: Any) -> None:
         self.phases: dict[str, dict[str, Any]] = {
-            name: {"flops": 0.0, "calls": {}, "bytes": {}, "memory": {}} for name in objective.phases
+            name: {"flops": 0.0, "calls": {}, "bytes": {}, "memory": {}, "saved": 0.0} for name in objective.phases
         }
         self.between: dict[str, Any] = {"calls": {}, "bytes": {}}
         self.running = ""
@@ -51,7 +53,8 @@ class Probe(pl.Callback):
         trainer.strategy.optimizer_step = self.before_step
         self.trainer = trainer
 
-    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: Any, objective: Any, batch: Any, *_: Any) -> None:
+        self.objective, self.images = objective, len(batch)
         self.weight = self.weights.get(trainer.global_step, 0.0)
         if self.weight:
             self.outer = Traffic().__enter__()
@@ -75,8 +78,10 @@ class Probe(pl.Callback):
         with ExitStack() as stack:
             flops = stack.enter_context(Flops())
             traffic = stack.enter_context(Traffic())
+            saved = stack.enter_context(Saved(self.objective))
             yield
         self.inner.append(traffic)
+        self.phases[name]["saved"] = max(self.phases[name]["saved"], saved.total / self.images)
         self.phases[name]["flops"] += self.weight * flops.total
         self.add(self.phases[name], traffic)
 

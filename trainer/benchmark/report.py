@@ -84,7 +84,14 @@ def memory(probes: list[dict[str, Any]]) -> str:
         for number, rank in enumerate(probe["ranks"]):
             held = [f"{rank['memory'][kind] / MIB:,.3f}" for kind in kinds]
             rows.append([f"{number} of {len(probe['ranks'])}", *held, f"{rank['peak_gib']:,.2f}"])
-    return markdown(["rank", *(f"{kind} MiB" for kind in kinds), "peak GiB"], rows)
+    saved = {name: phase["saved"] / MIB for name, phase in probes[0]["phases"].items()}
+    each = ", ".join(f"{name} {mib:,.2f}" for name, mib in saved.items())
+    states = sum(probes[0]["ranks"][0]["memory"].values()) / MIB
+    table = markdown(["rank", *(f"{kind} MiB" for kind in kinds), "peak GiB"], rows)
+    return (
+        f"{table}\n\nKept for gradients, MiB an image: {each}. So a device holds about {states:,.0f} MiB and "
+        f"{max(saved.values()):,.2f} MiB for each of its images at a time, beside what its kernels and allocator take."
+    )
 
 
 def scaling_text(result: dict[str, Any]) -> str:
