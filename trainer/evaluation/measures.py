@@ -16,6 +16,7 @@ from trainer.errors import UserError
 from trainer.evaluation.attributes import Attributes
 from trainer.evaluation.diversity import Diversity
 from trainer.evaluation.fidelity import METRICS, Fidelity
+from trainer.evaluation.likelihood import Likelihood
 from trainer.evaluation.protocol import Measure, Study
 from trainer.evaluation.reconstruction import Reconstruction
 from trainer.evaluation.text import TextMatch
@@ -29,7 +30,8 @@ from trainer.runs.trained import Matcher
 from trainer.sampling.pipeline import Pipeline
 from trainer.text.models import FAMILIES
 
-OTHERS = ("attributes", "diversity", "reconstruction", "r_precision", "clip_score")  # beside those of a backbone
+# beside those of a backbone
+OTHERS = ("attributes", "diversity", "reconstruction", "likelihood", "r_precision", "clip_score")
 
 
 def check_split(split: str) -> None:
@@ -70,6 +72,7 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
         "attributes": draws if scenes else "scenes: data=shapes",
         "diversity": draws,
         "reconstruction": None if hasattr(pipe.objective, "reconstruct") else "an autoencoder",
+        "likelihood": None if hasattr(pipe.objective, "posterior") else "a VAE",
         "r_precision": draws if cfg.matching or cfg.clip else "matching=RUN of experiment=matching, or clip=...",
         "clip_score": draws if cfg.clip else "clip=openai/clip-vit-base-patch32, or a folder",
     }
@@ -98,6 +101,8 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
     if "reconstruction" in wanted:
         path = cfg.lpips if isinstance(cfg.lpips, str) and cfg.lpips.lower() != "true" else None
         chosen.append(Reconstruction(vgg.load(path) if cfg.lpips else None))
+    if "likelihood" in wanted:
+        chosen.append(Likelihood())
     if "r_precision" in wanted and cfg.matching:
         matching = Matcher(cfg.matching, pipe.sampler.device)
         teacher = pipe.config["objective"].get("matcher") or pipe.config.get("matcher")

@@ -43,9 +43,13 @@ class VAE(Objective):
         self.latent_channels = autoencoder.decoder.latent_channels
         self.phases = {"autoencoder": self.autoencoder_loss}
 
+    def posterior(self, image: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """Mean and log variance (N, Z) of q(z | x, c) of images (N, 3, H, W) in [-1, 1]."""
+        return self.autoencoder.encoder(image, condition)
+
     def reconstruct(self, image: Tensor, condition: Condition) -> Tensor:
         """What the posterior's mean keeps of images (N, 3, H, W) in [-1, 1], (N, 3, H, W) in [-1, 1]."""
-        mean, _ = self.autoencoder.encoder(image, condition)
+        mean, _ = self.posterior(image, condition)
         return self.autoencoder.decoder(mean, condition)
 
     def autoencoder_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
