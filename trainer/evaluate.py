@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import MISSING, DictConfig
+from omegaconf import MISSING, DictConfig, ListConfig
 
 from trainer.config.entry import entry
 from trainer.errors import UserError
 from trainer.process import ranks
+
+if TYPE_CHECKING:
+    from trainer.runs.results import Figure
 
 
 @dataclass
@@ -38,38 +42,53 @@ class Evaluation(Measuring):
 
     batch_size: int | None = None
     guidance: float | None = None
+    ema: Any = None
     anchors: bool = True
 
 
 def evaluate(cfg: DictConfig) -> None:
     """Prints the figures that fit the run and adds them, with their protocol, to RUN/metrics.json."""
-    from trainer.evaluation.anchors import with_anchors
-    from trainer.evaluation.measures import check_split, data_of, measures, studies, table
+    from trainer.evaluation.measures import check_split, lengths
     from trainer.strategies.together import together
 
     check_split(cfg.split)
     with together(cfg.device) as device:
-        from trainer.evaluation.protocol import run_each
-        from trainer.runs import results, run_folder
-        from trainer.sampling.pipeline import load
+        from trainer.runs.posthoc import averaged
 
-        pipe = load(cfg.checkpoint, device, cfg.batch_size).conditioned(guidance=cfg.guidance)
-        folder = run_folder.of(pipe.path)
-        results.read(folder)  # a file that cannot be added to is told before the work
-        if not os.access(folder, os.W_OK):
-            raise UserError(f"{folder} cannot be written, and figures are kept there: measure a copy of the run")
-        data = data_of(cfg, pipe)
-        study = studies(cfg, pipe, data)(pipe.sampler)
-        chosen = measures(cfg, pipe, data)
-        figures = run_each(study, chosen)
-        if cfg.anchors:
-            found = with_anchors(figures, study, chosen, data.train, data.cache_dir, data.source)
-        else:
-            found = [figure for some in figures for figure in some]
-        if ranks.rank() == 0:
-            print(table(found), flush=True)  # before anything can go wrong with the disk
-            path = results.add(folder, found)
-            print(f"{pipe.path}, {study.kimg:.1f} kimg; captions {found[0].protocol['captions']}; {path}")
+        found = {}
+        for length in [None] if cfg.ema is None else cfg.ema if isinstance(cfg.ema, ListConfig) else [cfg.ema]:
+            path = cfg.checkpoint if length is None else averaged(cfg.checkpoint, length)
+            found[length] = measure(cfg, path, device)
+        if len(found) > 1 and ranks.rank() == 0:
+            print(lengths(found))
+
+
+def measure(cfg: DictConfig, path: str | Path, device: Any) -> list[Figure]:
+    """The figures of one checkpoint, printed and kept."""
+    from trainer.evaluation.anchors import with_anchors
+    from trainer.evaluation.measures import data_of, measures, studies, table
+    from trainer.evaluation.protocol import run_each
+    from trainer.runs import results, run_folder
+    from trainer.sampling.pipeline import load
+
+    pipe = load(path, device, cfg.batch_size).conditioned(guidance=cfg.guidance)
+    folder = run_folder.of(pipe.path)
+    results.read(folder)  # a file that cannot be added to is told before the work
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder} cannot be written, and figures are kept there: measure a copy of the run")
+    data = data_of(cfg, pipe)
+    study = studies(cfg, pipe, data)(pipe.sampler)
+    chosen = measures(cfg, pipe, data)
+    figures = run_each(study, chosen)
+    if cfg.anchors:
+        found = with_anchors(figures, study, chosen, data.train, data.cache_dir, data.source)
+    else:
+        found = [figure for some in figures for figure in some]
+    if ranks.rank() == 0:
+        print(table(found), flush=True)  # before anything can go wrong with the disk
+        path = results.add(folder, found)
+        print(f"{pipe.path}, {study.kimg:.1f} kimg; captions {found[0].protocol['captions']}; {path}")
+    return found
 
 
 def main() -> None:

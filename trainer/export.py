@@ -25,6 +25,7 @@ class Export:
     out: str = MISSING
     formats: Any = MISSING
     include_text: bool = False
+    ema: float | None = None
     prompts: list[str] = field(default_factory=list)
     license: str | None = None
     device: str | None = None
@@ -42,9 +43,11 @@ def export(cfg: DictConfig) -> None:
     from hydra.utils import get_class
 
     from trainer.exports.folder import write_generator, write_weights_alone
-    from trainer.runs import checkpoint
+    from trainer.runs import checkpoint, posthoc
 
     path, out = checkpoint.newest(cfg.checkpoint), Path(cfg.out).expanduser()
+    if cfg.ema is not None:
+        path = posthoc.averaged(path, cfg.ema)
     config = checkpoint.read(path)["config"]
     objective: Any = get_class(config["objective"]["_target_"])
     draws = bool(objective.draws_with)

@@ -42,6 +42,7 @@ class Sampling:
     negative_scale: float | None = None
     guidance: float | None = None
     truncation: float | None = None
+    ema: float | None = None
     interpolate: Any = None
     steps: int = 8
     out: str | None = None
@@ -66,6 +67,10 @@ def sample(cfg: DictConfig) -> None:
     conditioning = Conditioning(cfg.compose, cfg.negative, cfg.negative_scale, cfg.guidance, cfg.truncation)
     if cfg.interpolate and (cfg.images_per_file is not None or cfg.prompts or cfg.prompts_file):
         raise UserError(f"interpolate={cfg.interpolate}: its captions take the place of prompts; leave one of them out")
+    if cfg.ema is not None:
+        from trainer.runs.posthoc import averaged
+
+        cfg.checkpoint = str(averaged(cfg.checkpoint, cfg.ema))
     if cfg.images_per_file is not None:
         from trainer.sampling.bulk import sample_many
 

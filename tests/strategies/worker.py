@@ -1,6 +1,7 @@
 """Trains tiny objectives with one strategy, alone or as one of several ranks, and writes what tests compare.
 
 worker.py STRATEGY FOLDER CASE...   a case is OBJECTIVE/PRECISION with /seed=1 /save=NAME /sharded=NAME /from=NAME
+/posthoc=TIMES: snapshots of averages whose length is chosen later
 /break=VALUE: factor of one gradient of the second rank in the tenth step
 """
 
@@ -34,6 +35,7 @@ from conftest_objectives import (
 
 from trainer.callbacks.checkpoint_io import AtomicCheckpointIO
 from trainer.callbacks.ema import EMA
+from trainer.callbacks.posthoc import PostHocEMA
 from trainer.losses.adversarial import Hinge, NonSaturating, Relativistic
 from trainer.networks import transformer
 from trainer.networks.ada import Adaptive
@@ -245,13 +247,13 @@ def train(strategy, case, folder):
     watch = Watch(options)
     saved = options.get("save") or options.get("sharded")
     save = Save(folder / saved if saved else None, "sharded" in options)
-    callbacks = [EMA(halflife_kimg=0.05, rampup_ratio=1.0), watch, save]
+    callbacks = [EMA(halflife_kimg=0.05, rampup_ratio=1.0), PostHocEMA(int(options.get("posthoc", 0))), watch, save]
     ranks = int(os.environ.get("WORLD_SIZE", 1))
     trainer = pl.Trainer(
         strategy=STRATEGIES[strategy](), accelerator="cpu", devices=ranks, max_epochs=1, max_steps=STEPS,
         precision={"fp32": "32-true", "bf16": "bf16-mixed"}[precision],
         callbacks=callbacks, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False,
+        enable_model_summary=False, use_distributed_sampler=False, default_root_dir=folder,
     )  # fmt: skip
     trainer.strategy.checkpoint_io = AtomicCheckpointIO()
     size, rank = GLOBAL_BATCH // ranks, trainer.global_rank
@@ -262,7 +264,7 @@ def train(strategy, case, folder):
     final = trainer._checkpoint_connector.dump_checkpoint()  # whole, on rank 0
     result = {
         "weights": final["state_dict"],
-        "ema": final["ema"],
+        "ema": final["ema"] | dict(final.get("posthoc", {})),
         "held": {key: objective.held(p).clone() for key, p in objective.named_parameters()},
         "optimizer": final["optimizer_states"],
         "images": getattr(save, "images", None),

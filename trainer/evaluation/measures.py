@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,14 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
         judge = clip.load(cfg.clip).to(pipe.sampler.device)
         chosen.append(TextMatch(judge, judge.features, judge.text, wanted))
     return chosen
+
+
+def lengths(found: Mapping[Any, Sequence[Figure]]) -> str:
+    """One line a length of the weights' average, a column a metric."""
+    metrics = [*dict.fromkeys(figure.metric for figures in found.values() for figure in figures)]
+    values = [{figure.metric: f"{figure.value:.5g}" for figure in figures} for figures in found.values()]
+    rows = [(str(length), *(each[metric] for metric in metrics)) for length, each in zip(found, values, strict=True)]
+    return report.plain(("ema", *metrics), rows, left=())
 
 
 def table(found: Sequence[Figure]) -> str:

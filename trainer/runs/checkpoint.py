@@ -24,7 +24,7 @@ from trainer.runs import allowlist, checkpoint_files, moved
 from trainer.runs.export_files import MODELS, PROGRAMS, WEIGHTS, is_program, settings
 from trainer.strategies.parts import joined
 
-STATES = ("state_dict", "ema", "optimizer_states")  # what ranks may hold in parts
+STATES = ("state_dict", "ema", "posthoc", "optimizer_states")  # what ranks may hold in parts
 OF_ONE_SAVE = ("save", "global_step", "images_seen")  # what the parts of one have in common
 UNREADABLE = (
     *(pickle.UnpicklingError, SafetensorError, RuntimeError, OSError, EOFError, KeyError, ValueError),
