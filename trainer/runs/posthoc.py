@@ -40,7 +40,8 @@ def decay(length: float, batch_images: int, images_seen: int) -> float:
 def solve(known: list[tuple[float, float]], length: float, time: float) -> tuple[list[float], float]:
     """Factors of averages of (length, time) whose sum is nearest to that of `length` at `time`, in least squares.
 
-    They add up to 1, so that weights that stand still stay, however few snapshots there are. Also by how much of its norm that sum's profile misses the wanted one's.
+    They add up to 1, so that weights that stand still stay, however few snapshots there are.
+    Also by how much of its norm that sum's profile misses the wanted one's.
     """
     exponents = np.array([*(exponent(each) for each, _ in known), exponent(length)])
     times = np.array([*(each for _, each in known), time]) / time
