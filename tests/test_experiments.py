@@ -52,6 +52,10 @@ VARIANTS = {
                     "objective.consistency=10", "objective.feature_matching=1"],
     "scale of stylegan2": ["experiment=stylegan2", "data=shapes", "scale=gpu_stylegan2", "data.resolution=16",
                            "objective.generator.base_channels=8", "objective.discriminator.base_channels=8"],
+    "scale of projected": ["experiment=projected", "data=shapes", "scale=gpu_projected", "data.resolution=16",
+                           "objective.generator.base_channels=8", "objective.discriminator.backbone.resolution=64"],
+    "scale of r3gan": ["experiment=r3gan", "data=shapes", "scale=gpu_r3gan", "data.resolution=16",
+                       "objective.generator.base_channels=8", "objective.discriminator.base_channels=8"],
     "16 pixels": ["experiment=cgan_shapes", "data.resolution=16"],
 }  # fmt: skip
 

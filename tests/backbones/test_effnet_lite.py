@@ -139,6 +139,16 @@ def test_maps_to_learn_from_are_those_of_the_features(network, size):
         assert slope[1].any() and not slope[0].any()
 
 
+@pytest.mark.parametrize("learning", [False, True])
+def test_maps_in_a_run_of_bf16_are_rounded_but_the_same(network, learning):
+    images = (torch.rand(2, 3, 64, 64) * 2 - 1).requires_grad_(learning)
+    effnet_lite.fuses.cache_clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = network.see(images)
+    for one, two in zip(rounded, network.see(images), strict=True):
+        assert (one.float() - two).norm() < 0.1 * two.norm()
+
+
 def test_says_its_protocol(network):
     expected = {"effnet": (320, "579344248a93"), "effnet2": (352, "9656183eaeaf")}[network.name]
     assert (network.width, network.sha256[:12], network.resizer) == (*expected, "bilinear 32")

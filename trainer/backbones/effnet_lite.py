@@ -67,7 +67,8 @@ class Conv(nn.Conv2d):
         if not self.relu6:
             return super().forward(x)
         differentiable = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
-        if x.device.type == "cpu" and x.dtype == torch.float32 and not differentiable and fuses():
+        plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        if plain and not differentiable and fuses():
             return fused(x, self.weight, self.bias, *self._how)
         return F.relu6(super().forward(x), inplace=True)
 
