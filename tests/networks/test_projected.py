@@ -104,3 +104,13 @@ def test_it_is_loaded_when_the_first_image_is_judged():
         raise AssertionError("a run that is only sampled from needs no backbone")
 
     Discriminator(32, TEXT, nn.Identity(), partial(never))
+
+
+def test_a_run_of_bf16_sees_the_same_but_rounded():
+    network, image = make(), torch.rand(2, 3, 32, 32) * 2 - 1
+    network.load = partial(effnet_lite.load, resolution=128)  # maps that are brought down, with antialiasing
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = network.perceive(image)
+    plain = network.perceive(image)
+    assert rounded.dtype == plain.dtype == torch.float32
+    assert (rounded - plain).norm() < 0.1 * plain.norm()

@@ -57,19 +57,24 @@ class Discriminator(nn.Module):
         """All that the heads see of images (N, 3, H, W), frozen, as rows (N, K)."""
         if not self.frozen:
             self.frozen = [self.load().to(image.device), {}]
-        backbone, weights = self.frozen
-        maps = backbone.see(image)
+        maps = self.frozen[0].see(image)
+        with torch.autocast(image.device.type, enabled=False):  # not every device resizes bf16 with antialiasing
+            seen = self.mixed([each.float() for each in maps])
+        if len(self.shapes) > len(SIZES):
+            seen.append(image.float())
+        return torch.cat([each.flatten(1) for each in seen], 1)
+
+    def mixed(self, maps: list[Tensor]) -> list[Tensor]:
+        """m_l of the maps h_l, fine to coarse, at `SIZES`."""
+        weights = self.frozen[1]
         seen: list[Tensor] = []
-        mixed: Tensor | None = None
         for level in reversed(range(len(SIZES))):
             h = maps[level]
-            across = self.projection(weights, f"channels/{level}", h.shape[1], 1, h)
-            mixed = sized(F.conv2d(h, across), SIZES[level]) + (0 if mixed is None else sized(mixed, SIZES[level]))
-            mixed = F.conv2d(mixed, self.projection(weights, f"scales/{level}", self.mixed_channels, 3, h), padding=1)
-            seen.insert(0, mixed)
-        if len(self.shapes) > len(SIZES):
-            seen.append(image)
-        return torch.cat([each.float().flatten(1) for each in seen], 1)
+            across = F.conv2d(h, self.projection(weights, f"channels/{level}", h.shape[1], 1, h))
+            joined = sized(across, SIZES[level]) + (sized(seen[0], SIZES[level]) if seen else 0)
+            scales = self.projection(weights, f"scales/{level}", self.mixed_channels, 3, h)
+            seen.insert(0, F.conv2d(joined, scales, padding=1))
+        return seen
 
     def projection(self, known: dict[str, Tensor], name: str, in_channels: int, kernel: int, like: Tensor) -> Tensor:
         """Random weights (mixed_channels, in, k, k) of deviation 1 / sqrt(fan_in): the same wherever they are made."""
