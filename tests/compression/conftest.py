@@ -17,7 +17,12 @@ from trainer.batch import Condition
 from trainer.compression import structure
 
 TEXT, LATENT = 24, 8
-FAMILIES = ["dcgan", "residual", "r3gan", "stylegan2", "transformer"]
+FAMILIES = ["dcgan", "residual", "r3gan", "transformer"]
+DRAWING = [*FAMILIES, "stylegan2", "attngan"]  # all
+OF_FAMILY: dict[str, dict[str, int]] = {  # latents of one length for all, and more than one stage
+    "stylegan2": {"noise_up_to": 0},
+    "attngan": {"latent_channels": LATENT - 3, "caption_channels": 3, "resolution": 32},
+}
 CONVOLUTIONAL = {"base_channels": 16, "max_channels": 48}
 TRANSFORMER = {"width": 48, "depth": 2, "num_heads": 2}
 
@@ -30,8 +35,8 @@ def node_of(family: str, resolution: int = 16, **sizes: Any) -> dict[str, Any]:
         "text_channels": TEXT,
         "text": {"_target_": "torch.nn.Identity"},
         "style_channels": 32,
-        **({"noise_up_to": 0} if family == "stylegan2" else {}),
         **(TRANSFORMER if family == "transformer" else CONVOLUTIONAL),
+        **OF_FAMILY.get(family, {}),
         **sizes,
     }
 

@@ -11,6 +11,8 @@ from torch import nn
 from trainer.compression.average import average
 from trainer.errors import UserError
 
+from .conftest import make, node_of
+
 
 def save(path: Path, network: nn.Module, prefix: str = "generator.", ema: bool = False) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,6 +37,19 @@ def run(generator, tmp_path) -> tuple[Path, nn.Module, list[dict[str, torch.Tens
         states.append({name: value.clone() for name, value in network.state_dict().items()})
     save(tmp_path / "checkpoints/best.ckpt", network)
     return tmp_path, network, states
+
+
+def test_constants_that_no_checkpoint_has_stay(tmp_path):
+    """As the filters of stylegan2."""
+    node = node_of("stylegan2")
+    one, other = make(node), make(node)
+    for parameter in other.parameters():
+        parameter.mul_(3)
+    files = [str(save(tmp_path / f"{name}.ckpt", each)) for name, each in (("one", one), ("other", other))]
+    mean = average(one, [], run="", checkpoints=files)
+    for (name, a), b in zip(one.named_parameters(), mean.parameters(), strict=True):
+        torch.testing.assert_close(2 * a, b, msg=name)
+    assert torch.equal(mean.draws, one.draws)
 
 
 def test_the_mean(generator, run, inputs, saved):

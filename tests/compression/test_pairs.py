@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from trainer.errors import UserError
 from trainer.sampling import runtime
 
-from .conftest import FAMILIES, make, node_of
+from .conftest import DRAWING, make, node_of
 
 CONF = Path(__file__).parent.parent.parent / "conf" / "compression"
 OF_A_RUN = ("finetune", "average")  # these need one; see tests/test_compress.py and test_average.py
@@ -63,7 +63,7 @@ def check(family, names, inputs, saved):
     return plain, images
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DRAWING)
 @pytest.mark.parametrize("name", [name for name in PASSES if name not in COMPILED])
 def test_alone(family, name, inputs, saved):
     plain, images = check(family, [name], inputs, saved)
@@ -72,7 +72,7 @@ def test_alone(family, name, inputs, saved):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DRAWING)
 @pytest.mark.parametrize("name", COMPILED)
 def test_compiled_alone(family, name, inputs, saved):
     check(family, [name], inputs, saved)
@@ -84,7 +84,7 @@ REFUSED = {(first, second) for first in IN_8_BITS for second in (*IN_8_BITS, "pr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DRAWING)
 @pytest.mark.parametrize("first", PASSES)
 def test_in_pairs(family, first, inputs, saved):
     for second in PASSES:

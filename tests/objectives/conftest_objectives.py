@@ -12,7 +12,7 @@ from trainer.batch import Batch, Condition
 from trainer.losses.adversarial import Hinge, NonSaturating
 from trainer.losses.perceptual import Perceptual
 from trainer.losses.reconstruction import gaussian_nll, l2
-from trainer.networks import dcgan, stylegan2
+from trainer.networks import attngan, dcgan, stylegan2
 from trainer.networks.autoencoder import Autoencoder
 from trainer.networks.matching import ImageEncoder, Matcher, TextEncoder
 from trainer.networks.patch import Discriminator as PatchDiscriminator
@@ -21,6 +21,7 @@ from trainer.networks.quantizers import FSQ
 from trainer.networks.token_generators import Autoregressive, Parallel
 from trainer.networks.tokenizer import Decoder, Encoder, Tokenizer
 from trainer.objectives import schedules
+from trainer.objectives.attngan import AttnGAN
 from trainer.objectives.gan import GAN
 from trainer.objectives.matching import DualEncoder
 from trainer.objectives.priors import DallE, MaskGIT
@@ -34,14 +35,14 @@ TEXT, LATENT, RESOLUTION = 12, 6, 16
 SIZES = {"resolution": RESOLUTION, "text_channels": TEXT, "base_channels": 4, "max_channels": 8}
 
 
-def random_batch(size=8, start=0):
+def random_batch(size=8, start=0, resolution=RESOLUTION):
     draw = torch.Generator().manual_seed(start)
     condition = Condition(
         torch.randn(size, 5, TEXT, generator=draw),
         torch.arange(5)[None] < torch.randint(1, 6, (size, 1), generator=draw),
         torch.randn(size, TEXT, generator=draw),
     )
-    image = torch.randint(0, 256, (size, RESOLUTION, RESOLUTION, 3), generator=draw, dtype=torch.uint8)
+    image = torch.randint(0, 256, (size, resolution, resolution, 3), generator=draw, dtype=torch.uint8)
     return Batch(image.permute(0, 3, 1, 2), condition, torch.arange(size) + start, torch.arange(size) + start)
 
 
@@ -74,15 +75,30 @@ def make_gan(loss=None, optimizer=None, text=nn.Identity, **changes):
     return GAN(generator, discriminator, loss or NonSaturating(), **changes, **loop)
 
 
-def make_stylegan2(optimizer=None, text=nn.Identity, group=4, **changes):
+def players(family, text=nn.Identity, optimizer=None, **changes):
+    """Networks of a family and, of `changes`, what the loop takes."""
     torch.manual_seed(0)
-    generator = stylegan2.Generator(latent_channels=LATENT, text=text(), style_channels=16, noise_up_to=8, **SIZES)
-    discriminator = stylegan2.Discriminator(text=text(), head_channels=16, group=group, **SIZES)
+    options = changes.pop("networks", {})
+    of_generator, sizes = options.pop("generator", {}), SIZES | {"resolution": options.pop("resolution", RESOLUTION)}
+    generator = family.Generator(latent_channels=LATENT, text=text(), style_channels=16, **sizes, **of_generator)
+    discriminator = family.Discriminator(text=text(), head_channels=16, **sizes, **options)
     keys = ("schedule", "clip", "accumulate", "seed")
     loop = loop_arguments(("generator", "discriminator"), **{k: changes.pop(k) for k in keys if k in changes})
     if optimizer:
         loop["optimizer"] = dict.fromkeys(loop["optimizer"], optimizer)
-    return StyleGAN2(generator, discriminator=discriminator, loss=NonSaturating(), **changes, **loop)
+    changes.setdefault("loss", NonSaturating())
+    return {"generator": generator, "discriminator": discriminator, **changes, **loop}
+
+
+def make_stylegan2(optimizer=None, text=nn.Identity, group=4, **changes):
+    networks = {"generator": {"noise_up_to": 8}, "group": group}
+    return StyleGAN2(**players(stylegan2, text, optimizer, networks=networks, **changes))
+
+
+def make_attngan(optimizer=None, text=nn.Identity, **changes):
+    """At 32 pixels, of two stages."""
+    networks = {"generator": {"caption_channels": 4}, "resolution": 32}
+    return AttnGAN(**players(attngan, text, optimizer, networks=networks, **changes))
 
 
 def make_vae(optimizer=None, **changes):

@@ -21,6 +21,7 @@ from conftest_objectives import (
     RESOLUTION,
     TEXT,
     Reader,
+    make_attngan,
     make_dalle,
     make_gan,
     make_maskgit,
@@ -120,6 +121,7 @@ def make_regularized(*arguments, **options):
 
 # eps: some gradients vanish by symmetry (a bias under hinge); Adam would blow their rounding noise up to full steps
 ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.0, 0.9), eps=1e-4)
+SGD = partial(torch.optim.SGD, lr=0.1)
 SPLIT = {"accumulate": 2, "clip": 0.5}
 VQGAN = {"discriminator_start_kimg": 0.02, "discriminator_ramp_kimg": 0.05}
 RPGAN = {"text": Reader, "matching": 1.0, "r1": 0.1, "r2": 0.1, "penalty_interval": 2}
@@ -144,6 +146,8 @@ OBJECTIVES = {
     "dalle": partial(make_dalle, optimizer=ADAM, **SPLIT),
     "maskgit": partial(make_maskgit, optimizer=ADAM, **SPLIT),
     "vq": lambda **options: make_tokenizer(VQ(16, 4, halflife_kimg=0.05), ADAM, **SPLIT, **options),
+    # by Adam it is chaotic: one process with weights of 1 + 1e-7 times the size ends 1e-2 elsewhere
+    "attngan": partial(make_attngan, SGD, text=Reader, matching=1.0, r1=0.1, penalty_interval=2, **SPLIT),
     "stylegan2": partial(make_stylegan2, ADAM, text=Reader, r1=0.1, penalty_interval=2, path_length_interval=2),
     "stylegan2+split": partial(
         make_stylegan2, ADAM, text=Reader, group=2, matching=1.0, path_length_interval=2, **SPLIT
@@ -259,7 +263,8 @@ def train(strategy, case, folder):
     size, rank = GLOBAL_BATCH // ranks, trainer.global_rank
     resumed = folder / options["from"] if "from" in options else None
     steps = range(checkpoint.read(resumed)["global_step"] if resumed else 0, STEPS)
-    batches = [random_batch(GLOBAL_BATCH, offset + GLOBAL_BATCH * i)[rank * size : (rank + 1) * size] for i in steps]
+    make = partial(random_batch, GLOBAL_BATCH, resolution=32 if name == "attngan" else RESOLUTION)  # of two stages
+    batches = [make(offset + GLOBAL_BATCH * i)[rank * size : (rank + 1) * size] for i in steps]
     trainer.fit(objective, DataLoader(batches, batch_size=None), ckpt_path=resumed)
     final = trainer._checkpoint_connector.dump_checkpoint()  # whole, on rank 0
     result = {

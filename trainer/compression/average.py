@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from trainer.batch import Condition
-from trainer.compression.structure import tensors
 from trainer.errors import UserError
 from trainer.runs import checkpoint, checkpoint_files
 
@@ -36,7 +35,7 @@ def average(
             "train with callbacks.checkpoint.keep=5, or name some by passes.average.checkpoints=[A,B]"
         )
     network = deepcopy(network)
-    ours = {name: tensor for name, tensor in tensors(network) if tensor.is_floating_point()}
+    ours = {name: tensor for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
     totals = {name: torch.zeros_like(tensor, dtype=torch.float64) for name, tensor in ours.items()}
     for path in paths:
         content = checkpoint.read(path)

@@ -61,6 +61,8 @@ def quantize(
             raise UserError(f"quantize: {type(network).__name__} has no float layer left: one pass of 8 bits is enough")
         convolutions = {path: layer for path, layer in layers.items() if isinstance(layer, nn.Conv2d)}
         ranges = {} if activations == "float" else calibrated(network, convolutions, inputs)
+        if activations != "float":  # what draws nothing, as the small images of attngan, stays as it is
+            layers = {path: layer for path, layer in layers.items() if path in ranges or path not in convolutions}
         for path, layer in layers.items():
             small: QuantizedConv2d | QuantizedLinear
             if isinstance(layer, nn.Conv2d):
@@ -92,7 +94,7 @@ def is_quantizable(layer: nn.Module) -> bool:
 def calibrated(
     network: nn.Module, layers: dict[str, nn.Conv2d], inputs: Sequence[tuple[Tensor, Condition]]
 ) -> dict[str, tuple[float, float]]:
-    """The range of what each layer reads that has the least squared error, clipping against rounding."""
+    """The range of what each layer reads, if anything, that has the least squared error, clipping against rounding."""
     seen: dict[str, list[Tensor]] = {path: [] for path in layers}
 
     def watch(path: str) -> torch.utils.hooks.RemovableHandle:
@@ -111,10 +113,7 @@ def calibrated(
     finally:
         for hook in hooks:
             hook.remove()
-    unread = [path for path, values in seen.items() if not values]
-    if unread:
-        raise UserError(f"quantize: no input came to {unread[0]}: name it in skip")
-    return {path: closest(torch.cat(values)) for path, values in seen.items()}
+    return {path: closest(torch.cat(values)) for path, values in seen.items() if values}
 
 
 def closest(values: Tensor) -> tuple[float, float]:

@@ -201,7 +201,9 @@ class GAN(Objective):
         if self.judge is None:
             return loss.mean(), logs
         matcher = self.judge.objective
-        sentence, word, right = matcher.contrast(generated, batch.condition, batch.caption, self.strategy.gather)
+        sentence, word, right = matcher.contrast(
+            self.last(generated), batch.condition, batch.caption, self.strategy.gather
+        )
         mismatch = (sentence + matcher.words * word).mean()
         logs |= {"generator/matcher": mismatch, "generator/matcher_accuracy": right.float().mean()}
         return loss.mean() + self.matcher_weight * mismatch, logs
@@ -222,6 +224,10 @@ class GAN(Objective):
     def generated(self, batch: Batch, stream: str) -> Tensor:
         """(N, 3, H, W) in [-1, 1], float32 as real images are: augmented in bf16 they would be known by its levels."""
         return self.generator(self.normal(stream, batch, self.latent_channels), batch.condition).float()
+
+    def last(self, generated: Tensor) -> Tensor:
+        """Whole images (N, 3, H, W) of what `generated` returns, for the matcher."""
+        return generated
 
     def perceived(self, image: Tensor, batch: Batch, stream: str) -> Tensor:
         """What the discriminator's weights see of images (N, 3, H, W), augmented: these, or frozen features of them."""
