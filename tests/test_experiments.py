@@ -23,6 +23,8 @@ MATCHING = [name for name in EXPERIMENTS if name.startswith("matching")]  # thes
 DISTILLED = ["distill", "distill_data"]  # of a teacher: tests/test_compress.py
 PRIORS = ["dalle", "maskgit"]  # these draw the codes of one of the next
 TOKENIZERS = ["fsq", "fsq_shapes", "vqgan", "vqvae"]  # these neither, but they reconstruct
+ONE_PICTURE = ["deep_image_prior"]  # is all that these draw
+OTHERS = [*MATCHING, *DISTILLED, *PRIORS, *TOKENIZERS, *ONE_PICTURE]
 DRAWN = ["callbacks.samples.num_images=4", "callbacks.evaluation.num_images=16"]
 RETRIEVED = ["callbacks.retrieval.candidates=4", "callbacks.retrieval.max_images=20"]
 RESIDUAL_GAN = ["generator@objective.generator=residual", "discriminator@objective.discriminator=residual"]
@@ -33,7 +35,14 @@ RESIDUAL_VAE = [
 RELATIVISTIC = ["objective.loss._target_=trainer.losses.adversarial.Relativistic", "objective.r2=0.2"]
 CONSTANT = ["objective.schedule._target_=trainer.objectives.schedules.constant"]
 CONSTANT += ["~objective.schedule.kimg", "~objective.schedule.final"]
+TRANSFORMER_VAE = [
+    *("encoder@objective.autoencoder.encoder=transformer", "objective.autoencoder.encoder.depth=1"),
+    *("generator@objective.autoencoder.decoder=transformer", "objective.autoencoder.decoder.depth=1"),
+    *(f"~objective.autoencoder.{part}.base_channels" for part in ("encoder", "decoder")),
+    *(f"~objective.autoencoder.{part}.max_channels" for part in ("encoder", "decoder")),
+]
 VARIANTS = {
+    "transformer vae": ["experiment=cvae", *TRANSFORMER_VAE],
     "residual family": ["experiment=cgan_shapes", *RESIDUAL_GAN],
     "residual vae": ["experiment=cvae", *RESIDUAL_VAE],
     "text trained from scratch": ["experiment=cgan_shapes", "text=scratch"],
@@ -81,7 +90,7 @@ def data_of(experiment):
     return "emoji" if "override /data: emoji" in text else "shapes"
 
 
-@pytest.mark.parametrize("experiment", sorted({*EXPERIMENTS} - {*MATCHING, *TOKENIZERS, *PRIORS, *DISTILLED}))
+@pytest.mark.parametrize("experiment", sorted({*EXPERIMENTS} - {*OTHERS}))
 def test_experiment(experiment, command, tmp_path):
     run = train(command, tmp_path, [f"experiment={experiment}"], data_of(experiment))
     assert (run / "samples" / "latest.png").exists()
@@ -93,6 +102,14 @@ def test_experiment(experiment, command, tmp_path):
         assert image.size == (64, 64) if experiment == "cgan_shapes64" else (32, 32)
         assert image.info["prompt"] == "a red apple"
     assert len(load(run)("a red apple", seeds=range(3)).images) == 3
+
+
+@pytest.mark.parametrize("experiment", ONE_PICTURE)
+def test_one_picture(experiment, command, tmp_path):
+    run = train(command, tmp_path, [f"experiment={experiment}"], data_of(experiment), DRAWN[:1])
+    with open(run / "metrics.csv", newline="") as file:
+        assert all(float(row["generator/psnr"]) < float(row["generator/psnr_given"]) for row in csv.DictReader(file))
+    assert len(load(run)("", seeds=range(3)).images) == 3
 
 
 @pytest.mark.parametrize("experiment", MATCHING)

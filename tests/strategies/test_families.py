@@ -5,7 +5,7 @@ from matrix import STRATEGIES, difference, result, run
 
 CASES = [
     *("projected/fp32/seed=2", "regularized/fp32/seed=2"),
-    "minimax/fp32/seed=2/posthoc=2",
+    *("minimax/fp32/seed=2/posthoc=2", "gsn/fp32/seed=2"),
     *("multilevel/fp32/seed=3", "multilevel+split/fp32/seed=2"),
 ]
 

@@ -40,8 +40,10 @@ from trainer.callbacks.posthoc import PostHocEMA
 from trainer.losses.adversarial import Hinge, NonSaturating, Relativistic
 from trainer.networks import transformer
 from trainer.networks.ada import Adaptive
+from trainer.networks.hourglass import Chain, Hourglass
 from trainer.networks.projected import Discriminator as Projected
 from trainer.networks.quantizers import FSQ, VQ
+from trainer.objectives.gsn import GSN
 from trainer.objectives.multilevel import MultiLevelGAN
 from trainer.runs import checkpoint
 from trainer.strategies.ddp import DDP
@@ -104,6 +106,13 @@ def make_projected(*arguments, **options):
     return gan
 
 
+def make_gsn(optimizer, **options):
+    """A walk of two steps."""
+    loop = {"optimizer": {"generator": optimizer}, "schedule": make_gan().schedule}
+    network = Hourglass(RESOLUTION, TEXT, torch.nn.Identity(), base_channels=4, max_channels=8, style_channels=8)
+    return GSN(Chain(network, RESOLUTION, steps=2, sigma=0.5), **loop, **options)
+
+
 def make_multilevel(optimizer, **options):
     """Transformers, judged at two levels."""
     gan = make_gan(Relativistic(), optimizer)
@@ -140,6 +149,7 @@ OBJECTIVES = {
     "regularized": partial(make_regularized, Hinge(), ADAM, lecam=0.1, consistency=1.0, feature_matching=0.5),
     "multilevel": partial(make_multilevel, ADAM, r1=0.1, r2=0.1, matching=1.0),
     "multilevel+split": partial(make_multilevel, ADAM, r1=0.1, r2=0.1, finite_difference=0.1, **SPLIT),
+    "gsn": partial(make_gsn, ADAM, **SPLIT),
     "taught": partial(make_taught_gan, Hinge(), ADAM),
     "fsq": lambda **options: make_tokenizer(FSQ([5, 4, 3]), ADAM, **SPLIT, **options),
     "vqgan": lambda **options: make_vqgan(None, ADAM, **VQGAN, **SPLIT, **options),
