@@ -18,7 +18,7 @@ from trainer.compression import structure
 
 TEXT, LATENT = 24, 8
 FAMILIES = ["dcgan", "residual", "r3gan", "transformer"]
-DRAWING = [*FAMILIES, "stylegan2", "attngan"]  # all
+DRAWING = [*FAMILIES, "stylegan2", "attngan", "progressive"]  # all
 OF_FAMILY: dict[str, dict[str, int]] = {  # latents of one length for all, and more than one stage
     "stylegan2": {"noise_up_to": 0},
     "attngan": {"latent_channels": LATENT - 3, "caption_channels": 3, "resolution": 32},

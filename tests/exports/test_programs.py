@@ -65,7 +65,7 @@ def test_torch_export_runs_without_this_project(run, exports, without):
     assert np.abs(np.load(exports / "images.npy") - expected).max() <= BOUND
 
 
-@pytest.mark.parametrize("family", ["stylegan2", "attngan"])
+@pytest.mark.parametrize("family", ["stylegan2", "attngan", "progressive"])
 def test_programs_of_other_families(family, pretrained, tmp_path):
     """Noise maps are part of the latent, so that a seed is one image here too."""
     source = save_run(tmp_path / "run", family, pretrained("minilm"), IDENTITY)

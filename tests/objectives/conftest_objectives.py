@@ -12,7 +12,7 @@ from trainer.batch import Batch, Condition
 from trainer.losses.adversarial import Hinge, NonSaturating
 from trainer.losses.perceptual import Perceptual
 from trainer.losses.reconstruction import gaussian_nll, l2
-from trainer.networks import attngan, dcgan, stylegan2
+from trainer.networks import attngan, dcgan, progressive, stylegan2
 from trainer.networks.autoencoder import Autoencoder
 from trainer.networks.matching import ImageEncoder, Matcher, TextEncoder
 from trainer.networks.patch import Discriminator as PatchDiscriminator
@@ -25,6 +25,7 @@ from trainer.objectives.attngan import AttnGAN
 from trainer.objectives.gan import GAN
 from trainer.objectives.matching import DualEncoder
 from trainer.objectives.priors import DallE, MaskGIT
+from trainer.objectives.progressive import Progressive
 from trainer.objectives.stylegan2 import StyleGAN2
 from trainer.objectives.tokenizer import Autoencoding
 from trainer.objectives.vae import VAE
@@ -99,6 +100,12 @@ def make_attngan(optimizer=None, text=nn.Identity, **changes):
     """At 32 pixels, of two stages."""
     networks = {"generator": {"caption_channels": 4}, "resolution": 32}
     return AttnGAN(**players(attngan, text, optimizer, networks=networks, **changes))
+
+
+def make_progressive(optimizer=None, text=nn.Identity, phase_kimg=0.04, group=2, **changes):
+    """From 8 to 16 pixels: stable for 40 images, faded in over 40."""
+    networks = {"group": group}
+    return Progressive(**players(progressive, text, optimizer, networks=networks, phase_kimg=phase_kimg, **changes))
 
 
 def make_vae(optimizer=None, **changes):

@@ -1,10 +1,10 @@
-"""StyleGAN2 and AttnGAN: ranks do as one process does; deviation in groups, path lengths and mean, images in stages."""
+"""StyleGAN2, AttnGAN and growing GANs: ranks do as one process, in groups, path lengths, stages and fades."""
 
 import pytest
 import torch
 from matrix import STRATEGIES, difference, result, run
 
-CASES = [f"{name}/fp32/seed=2" for name in ("stylegan2", "stylegan2+split", "attngan")]
+CASES = [f"{name}/fp32/seed=2" for name in ("stylegan2", "stylegan2+split", "attngan", "progressive")]
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ from conftest_objectives import (
     make_gan,
     make_maskgit,
     make_matching,
+    make_progressive,
     make_stylegan2,
     make_taught_gan,
     make_tokenizer,
@@ -158,6 +159,7 @@ OBJECTIVES = {
     "vq": lambda **options: make_tokenizer(VQ(16, 4, halflife_kimg=0.05), ADAM, **SPLIT, **options),
     # by Adam it is chaotic: one process with weights of 1 + 1e-7 times the size ends 1e-2 elsewhere
     "attngan": partial(make_attngan, SGD, text=Reader, matching=1.0, r1=0.1, penalty_interval=2, **SPLIT),
+    "progressive": partial(make_progressive, ADAM, text=Reader, matching=1.0, r1=0.1, penalty_interval=2, **SPLIT),
     "stylegan2": partial(make_stylegan2, ADAM, text=Reader, r1=0.1, penalty_interval=2, path_length_interval=2),
     "stylegan2+split": partial(
         make_stylegan2, ADAM, text=Reader, group=2, matching=1.0, path_length_interval=2, **SPLIT

@@ -35,7 +35,8 @@ KEPT = ("name", "text", "data", "runtime", "teacher", "matcher", "backbones")
 
 def node(objective: Any) -> dict[str, Any]:
     """The configuration of the network that draws, in that of its run."""
-    return reduce(getitem, objective.draws_with.split("."), objective.config["objective"])
+    found: dict[str, Any] = reduce(getitem, objective.draws_with.split("."), objective.config["objective"])
+    return found | getattr(objective, "drawn_with", {})  # as the level of one that grows
 
 
 def configuration(config: dict[str, Any], generator: dict[str, Any]) -> dict[str, Any]:

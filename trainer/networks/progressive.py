@@ -1,0 +1,160 @@
+"""Progressive growing (Karras et al. 2018) with text: layers of larger maps join one size after the other, faded in."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.batch import Condition
+from trainer.errors import UserError
+from trainer.networks.filtered_trunk import MinibatchDeviation
+from trainer.networks.layers import START, ModulatedNorm, ProjectionHead, Style, channels_at, num_stages
+from trainer.networks.modulation import normalized
+
+
+def sizes_and_widths(resolution: int, base_channels: int, max_channels: int) -> tuple[list[int], list[int]]:
+    """From 4 pixels to `resolution`."""
+    sizes = [START << i for i in range(num_stages(resolution) + 1)]
+    return sizes, [channels_at(size, resolution, base_channels, max_channels) for size in sizes]
+
+
+def parts_of(level: float) -> tuple[int, float]:
+    """The largest size that is there, in doublings of 4 pixels, and how much of it, in (0, 1]."""
+    last = math.ceil(level)
+    return last, 1.0 if last == level else level - (last - 1)
+
+
+class Block(nn.Module):
+    """(N, in, H, W), (N, S) -> (N, out, 2H, 2W): nearest resizing, two 3x3 convolutions, each with a modulated norm."""
+
+    def __init__(self, in_channels: int, out_channels: int, style_channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
+        self.norm1, self.norm2 = (ModulatedNorm(out_channels, style_channels) for _ in range(2))
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        x = F.leaky_relu(self.norm1(self.conv1(F.interpolate(x, scale_factor=2)), style), 0.2)
+        return F.leaky_relu(self.norm2(self.conv2(x), style), 0.2)
+
+
+class Generator(nn.Module):
+    """Latent (N, latent_channels) and Condition to images (N, 3, H, W) in [-1, 1]; `text` as in `dcgan.Generator`.
+
+    Images always have the full size: of a level below, they are enlarged. The style of latent and caption modulates the
+    norms of pixels, where the paper reads the latent once. While it trains nothing is cut off.
+    level: doublings from 4 pixels that are there, 2.3: 16 pixels, and 0.3 of what the layers of 32 say; None for all.
+    An attribute, too, which `trainer.objectives.progressive.Progressive` sets.
+    """
+
+    def __init__(
+        self,
+        resolution: int,
+        latent_channels: int,
+        text_channels: int,
+        text: nn.Module,
+        base_channels: int = 32,
+        max_channels: int = 256,
+        style_channels: int = 256,
+        level: float | None = None,
+    ):
+        super().__init__()
+        sizes, widths = sizes_and_widths(resolution, base_channels, max_channels)
+        self.latent_channels, self.resolution = latent_channels, resolution
+        self.most = len(sizes) - 1
+        self.level = float(self.most) if level is None else level
+        if not 0 <= self.level <= self.most:
+            raise UserError(f"generator.level={level}: expected 0 to {self.most} at {resolution} pixels")
+        self.text = text
+        self.style = Style(latent_channels, text_channels, style_channels)
+        self.start = nn.Linear(style_channels, widths[0] * START * START)
+        self.norm = ModulatedNorm(widths[0], style_channels)
+        self.blocks = nn.ModuleList(Block(a, b, style_channels) for a, b in pairwise(widths))
+        self.images = nn.ModuleList(nn.Conv2d(width, 3, kernel_size=1) for width in widths)
+
+    def forward(self, noise: Tensor, condition: Condition) -> Tensor:
+        style = self.style(normalized(noise), self.text(condition))
+        x = self.start(style).unflatten(1, (START, START, -1)).permute(0, 3, 1, 2)
+        before = x = F.leaky_relu(self.norm(x, style), 0.2)
+        last, share = parts_of(self.level)
+        for block in self.blocks[:last]:
+            before, x = x, block(x, style)
+        image = self.images[last](x)
+        if share < 1:
+            image = F.interpolate(self.images[last - 1](before), scale_factor=2).lerp(image, share)
+        image = F.interpolate(image, scale_factor=self.resolution // image.shape[2]) if last < self.most else image
+        return image if self.training else image.clamp(-1, 1)
+
+
+class Trunk(nn.Module):
+    """Images (N, 3, H, W) to features (N, out_channels, 4, 4), by the layers of `level`, as of `Generator`.
+
+    An image is first made as small as the largest map that is there; what is faded in reads it, what was there before
+    reads its half.
+    """
+
+    def __init__(self, resolution: int, base_channels: int, max_channels: int, group: int):
+        super().__init__()
+        sizes, widths = sizes_and_widths(resolution, base_channels, max_channels)
+        self.resolution, self.level = resolution, float(len(sizes) - 1)
+        self.images = nn.ModuleList(nn.Conv2d(3, width, kernel_size=1) for width in widths)
+        self.blocks = nn.ModuleList(DownBlock(b, a) for a, b in pairwise(widths))
+        self.deviation = MinibatchDeviation(group)
+        self.last = nn.Conv2d(widths[0] + 1, widths[0], kernel_size=3, padding=1)
+        self.out_channels = widths[0]
+
+    def read(self, image: Tensor, number: int) -> Tensor:
+        small = F.avg_pool2d(image, self.resolution // (START << number))
+        return F.leaky_relu(self.images[number](small), 0.2)
+
+    def forward(self, image: Tensor) -> Tensor:
+        last, share = parts_of(self.level)
+        x = self.read(image, last)
+        for number in reversed(range(last)):
+            x = self.blocks[number](x)
+            if number == last - 1 and share < 1:
+                x = self.read(image, number).lerp(x, share)
+        return F.leaky_relu(self.last(self.deviation(x)), 0.2)
+
+
+class DownBlock(nn.Module):
+    """(N, in, H, W) -> (N, out, H/2, W/2): two 3x3 convolutions, then means of squares."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, in_channels, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(F.leaky_relu(self.conv2(F.leaky_relu(self.conv1(x), 0.2)), 0.2), 2)
+
+
+class Discriminator(nn.Module):
+    """Images and Condition to logits (N,), higher = real and matching; group: as of `stylegan2.Discriminator`."""
+
+    def __init__(
+        self,
+        resolution: int,
+        text_channels: int,
+        text: nn.Module,
+        base_channels: int = 32,
+        max_channels: int = 256,
+        head_channels: int = 256,
+        group: int = 4,
+    ):
+        super().__init__()
+        if group < 1:
+            raise UserError(f"discriminator.group={group}: expected at least 1")
+        self.text, self.group = text, group
+        self.features = Trunk(resolution, base_channels, max_channels, group)
+        self.head = ProjectionHead(self.features.out_channels, text_channels, head_channels)
+
+    def logits(self, features: Tensor, condition: Condition) -> Tensor:
+        """(N,) of features (N, C, 4, 4): one image is judged against several captions cheaply."""
+        return self.head(features, self.text(condition))
+
+    def forward(self, image: Tensor, condition: Condition) -> Tensor:
+        return self.logits(self.features(image), condition)
