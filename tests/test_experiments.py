@@ -177,6 +177,7 @@ def test_resumed_it_ends_with_the_same_bits_and_its_export_draws_the_same(name, 
     assert torch.equal(*(load(each)("a red apple", seeds=range(2)).pixels for each in (whole, out)))
 
 
+@pytest.mark.slow
 def test_priors(command, tmp_path):
     (tmp_path / "tokenizer").mkdir()
     tokenizer = train(command, tmp_path / "tokenizer", ["experiment=fsq_shapes"])

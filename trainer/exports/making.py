@@ -72,8 +72,12 @@ class Programs:
             program = FromIds(generator, text.to(device))
         self.open_tokens = isinstance(encoder, Pretrained)  # a text encoder of our own has a position for each
         self.example = inputs(*self.batches[1])
-        with patience("tracing the generator"), quiet():
-            self.exported = exported(program.eval().requires_grad_(False), self.example, self.open_tokens)
+        try:
+            with patience("tracing the generator"), quiet():
+                self.exported = exported(program.eval().requires_grad_(False), self.example, self.open_tokens)
+        except Exception as error:  # as whatever an operator raises that knows no open number of images
+            kind = type(generator).__name__
+            raise UserError(f"{kind} makes no program ({reason(error)}): take formats=[safetensors]") from error
         with torch.no_grad():
             self.expected = [generator(*batch) for batch in self.references]
 

@@ -95,7 +95,7 @@ class Prior(nn.Module):
     def forward(self, codes: Tensor, condition: Condition) -> Tensor:
         """codes: (N, T) int64; those that a causal prior has to predict, else with `num_codes` where hidden."""
         if self.causal:
-            codes = torch.cat([codes.new_full((len(codes), 1), self.num_codes), codes[:, :-1]], 1)
+            codes = torch.cat([codes.new_full((codes.shape[0], 1), self.num_codes), codes[:, :-1]], 1)
         return self.step(codes, self.begin(condition))[0]
 
     def begin(self, condition: Condition) -> Past:

@@ -88,7 +88,7 @@ class Autoregressive(TokenGenerator):
 
     def draw(self, latent: Tensor, weighed: list[tuple[float, Condition]]) -> Tensor:
         weights, pasts = [weight for weight, _ in weighed], [self.prior.begin(each) for _, each in weighed]
-        code = torch.full((len(latent), 1), self.prior.num_codes, device=latent.device)
+        code = torch.full((latent.shape[0], 1), self.prior.num_codes, device=latent.device)
         codes = []
         for normal in latent.split(1, 1):
             logits, pasts = self.step(code, weights, pasts)
@@ -114,7 +114,7 @@ class Parallel(TokenGenerator):
     def draw(self, latent: Tensor, weighed: list[tuple[float, Condition]]) -> Tensor:
         weights, pasts = [weight for weight, _ in weighed], [self.prior.begin(each) for _, each in weighed]
         places, hidden = self.prior.num_places, self.prior.num_codes
-        codes = torch.full((len(latent), places), hidden, device=latent.device)
+        codes = torch.full((latent.shape[0], places), hidden, device=latent.device)
         for number, normals in enumerate(latent.unflatten(1, (self.num_steps, 2, places)).unbind(1), start=1):
             drawn, confidence = self.choose(self.step(codes, weights, pasts)[0], normals[:, 0])
             left = number / self.num_steps
