@@ -34,7 +34,7 @@ class VQGAN(Autoencoding):
         loss: Adversarial,
         perceptual: Callable[[Tensor, Tensor], Tensor],
         perceptual_weight: float = 1.0,
-        adversarial_weight: float = 0.1,
+        adversarial_weight: float = 0.02,
         max_weight: float = 10.0,
         discriminator_start_kimg: float = 10.0,
         discriminator_ramp_kimg: float = 10.0,
