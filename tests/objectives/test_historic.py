@@ -53,7 +53,10 @@ def test_the_walk_adds_noise_and_denoises():
 def test_walkback_trains_from_the_states_of_the_walk():
     gsn, batch = make_gsn(), random_batch(4).as_float()
     normals = [gsn.normal(f"generator/{k}", batch, batch.image[0].numel()).view_as(batch.image) for k in range(2)]
-    first = gsn.generator.denoiser(batch.image + 0.5 * normals[0], batch.condition)
+    start = batch.image.clone()
+    start[gsn.uniform("generator/start", batch, 1)[:, 0] >= 0.5] = 0
+    assert 0 < (start == 0).flatten(1).all(1).sum() < 4
+    first = gsn.generator.denoiser(start + 0.5 * normals[0], batch.condition)
     second = gsn.generator.denoiser(first.detach() + 0.5 * normals[1], batch.condition)
     expected = ((first - batch.image).square().mean() + (second - batch.image).square().mean()) / 2
     loss, _ = gsn.generator_loss(batch)

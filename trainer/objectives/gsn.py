@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 
 class GSN(Objective):
-    """Minimises E |f(x_k + sigma n_k, c) - x|^2 over k < walkback, x_0 = x, x_k+1 = f(x_k + sigma n_k, c).
+    """Minimises E |f(x_k + sigma n_k, c) - x|^2 over k < walkback, x_k+1 = f(x_k + sigma n_k, c), x_0 = x or grey.
 
     With the data's own noise (k = 0) f is the mean of P(X | noisy X), by which the walk has the data's distribution
     where that is Gaussian; from the states that the walk itself comes to (walkback, Bengio et al. 2013, algorithm 1) it
-    learns to come back. A state is a constant of the next step.
+    learns to come back. A state is a constant of the next step. Every second walk, by chance, begins at grey as those do
+    that draw: a denoiser that never saw grey took it for the inside of a shape, and filled pictures with one colour.
     """
 
     averaged = ("generator",)
@@ -41,7 +42,9 @@ class GSN(Objective):
         self.phases = {"generator": self.generator_loss}
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        state, total, logs = batch.image, torch.zeros((), device=batch.image.device), {}
+        total, logs = torch.zeros((), device=batch.image.device), {}
+        of_data = self.uniform("generator/start", batch, 1)[:, :, None, None] < 0.5
+        state = of_data * batch.image
         for step in range(self.walkback):
             normals = self.normal(f"generator/{step}", batch, batch.image[0].numel()).view_as(batch.image)
             found = self.generator.denoiser(state + self.generator.sigma * normals, batch.condition)
