@@ -21,8 +21,8 @@ class GSN(Objective):
 
     With the data's own noise (k = 0) f is the mean of P(X | noisy X), by which the walk has the data's distribution
     where that is Gaussian; from the states that the walk itself comes to (walkback, Bengio et al. 2013, algorithm 1) it
-    learns to come back. A state is a constant of the next step. Every second walk, by chance, begins at grey as those do
-    that draw: a denoiser that never saw grey took it for the inside of a shape, and filled pictures with one colour.
+    learns to come back. A state is a constant of the next step. Every second walk, by chance, begins at grey, as those
+    do that draw: a denoiser that never saw grey took it for the inside of a shape, and filled pictures with one colour.
     """
 
     averaged = ("generator",)
