@@ -133,7 +133,7 @@ def make_regularized(*arguments, **options):
 ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.0, 0.9), eps=1e-4)
 SGD = partial(torch.optim.SGD, lr=0.1)
 SPLIT = {"accumulate": 2, "clip": 0.5}
-VQGAN = {"discriminator_start_kimg": 0.02, "discriminator_ramp_kimg": 0.05}
+VQGAN = {"discriminator_start_kimg": 0.02, "discriminator_ramp_kimg": 0.05, "perceptual_weight": 0.1}
 RPGAN = {"text": Reader, "matching": 1.0, "r1": 0.1, "r2": 0.1, "penalty_interval": 2}
 OBJECTIVES = {
     "hinge": partial(make_gan, Hinge(), ADAM, matching=1.0),
