@@ -69,6 +69,7 @@ CHOSEN = {
         "callbacks.evaluation.backbone._target_": "trainer.backbones.inception.load",
         "callbacks.evaluation.backbone.resizer": "clean",
         "callbacks.evaluation.backbone.resolution": None,
+        "callbacks.evaluation.backbone.variant": None,
     },
     "augment@objective.augment=null": {
         **{f"objective.augment.{key}": None for key in ("_target_", "colour", "translation", "cutout")},
