@@ -72,6 +72,7 @@ def test_alone(family, name, inputs, saved):
 
 
 @pytest.mark.slow
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("family", DRAWING)
 @pytest.mark.parametrize("name", COMPILED)
 def test_compiled_alone(family, name, inputs, saved):
@@ -84,6 +85,7 @@ REFUSED = {(first, second) for first in IN_8_BITS for second in (*IN_8_BITS, "pr
 
 
 @pytest.mark.slow
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("family", DRAWING)
 @pytest.mark.parametrize("first", PASSES)
 def test_in_pairs(family, first, inputs, saved):
