@@ -98,6 +98,8 @@ class Network(Base):
 class Objective:
     def __init__(self, network, images: int = 0):
         self.images = images
+    def begin(self):
+        pass
 
 class Data:
     start = 0

@@ -30,6 +30,7 @@ INSIDE = {
     "autoencoder": ("vae", "objective.autoencoder"),
     "bottleneck": ("tokenizer", "objective.autoencoder.bottleneck"),
     "discriminator": ("gan", "objective.discriminator"),
+    "discriminator=attngan": ("attngan", "objective.discriminator"),  # has as many stages as its generator
     "encoder": ("vae", "objective.autoencoder.encoder"),
     "generator": ("gan", "objective.generator"),
 }
@@ -65,7 +66,8 @@ def test_every_experiment_takes_other_data_in_place_of_its_own(compose, experime
 
 @pytest.mark.parametrize("scale", OPTIONS.get("scale", {}))
 def test_scale_changes_an_experiment_wherever_it_stands(compose, scale):
-    experiment = "cvae" if scale.endswith("vae") else "cgan"
+    family = scale.removeprefix("gpu").lstrip("_")  # that it is for
+    experiment = {"": "cgan", "vae": "cvae"}.get(family, family)
     plain = OmegaConf.to_container(compose(f"experiment={experiment}"))
     scaled = OmegaConf.to_container(compose(f"experiment={experiment}", f"+scale={scale}"))
     assert scaled != plain
@@ -75,14 +77,14 @@ def test_scale_changes_an_experiment_wherever_it_stands(compose, scale):
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_callbacks_stand_in_order(compose, experiment):
     """What measures sees the averages of this step, and stands before what uses its values; pauses come late."""
-    wanted = ["heartbeat", "ema", "log", "throughput", "samples", "evaluation", "retrieval", "stop", "alerts"]
-    wanted += ["checkpoint", "artifacts", "progress"]
+    wanted = ["heartbeat", "ema", "posthoc", "log", "throughput", "samples", "evaluation", "retrieval", "stop"]
+    wanted += ["alerts", "checkpoint", "artifacts", "progress"]
     assert list(compose(f"+experiment={experiment}").callbacks) == wanted
 
 
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g in OPTIONS if g not in EVERYWHERE for o in OPTIONS[g]])
 def test_every_option_of_every_group_composes(compose, group, option):
-    objective, place = INSIDE.get(group, ("gan", group))
+    objective, place = INSIDE.get(f"{group}={option}") or INSIDE.get(group, ("gan", group))
     override = f"{group}={option}" if place == group else f"{group}@{place}={option}"
     arguments = [] if group == "objective" else [f"objective={objective}"]
     if group == "data" and option not in ("emoji", "shapes", "shapes_single"):

@@ -149,13 +149,13 @@ def fresh(measure: Fidelity) -> Fidelity:
 def left_over(study: Study, measure: Fidelity) -> tuple[list[float], str]:
     """Values of pictures of the split that are no references, and which; none where there are too few."""
     available = len(study.references.captions)
-    if available - study.num_references < study.num_images:
-        num_references = min(study.num_references, available // 2)
-        study = replace(
-            study, num_references=num_references, num_images=min(study.num_images, available - num_references)
-        )
-    if min(study.num_images, study.num_references) < FEWEST:
+    num_images, num_references = study.num_images, study.num_references
+    if available - num_references < num_images:
+        num_references = min(num_references, available // 2)
+        num_images = min(num_images, available - num_references)
+    if min(num_images, num_references) < FEWEST:
         return [], ""
+    study = replace(study, num_references=num_references, num_images=num_images)
     rest = sorted({*range(available)} - {*study.reference_index})
     numbers = [rest[i] for i in spread(len(rest), study.num_images)]
     others = shown(study, study.references.images, numbers)
