@@ -82,6 +82,7 @@ def test_compiled_alone(family, name, inputs, saved):
 # A pass that looks for layers in float finds none behind one that left only the last, and says so in one line.
 IN_8_BITS = ("fp8", "int8", "int8_dynamic", "int8_weights")
 REFUSED = {(first, second) for first in IN_8_BITS for second in (*IN_8_BITS, "prune")}
+LAST_IN_FLOAT = ("dcgan", "residual")  # families of which it leaves that one; of others it may leave more, or none
 
 
 @pytest.mark.slow
@@ -95,7 +96,8 @@ def test_in_pairs(family, first, inputs, saved):
         try:
             check(family, [first, second], inputs, saved)
         except UserError as error:
-            assert (first, second) in REFUSED, error
+            known = (first, second) in REFUSED
+            assert known or (family not in LAST_IN_FLOAT and first in IN_8_BITS), error
             assert "\n" not in str(error)
         else:
-            assert (first, second) not in REFUSED
+            assert (first, second) not in REFUSED or family not in LAST_IN_FLOAT
