@@ -7,6 +7,7 @@ image here, too, at any batch size.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from trainer.networks.prior import Past, Prior
 from trainer.networks.tokenizer import Tokenizer
 
 
-class TokenGenerator(nn.Module):
+class TokenGenerator(nn.Module, ABC):
     """What the two share: a prior that trains, the frozen tokenizer of an earlier run, and how a code is drawn.
 
     prior: Prior without what the tokenizer and the generator know (`_partial_: true`). temperature: divides logits;
@@ -55,9 +56,9 @@ class TokenGenerator(nn.Module):
     def image(self, codes: Tensor, condition: Condition) -> Tensor:
         return self.tokenizer.decode(codes.unflatten(1, (self.tokenizer.size, -1)), condition)
 
+    @abstractmethod
     def draw(self, latent: Tensor, weighed: list[tuple[float, Condition]]) -> Tensor:
         """Codes (N, T), by the sum of the logits of several captions, each with its weight."""
-        raise NotImplementedError
 
     def step(self, codes: Tensor, weights: list[float], pasts: list[Past]) -> tuple[Tensor, list[Past]]:
         """Logits (N, t, K) of the next places, divided by the temperature, and the pasts with them."""

@@ -118,6 +118,8 @@ class GAN(Objective):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         super().training_step(batch, batch_idx)
+        if "discriminator" not in self.phases:  # as in a distillation without it
+            return
         if self.lecam is not None:
             self.lecam.commit()
         if self.adaptive:

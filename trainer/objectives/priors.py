@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from trainer.objectives.base import Objective
 from trainer.runs.trained import Tokenizer
 
 
-class TokenPrior(Objective):
+class TokenPrior(Objective, ABC):
     """Minimises the cross-entropy of the codes of images, in nats a code, as a subclass takes it.
 
     generator: the prior, which trains, and the tokenizer, which is frozen. The weights of that are read from the run
@@ -55,8 +56,8 @@ class TokenPrior(Objective):
         logits = self.generator.prior(seen, batch.condition).float().transpose(1, 2)
         return cross_entropy(logits, codes, reduction="none"), logits.detach().argmax(1) == codes
 
-    def prior_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        raise NotImplementedError
+    @abstractmethod
+    def prior_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]: ...
 
 
 class DallE(TokenPrior):
