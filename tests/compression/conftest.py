@@ -17,7 +17,7 @@ from trainer.batch import Condition
 from trainer.compression import structure
 
 TEXT, LATENT = 24, 8
-FAMILIES = ["dcgan", "residual", "r3gan", "transformer"]
+FAMILIES = ["dcgan", "dcgan-nearest", "residual", "r3gan", "transformer"]
 DRAWING = [*FAMILIES, "stylegan2", "attngan", "progressive"]  # all
 OF_FAMILY: dict[str, dict[str, int]] = {  # latents of one length for all, and more than one stage
     "stylegan2": {"noise_up_to": 0},
@@ -28,6 +28,7 @@ TRANSFORMER = {"width": 48, "depth": 2, "num_heads": 2}
 
 
 def node_of(family: str, resolution: int = 16, **sizes: Any) -> dict[str, Any]:
+    family, _, upsampling = family.partition("-")
     return {
         "_target_": f"trainer.networks.{family}.Generator",
         "resolution": resolution,
@@ -36,6 +37,7 @@ def node_of(family: str, resolution: int = 16, **sizes: Any) -> dict[str, Any]:
         "text": {"_target_": "torch.nn.Identity"},
         "style_channels": 32,
         **(TRANSFORMER if family == "transformer" else CONVOLUTIONAL),
+        **({"upsampling": upsampling} if upsampling else {}),
         **OF_FAMILY.get(family, {}),
         **sizes,
     }

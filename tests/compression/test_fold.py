@@ -62,7 +62,7 @@ def test_folding_twice_changes_nothing(generator, inputs):
     assert torch.equal(once(*inputs[0]), twice(*inputs[0]))
 
 
-@pytest.mark.parametrize("family", ["dcgan", "residual"])
+@pytest.mark.parametrize("family", ["dcgan", "dcgan-nearest", "residual"])
 def test_a_pruned_network_folds(family, inputs, saved):
     node = node_of(family)
     network = make(node)
@@ -75,6 +75,12 @@ def test_a_pruned_network_folds(family, inputs, saved):
 def test_narrow_maps_of_dcgan_are_made_by_subpixel_layers():
     folded = fold(make(node_of("dcgan", 32)))
     assert [type(up) for up in folded.ups] == [nn.ConvTranspose2d, nn.ConvTranspose2d, SubPixel]
+    assert all(norm.settings["centred"] for norm in folded.norms)
+
+
+def test_all_resized_maps_of_dcgan_are_made_by_subpixel_layers():
+    folded = fold(make(node_of("dcgan-nearest", 32)))
+    assert [type(up) for up in folded.ups] == [SubPixel] * 3
     assert all(norm.settings["centred"] for norm in folded.norms)
 
 

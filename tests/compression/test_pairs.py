@@ -83,7 +83,7 @@ def test_compiled_alone(family, name, inputs, saved):
 # A pass that looks for layers in float finds none behind one that left only the last, and says so in one line.
 IN_8_BITS = ("fp8", "int8", "int8_dynamic", "int8_weights")
 REFUSED = {(first, second) for first in IN_8_BITS for second in (*IN_8_BITS, "prune")}
-LAST_IN_FLOAT = ("dcgan", "residual")  # families of which it leaves that one; of others it may leave more, or none
+LAST_IN_FLOAT = ("dcgan", "dcgan-nearest", "residual")  # of others it leaves more, or none
 
 
 @pytest.mark.slow

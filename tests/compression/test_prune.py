@@ -123,7 +123,7 @@ def test_effects_are_what_the_images_change_by(inputs):
     assert found[:, 3].square().mean().sqrt() == pytest.approx(change.item(), rel=0.15)
 
 
-@pytest.mark.parametrize("family", ["dcgan", "residual"])  # at random weights it need not be so of whole groups
+@pytest.mark.parametrize("family", ["dcgan", "dcgan-nearest", "residual"])  # random whole groups need not obey
 @pytest.mark.parametrize("resolution", [16, 32])
 def test_the_least_effect_is_nearer_than_the_smallest_norm(family, resolution, inputs):
     network = make(node_of(family, resolution))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from trainer.batch import Condition
 from trainer.compression.fold_modulated import FoldedModulatedConv
-from trainer.compression.subpixel import SubPixel, is_subpixel, of_resized, of_transposed
+from trainer.compression.subpixel import SubPixel, behind_resizing, is_subpixel, of_resized, of_transposed
 from trainer.networks import dcgan, residual
 from trainer.networks.layers import START, ModulatedNorm, TextVector
 from trainer.networks.modulation import ModulatedConv
@@ -30,6 +30,9 @@ def fold(network: nn.Module, inputs: Sequence[tuple[Tensor, Condition]] = ()) ->
     network = deepcopy(network)
     with torch.no_grad():
         if isinstance(network, dcgan.Generator):
+            for index, up in enumerate(network.ups):
+                if (conv := behind_resizing(up)) is not None:
+                    network.ups[index] = of_resized(conv)
             for index, (maker, norm) in enumerate(zip([network.start, *network.ups], network.norms, strict=True)):
                 if is_plain(norm) and center_outputs(maker, START * START if maker is network.start else 1):
                     network.norms[index] = FoldedNorm.of(norm, centred=True)

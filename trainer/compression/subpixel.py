@@ -41,6 +41,18 @@ def is_subpixel(layer: nn.Module) -> bool:
     ) == ((4, 4), (2, 2), (1, 1), (0, 0), (1, 1), 1)  # fmt: skip
 
 
+def behind_resizing(layer: nn.Module) -> nn.Conv2d | None:
+    """The convolution that `of_resized` takes, of one that follows nearest resizing by two."""
+    resize, conv = layer if type(layer) is nn.Sequential and len(layer) == 2 else (None, None)
+    if type(resize) is not nn.Upsample or (resize.scale_factor, resize.mode) != (2, "nearest"):
+        return None
+    if type(conv) is not nn.Conv2d or (
+        conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups
+    ) != ((3, 3), (1, 1), (1, 1), (1, 1), 1):  # fmt: skip
+        return None
+    return conv
+
+
 def of_transposed(layer: nn.ConvTranspose2d) -> SubPixel:
     """The same as a transposed 4x4 convolution: phase a reads its taps 3 - a and 1 - a, in this order."""
     taps = [[3 - a, 1 - a] for a in (0, 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,11 @@ from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.networks.layers import START, ModulatedNorm, PosteriorHead, ProjectionHead, Style, channels_at, num_stages
 
+UPSAMPLING: dict[str, Callable[[int, int], nn.Module]] = {  # (N, a, H, W) -> (N, b, 2H, 2W)
+    "transposed": lambda a, b: nn.ConvTranspose2d(a, b, kernel_size=4, stride=2, padding=1),
+    "nearest": lambda a, b: nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(a, b, kernel_size=3, padding=1)),
+}
+
 
 class Generator(nn.Module):
     """Latent (N, latent_channels) and Condition to images (N, 3, H, W) in [-1, 1].
@@ -20,6 +26,8 @@ class Generator(nn.Module):
     text: the part of the text encoder that trains with this network (`torch.nn.Identity` for a frozen encoder).
     patch: 2 or 4 ends at 1/2 or 1/4 of the resolution and makes squares of so many pixels of each place (sub-pixel
     convolution, Shi et al. 2016): most of a narrow generator's time goes into its largest maps. None: the most.
+    upsampling: "nearest" resizes, then convolves 3x3, and leaves none of the checkerboards of "transposed" convolutions
+    (Odena et al. 2016), which are DCGAN's; `compress` with `fold` makes it one convolution of the smaller map.
     """
 
     def __init__(
@@ -32,8 +40,11 @@ class Generator(nn.Module):
         max_channels: int = 256,
         style_channels: int = 256,
         patch: int | None = 1,
+        upsampling: str = "transposed",
     ):
         super().__init__()
+        if upsampling not in UPSAMPLING:
+            raise UserError(f"upsampling={upsampling}: expected {' or '.join(UPSAMPLING)}")
         patch = patch or min(4, resolution // 16)
         if patch not in (1, 2, 4) or resolution < 16 * patch:
             raise UserError(f"patch={patch} at {resolution} pixels: expected 1, 2 or 4, at most 1/16 of the resolution")
@@ -45,9 +56,7 @@ class Generator(nn.Module):
         self.style = Style(latent_channels, text_channels, style_channels)
         self.start = nn.Linear(style_channels, widths[0] * START * START)
         self.norms = nn.ModuleList(ModulatedNorm(width, style_channels) for width in widths)
-        self.ups = nn.ModuleList(
-            nn.ConvTranspose2d(a, b, kernel_size=4, stride=2, padding=1) for a, b in pairwise(widths)
-        )
+        self.ups = nn.ModuleList(UPSAMPLING[upsampling](a, b) for a, b in pairwise(widths))
         self.image = nn.Conv2d(widths[-1], 3 * patch**2, kernel_size=3, padding=1)
         self.patch = patch
 
