@@ -10,11 +10,16 @@ import torch
 from torch.distributions import MultivariateNormal
 
 from trainer.batch import Condition
+from trainer.errors import UserError
 from trainer.evaluation.likelihood import Likelihood
+from trainer.evaluation.measures import measures
 from trainer.evaluation.protocol import Study
+from trainer.objectives.vae import VAE
+from trainer.objectives.vae_gan import VAEGAN
 from trainer.sampling.conditioning import Conditioning
 
 SIZE, LATENT = 3 * 4 * 4, 3
+REFUSED = "^metrics: likelihood needs a VAE whose distortion is of pixels$"
 
 
 class Linear:
@@ -78,3 +83,13 @@ def test_importance_weights_tighten_a_loose_bound():
     few = figures(Linear(0.3, wider=3.0), num_latents=2)["iwae_bits_per_value"].value
     bound, weighted = loose["bits_per_value"].value, loose["iwae_bits_per_value"].value
     assert exact["bits_per_value"].value < weighted < few < bound
+
+
+def test_a_distortion_of_features_is_no_likelihood_of_pixels():
+    cfg = SimpleNamespace(metrics=["likelihood"], matching=None, clip=None, lpips=None)
+    data = SimpleNamespace(heldout=SimpleNamespace(attributes=[{}]))
+    cfg.backbone = {"_target_": "types.SimpleNamespace"}
+    for objective, expects in ((VAE, nullcontext()), (VAEGAN, pytest.raises(UserError, match=REFUSED))):
+        with expects:
+            (measure,) = measures(cfg, SimpleNamespace(objective=objective), data)
+            assert isinstance(measure, Likelihood)

@@ -29,6 +29,7 @@ from trainer.objectives.progressive import Progressive
 from trainer.objectives.stylegan2 import StyleGAN2
 from trainer.objectives.tokenizer import Autoencoding
 from trainer.objectives.vae import VAE
+from trainer.objectives.vae_gan import VAEGAN
 from trainer.objectives.vqgan import VQGAN
 from trainer.strategies.single import Single
 
@@ -117,6 +118,16 @@ def make_vae(optimizer=None, **changes):
     if optimizer:
         loop["optimizer"] = {"autoencoder": optimizer}
     return VAE(Autoencoder(encoder, decoder), changes.pop("reconstruction", gaussian_nll), **changes, **loop)
+
+
+def make_vae_gan(optimizer=None, **changes):
+    autoencoder, discriminator = make_vae().autoencoder, make_gan().discriminator
+    networks = ("autoencoder", "discriminator")
+    loop = {"optimizer": dict.fromkeys(networks, optimizer)} if optimizer else {}
+    keys = ("schedule", "clip", "accumulate", "seed")
+    loop |= {k: changes.pop(k) for k in keys if k in changes}
+    players = {"autoencoder": autoencoder, "discriminator": discriminator}
+    return VAEGAN(**(players | changes), **loop_arguments(networks, **loop))
 
 
 def make_tokenizer(bottleneck=None, optimizer=None, **changes):

@@ -12,6 +12,7 @@ OBJECTIVES = [
     *("matching", "taught"),  # contrast all of a batch, on several ranks too
     *("projected", "regularized", "multilevel", "multilevel+split"),
     *("stylegan2", "stylegan2+split", "attngan", "progressive"),
+    *("vae_gan", "vae_gan+split"),
     *("fsq", "vq", "vqgan", "dalle", "maskgit", "gsn"),
 ]
 SEEDS = (2, 3, 4)

@@ -31,6 +31,7 @@ from conftest_objectives import (
     make_taught_gan,
     make_tokenizer,
     make_vae,
+    make_vae_gan,
     make_vqgan,
     random_batch,
 )
@@ -153,6 +154,8 @@ OBJECTIVES = {
     "gsn": partial(make_gsn, ADAM, **SPLIT),
     "taught": partial(make_taught_gan, Hinge(), ADAM),
     "fsq": lambda **options: make_tokenizer(FSQ([5, 4, 3]), ADAM, **SPLIT, **options),
+    "vae_gan": partial(make_vae_gan, ADAM, matching=1.0, r1=0.1, penalty_interval=2, like_weight=0.5),
+    "vae_gan+split": partial(make_vae_gan, ADAM, matching=1.0, **SPLIT),
     "vqgan": lambda **options: make_vqgan(None, ADAM, **VQGAN, **SPLIT, **options),
     "dalle": partial(make_dalle, optimizer=ADAM, **SPLIT),
     "maskgit": partial(make_maskgit, optimizer=ADAM, **SPLIT),

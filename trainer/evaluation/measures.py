@@ -67,12 +67,13 @@ def studies(cfg: DictConfig, pipe: Pipeline, data: Any) -> Callable[..., Study]:
 def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
     """Those that `metrics` names; without it all for which the run and the command have what is needed."""
     scenes = bool(data.heldout.attributes and data.heldout.attributes[0].get("objects"))
+    explains = getattr(pipe.objective, "explains_pixels", False)
     draws = None if pipe.objective.draws_with else "a run that draws, not one that reconstructs"
     possible = {
         "attributes": draws if scenes else "scenes: data=shapes",
         "diversity": draws,
         "reconstruction": None if hasattr(pipe.objective, "reconstruct") else "an autoencoder",
-        "likelihood": None if hasattr(pipe.objective, "posterior") else "a VAE",
+        "likelihood": None if explains else "a VAE whose distortion is of pixels",
         "r_precision": draws if cfg.matching or cfg.clip else "matching=RUN of experiment=matching, or clip=...",
         "clip_score": draws if cfg.clip else "clip=openai/clip-vit-base-patch32, or a folder",
     }

@@ -149,9 +149,9 @@ class GAN(Objective):
             logs = {"discriminator/real_logits": real_logits.mean(), "discriminator/fake_logits": fake_logits.mean()}
 
             if self.matching:
-                mismatch = self.mismatch(batch, features, real_logits)
-                logs["discriminator/mismatch"] = mismatch.mean()
-                loss = loss + self.matching * mismatch
+                differs = mismatch(self.discriminator, batch, features, real_logits)
+                logs["discriminator/mismatch"] = differs.mean()
+                loss = loss + self.matching * differs
 
             if self.adaptive:
                 self.augment.see(real_logits)
@@ -191,9 +191,9 @@ class GAN(Objective):
         loss = per_sample(self.loss.generator(fake_logits, real_logits))
         logs = {"generator/loss": loss.mean()}
         if self.matching:
-            mismatch = self.mismatch(batch, features, fake_logits)
-            logs["generator/mismatch"] = mismatch.mean()
-            loss = loss + self.matching * mismatch
+            differs = mismatch(self.discriminator, batch, features, fake_logits)
+            logs["generator/mismatch"] = differs.mean()
+            loss = loss + self.matching * differs
         if self.feature_matching:
             with torch.no_grad():
                 target = self.discriminator.features(self.perceived(batch.image, batch, "generator/fake"))
@@ -206,16 +206,9 @@ class GAN(Objective):
         sentence, word, right = matcher.contrast(
             self.last(generated), batch.condition, batch.caption, self.strategy.gather
         )
-        mismatch = (sentence + matcher.words * word).mean()
-        logs |= {"generator/matcher": mismatch, "generator/matcher_accuracy": right.float().mean()}
-        return loss.mean() + self.matcher_weight * mismatch, logs
-
-    def mismatch(self, batch: Batch, features: Tensor, logits: Tensor) -> Tensor:
-        """(N,) softplus(D(x, c') - D(x, c)): an image must fit its own caption c better than another's, c'."""
-        other = batch.neighbour()
-        differs = (batch.caption != batch.caption[other]) & (batch.caption[other] != DROPPED)  # it fits every image
-        wrong = self.discriminator.logits(features, batch.condition.rows(other))
-        return differs * per_sample(softplus(wrong - logits))
+        contrast = (sentence + matcher.words * word).mean()
+        logs |= {"generator/matcher": contrast, "generator/matcher_accuracy": right.float().mean()}
+        return loss.mean() + self.matcher_weight * contrast, logs
 
     def change(self, image: Tensor, logits: Tensor, batch: Batch, kind: str) -> Tensor:
         """(N,) |D(x) - D(T(x))|^2 of images x with these logits."""
@@ -242,6 +235,14 @@ class GAN(Objective):
         if self.augment is None or self.consistency:
             return image
         return self.augment(image, self.uniform(stream, batch, self.augment.num_draws))
+
+
+def mismatch(discriminator: Any, batch: Batch, features: Tensor, logits: Tensor) -> Tensor:
+    """(N,) softplus(D(x, c') - D(x, c)): an image must fit its own caption c better than another's, c'."""
+    other = batch.neighbour()
+    differs = (batch.caption != batch.caption[other]) & (batch.caption[other] != DROPPED)  # it fits every image
+    wrong = discriminator.logits(features, batch.condition.rows(other))
+    return differs * per_sample(softplus(wrong - logits))
 
 
 def listed(features: Any) -> list[Tensor]:

@@ -25,6 +25,7 @@ class VAE(Objective):
 
     averaged = ("autoencoder",)
     draws_with = "autoencoder.decoder"
+    explains_pixels = True  # the distortion is that of the image's values: held-out bits per value may be measured
     autoencoder: Any
 
     def __init__(
@@ -43,6 +44,11 @@ class VAE(Objective):
         self.latent_channels = autoencoder.decoder.latent_channels
         self.phases = {"autoencoder": self.autoencoder_loss}
 
+    @property
+    def rate_weight(self) -> float:
+        warm = min(1.0, self.images_seen / 1000 / self.warmup_kimg) if self.warmup_kimg else 1.0
+        return warm * self.kl_weight
+
     def posterior(self, image: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """Mean and log variance (N, Z) of q(z | x, c) of images (N, 3, H, W) in [-1, 1]."""
         return self.autoencoder.encoder(image, condition)
@@ -57,6 +63,5 @@ class VAE(Objective):
         reconstructed, mean, log_variance = self.autoencoder(batch.image, batch.condition, noise)
         distortion = self.reconstruction(reconstructed, batch.image).mean()
         rate = gaussian_kl(mean, log_variance).mean()
-        warm = min(1.0, self.images_seen / 1000 / self.warmup_kimg) if self.warmup_kimg else 1.0
-        loss = distortion + warm * self.kl_weight * rate / batch.image[0].numel()
+        loss = distortion + self.rate_weight * rate / batch.image[0].numel()
         return loss, {"autoencoder/loss": loss, "autoencoder/distortion": distortion, "autoencoder/rate": rate}
