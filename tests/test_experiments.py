@@ -21,7 +21,7 @@ EXPERIMENTS = sorted(file.stem for file in (Path(__file__).parent.parent / "conf
 SMALL = {"shapes": ["data.source.num_images=100"], "emoji": []}
 MATCHING = [name for name in EXPERIMENTS if name.startswith("matching")]  # these draw nothing
 DISTILLED = ["distill", "distill_data"]  # of a teacher: tests/test_compress.py
-PRIORS = ["dalle", "maskgit"]  # these draw the codes of one of the next
+PRIORS = ["dalle", "maskgit", "gat_latents"]  # these draw the codes, or latents, of one of the next
 TOKENIZERS = ["fsq", "fsq_shapes", "vqgan", "vqvae"]  # these neither, but they reconstruct
 ONE_PICTURE = ["deep_image_prior"]  # is all that these draw
 OTHERS = [*MATCHING, *DISTILLED, *PRIORS, *TOKENIZERS, *ONE_PICTURE]
@@ -184,7 +184,8 @@ def test_priors(command, tmp_path):
     for name in PRIORS:
         data_of(name)
         (tmp_path / name).mkdir()
-        options = [f"experiment={name}", f"tokenizer={tokenizer}", "text.caption_dropout=0.5", *CONSTANT]
+        start = ["~objective.schedule.start"] if name == "gat_latents" else []
+        options = [f"experiment={name}", f"tokenizer={tokenizer}", "text.caption_dropout=0.5", *CONSTANT, *start]
         run = train(command, tmp_path / name, options)
         whole = train(command, tmp_path / name, [*options, "kimg=0.032"], place="whole", steps=4)
         tokenizer.rename(tokenizer.with_name("away"))  # what it learned from is not needed any more

@@ -9,11 +9,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from trainer.batch import Batch, Condition
-from trainer.losses.adversarial import Hinge, NonSaturating
+from trainer.losses.adversarial import Hinge, NonSaturating, Relativistic
 from trainer.losses.perceptual import Perceptual
 from trainer.losses.reconstruction import gaussian_nll, l2
-from trainer.networks import attngan, dcgan, progressive, stylegan2
+from trainer.networks import attngan, dcgan, progressive, stylegan2, transformer
 from trainer.networks.autoencoder import Autoencoder
+from trainer.networks.latent_generator import LatentGenerator
 from trainer.networks.matching import ImageEncoder, Matcher, TextEncoder
 from trainer.networks.patch import Discriminator as PatchDiscriminator
 from trainer.networks.prior import Prior
@@ -23,6 +24,7 @@ from trainer.networks.tokenizer import Decoder, Encoder, Tokenizer
 from trainer.objectives import schedules
 from trainer.objectives.attngan import AttnGAN
 from trainer.objectives.gan import GAN
+from trainer.objectives.latents import LatentGAN
 from trainer.objectives.matching import DualEncoder
 from trainer.objectives.priors import DallE, MaskGIT
 from trainer.objectives.progressive import Progressive
@@ -144,6 +146,21 @@ def make_token_prior(kind, generator, optimizer=None, **changes):
     network = partial(Prior, text_channels=TEXT, text=nn.Identity(), width=16, num_layers=2, num_heads=2)
     loop = {"optimizer": {"prior": optimizer}} if optimizer else {}
     return kind(generator(network, tokenizer), **loop_arguments(("prior",), **loop, **changes))
+
+
+def make_latent_gan(bottleneck=None, optimizer=None, **changes):
+    """In the latents of `make_tokenizer`, without the run that they would be read from; two levels."""
+    tokenizer = make_tokenizer(bottleneck).autoencoder
+    sizes = {"text_channels": TEXT, "text": nn.Identity(), "width": 8, "depth": 2, "num_heads": 2, "patch": 1}
+    latents = partial(transformer.Generator, latent_channels=LATENT, limit=None, levels=2, **sizes)
+    discriminator = partial(transformer.Discriminator, levels=2, **sizes)
+    loop = {"optimizer": dict.fromkeys(("generator", "discriminator"), optimizer)} if optimizer else {}
+    keys = ("schedule", "clip", "accumulate", "seed")
+    loop |= {k: changes.pop(k) for k in keys if k in changes}
+    return LatentGAN(
+        LatentGenerator(latents, tokenizer), discriminator, Relativistic(),
+        **changes, **loop_arguments(("generator", "discriminator"), **loop),
+    )  # fmt: skip
 
 
 def make_dalle(**options):

@@ -22,7 +22,7 @@ from trainer.runs.run_folder import COMPOSED, PLACE, VARIABLE
 KEPT = {"data": ("resolution", "batch_size", "num_workers", "cache_dir")}  # what networks and machine hang on
 TRAINED = {  # key -> experiments that need it, and the group of the network that they take of it
     "teacher": (("distill",), "discriminator"),
-    "tokenizer": (("dalle", "maskgit"), "autoencoder"),
+    "tokenizer": (("dalle", "maskgit", "gat_latents"), "autoencoder"),
 }
 EXAMPLES = {"teacher": "cgan", "tokenizer": "fsq"}
 GROUPS = ("objective", "data", "text", "strategy", "trainer", "callbacks", "logger")
@@ -123,7 +123,9 @@ def register_trained(arguments: list[str]) -> None:
         network = saved["objective"].get(group)
         if key == "tokenizer" and "bottleneck" not in (network or {}):
             raise UserError(f"{key}={path} has no codes: give a run of experiment={EXAMPLES[key]}, vqvae or vqgan")
-        nodes = {"data": saved["data"], "text": saved["text"], group: network or {"defaults": ["dcgan"]}}
+        if network is None or network.get("_partial_"):  # there is none of images
+            network = {"defaults": ["dcgan"]}
+        nodes = {"data": saved["data"], "text": saved["text"], group: network}
         for name, node in nodes.items():
             ConfigStore.instance().store(f"of_{key}", node, group=name)
 

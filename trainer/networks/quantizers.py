@@ -3,6 +3,7 @@
 Each has `in_channels` of the encoder's map, `out_channels` of the decoder's, `num_codes` (0 for a Gaussian) and
 `num_draws(h, w)` standard normals that one image needs. `forward` is pure: (map, normals) -> `Passed`; those with codes
 also `encode` a map to numbers (N, h, w) and `decode` them, and `observe` what is passed, for their running statistics.
+`latents` of a map are what is rounded or drawn around; `nearest` of latents the code, of a Gaussian these themselves.
 
 Statistics are buffers that are linear in the batch, so that their mean over ranks, taken behind each step (as a
 strategy does with all buffers of a network), is what one process with the whole batch would have.
@@ -107,9 +108,16 @@ class FSQ(Codes):
             self.register_buffer(name, part.view(-1, 1, 1), persistent=False)
 
     def forward(self, features: Tensor, normals: Tensor) -> Passed:
-        bounded = self.reach * torch.tanh(features.float() + self.shift) - self.offset
+        bounded = self.latents(features) * self.scale
         rounded = bounded + (bounded.round() - bounded).detach()
         return Passed(rounded / self.scale, self.numbers(rounded), features.new_zeros(len(features)))
+
+    def latents(self, features: Tensor) -> Tensor:
+        return (self.reach * torch.tanh(features.float() + self.shift) - self.offset) / self.scale
+
+    def nearest(self, latents: Tensor) -> Tensor:
+        rounded = torch.round(latents.float() * self.scale)
+        return torch.minimum(rounded.maximum(-self.scale), self.levels - 1 - self.scale) / self.scale
 
     def numbers(self, rounded: Tensor) -> Tensor:
         return ((rounded.detach().round().long() + self.scale) * self.basis).sum(1)
@@ -167,6 +175,12 @@ class VQ(Codes):
         cost = self.commitment * (features - nearest).square().flatten(1).mean(1)
         return Passed(features + (nearest - features).detach(), codes, cost)
 
+    def latents(self, features: Tensor) -> Tensor:
+        return features.float()
+
+    def nearest(self, latents: Tensor) -> Tensor:
+        return self.decode(self.encode(latents))
+
     def encode(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
             vectors, codebook = features.detach().float().movedim(1, -1), self.codebook
@@ -222,6 +236,12 @@ class Gaussian(nn.Module):
 
     def num_draws(self, height: int, width: int) -> int:
         return self.out_channels * height * width
+
+    def latents(self, features: Tensor) -> Tensor:
+        return features.float().chunk(2, 1)[0]
+
+    def nearest(self, latents: Tensor) -> Tensor:
+        return latents
 
     def forward(self, features: Tensor, normals: Tensor) -> Passed:
         mean, log_variance = features.float().chunk(2, 1)

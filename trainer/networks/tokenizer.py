@@ -122,3 +122,11 @@ class Tokenizer(nn.Module):
     def decode(self, codes: Tensor, condition: Condition) -> Tensor:
         """Images (N, 3, H, W) in [-1, 1] of codes (N, size, size)."""
         return self.decoder(self.widen(self.bottleneck.decode(codes)), condition)
+
+    def latents(self, image: Tensor) -> Tensor:
+        """(N, C, size, size) of images (N, 3, H, W), float32: what the bottleneck rounds, or its Gaussians' means."""
+        return self.bottleneck.latents(self.narrow(self.encoder(image)))
+
+    def images(self, latents: Tensor, condition: Condition) -> Tensor:
+        """Images (N, 3, H, W) in [-1, 1] of latents (N, C, size, size), rounded to codes where there are any."""
+        return self.decoder(self.widen(self.bottleneck.nearest(latents)), condition)

@@ -20,13 +20,13 @@ from trainer.networks.vit import Block, StyledBlock, image_of, patches_of, scale
 
 
 class ToImage(nn.Module):
-    """Styled tokens to images (N, 3, H, W): a square of pixels of each."""
+    """Styled tokens to images (N, out_channels, H, W): a square of pixels of each."""
 
-    def __init__(self, channels: int, style_channels: int, patch: int):
+    def __init__(self, channels: int, style_channels: int, patch: int, out_channels: int):
         super().__init__()
         self.patch = patch
         self.style = scaled(nn.Linear(style_channels, 2 * channels))
-        self.pixels = scaled(nn.Linear(channels, 3 * patch**2))
+        self.pixels = scaled(nn.Linear(channels, out_channels * patch**2))
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         scale, shift = self.style(style)[:, None].chunk(2, 2)
@@ -39,6 +39,7 @@ class Generator(nn.Module):
     levels: images that are made on the way, the last of them behind the last block and the others evenly before it;
     with `all_levels` forward gives them as (N, levels * 3, H, W), for an objective that judges them all.
     The last layer is linear, and nothing is cut off while it trains, or nobody would call it back.
+    channels: of an image, if it is a map of a tokenizer's latents; these have no bounds: limit=None cuts nothing off.
     """
 
     def __init__(
@@ -53,6 +54,8 @@ class Generator(nn.Module):
         patch: int = 4,
         style_channels: int = 256,
         levels: int = 1,
+        channels: int = 3,
+        limit: float | None = 1.0,
     ):
         super().__init__()
         if not 1 <= levels <= depth:
@@ -61,13 +64,13 @@ class Generator(nn.Module):
         self.latent_channels = latent_channels
         self.text = text
         self.style = Style(latent_channels, text_channels, style_channels)
-        self.levels = levels
+        self.levels, self.channels, self.limit = levels, channels, limit
         self.position = nn.Parameter(torch.randn(num_tokens, width))
         self.start = scaled(nn.Linear(style_channels, width))
         self.blocks = nn.ModuleList(
             StyledBlock(width, style_channels, text_channels, num_heads, branches) for _ in range(depth)
         )
-        self.images = nn.ModuleList(ToImage(width, style_channels, patch) for _ in range(levels))
+        self.images = nn.ModuleList(ToImage(width, style_channels, patch, channels) for _ in range(levels))
         self.behind = [depth * (level + 1) // levels for level in range(levels)]  # blocks before each image
 
     def forward(self, noise: Tensor, condition: Condition, all_levels: bool = False) -> Tensor:
@@ -82,7 +85,7 @@ class Generator(nn.Module):
             if number in self.behind and (all_levels or number == len(self.blocks)):
                 made.append(self.images[self.behind.index(number)](x, style))
         image = torch.cat(made, 1)
-        return image if self.training else image.clamp(-1, 1)
+        return image if self.training or self.limit is None else image.clamp(-self.limit, self.limit)
 
 
 class Trunk(nn.Module):
@@ -118,7 +121,7 @@ class Discriminator(nn.Module):
 
     A class token h of E channels gives w . h + <h, V text> / sqrt(E) (projection, Miyato & Koyama 2018).
     `features` sees the image alone, `logits` joins the caption, so one image is judged against several cheaply.
-    levels: images that are judged together, (N, levels * 3, H, W).
+    levels: images that are judged together, (N, levels * channels, H, W).
     """
 
     def __init__(
@@ -132,11 +135,12 @@ class Discriminator(nn.Module):
         patch: int = 4,
         num_logits: int = 1,
         levels: int = 1,
+        channels: int = 3,
     ):
         super().__init__()
         self.text = text
         self.levels = levels
-        self.features = Trunk(resolution, 3 * levels, width, depth, num_heads, patch, num_logits)
+        self.features = Trunk(resolution, channels * levels, width, depth, num_heads, patch, num_logits)
         self.caption = TextVector(text_channels, width)
         self.unconditional = nn.Linear(width, 1)
         self.num_logits = num_logits

@@ -65,10 +65,10 @@ class Distillation(GAN):
                 f"objective.generator.latent_channels={self.latent_channels}: the teacher draws from "
                 f"{self.teacher.latent_channels}, and both from the same; set it to that"
             )
-        if self.feature and not hasattr(self.teacher.critic, "features"):
+        if self.feature and not hasattr(getattr(self.teacher.critic, "features", None), "downs"):
             raise UserError(
-                f"objective.feature={self.feature}: the teacher {self.path} has no discriminator or encoder; "
-                "set objective.feature=0"
+                f"objective.feature={self.feature}: the teacher {self.path} has no discriminator or encoder of images "
+                "with several scales; set objective.feature=0"
             )
         if self.real == "data" and self.augment is None:
             self.augment = getattr(self.teacher.objective, "augment", None)

@@ -16,7 +16,7 @@ from trainer.objectives.gan import GAN
 class MultiLevelGAN(GAN):
     """Multi-level noise-perturbed guidance (GAT, Lee et al. 2025): early layers learn what of an image noise leaves.
 
-    The discriminator sees all levels of an image as one, (N, levels * 3, H, W), at no cost but that of its first layer.
+    The discriminator sees all levels of an image as one, (N, levels * C, H, W), at no cost but that of its first layer.
     Of a real image all levels are that image. Level i of K has (1 - t_i) x_i + t_i n_i, t_i = 1 - I^(1 - i / (K - 1)),
     the last one no noise. The n_i are N(0, I) and each adds noise to that of the level behind it, so that an earlier
     level says nothing of an image that a later one does not. Penalties are on all that it sees.
@@ -25,7 +25,8 @@ class MultiLevelGAN(GAN):
 
     def __init__(self, *parts: Any, information: float = 0.125, **settings: Any):
         super().__init__(*parts, **settings)
-        levels, seen = self.generator.levels, self.discriminator.levels
+        generator: Any = self.network("generator")
+        levels, seen, self.channels = generator.levels, self.discriminator.levels, generator.channels
         if levels != seen or levels < 2:
             raise UserError(f"generator.levels={levels}, discriminator.levels={seen}: expected as many, at least 2")
         if not 0 < information <= 1:
@@ -35,16 +36,16 @@ class MultiLevelGAN(GAN):
         self.times = [1 - information ** (1 - level / (levels - 1)) for level in range(levels)]
 
     def generated(self, batch: Batch, stream: str) -> Tensor:
-        """(N, levels * 3, H, W)"""
+        """(N, levels * C, H, W)"""
         latent = self.normal(stream, batch, self.latent_channels)
-        return self.generator(latent, batch.condition, all_levels=True).float()
+        return self.network("generator")(latent, batch.condition, all_levels=True).float()
 
     def perceived(self, image: Tensor, batch: Batch, stream: str) -> Tensor:
-        """(N, levels * 3, H, W) as the discriminator sees generated images of as many levels, or real ones of one."""
-        levels = image.split(3, 1)
+        """(N, levels * C, H, W) as the discriminator sees generated images of as many levels, or real ones of one."""
+        levels = image.split(self.channels, 1)
         seen = torch.stack([self.augmented(level, batch, stream) for level in levels], 1)
-        normals = self.normal(f"{stream}/levels", batch, len(self.times) * image[0, :3].numel())
-        return self.seen(noised(seen, self.times, normals.view(len(image), -1, *image[0, :3].shape)).flatten(1, 2))
+        normals = self.normal(f"{stream}/levels", batch, len(self.times) * levels[0][0].numel())
+        return self.seen(noised(seen, self.times, normals.view(len(image), -1, *levels[0][0].shape)).flatten(1, 2))
 
 
 def noised(image: Tensor, times: list[float], normals: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from trainer.batch import Batch
-from trainer.errors import UserError
 from trainer.networks.token_generators import TokenGenerator
 from trainer.objectives.base import Objective
 from trainer.runs.trained import Tokenizer
@@ -40,11 +39,7 @@ class TokenPrior(Objective, ABC):
         return super().network(name if name.startswith("generator.") else f"generator.{name}")
 
     def begin(self) -> None:
-        if not self.tokenizer:
-            raise UserError("objective.tokenizer: name the run whose codes are learned, as in tokenizer=outputs/fsq")
-        earlier = Tokenizer(self.tokenizer)
-        earlier.require(self.config)
-        self.generator.tokenizer.load_state_dict(earlier.network.state_dict())
+        Tokenizer.into(self.generator.tokenizer, self.tokenizer, self.config)
 
     def codes(self, batch: Batch) -> Tensor:
         """(N, T) of the images, row by row."""

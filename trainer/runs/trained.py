@@ -123,15 +123,24 @@ class Matcher(Trained):
 
 
 class Tokenizer(Trained):
-    """The autoencoder of a run of objective=tokenizer, whose codes a prior learns. UserError if it has no codes."""
+    """The autoencoder of a run of objective=tokenizer, whose codes or latents are learned. UserError if it has none."""
 
     role = "tokenizer"
 
     def __init__(self, path: str | Path, device: str | torch.device = "cpu"):
         super().__init__(path, device)
         self.network: Any = getattr(self.objective, "autoencoder", None)
-        if not getattr(self.network, "num_codes", 0):
+        if not hasattr(self.network, "bottleneck"):
             raise UserError(f"tokenizer={path} has no codes: give a run of experiment=fsq, vqvae or vqgan")
+
+    @classmethod
+    def into(cls, network: nn.Module, path: str | None, config: dict[str, Any]) -> None:
+        """Gives `network` the weights of the run `path`; UserError unless images and text are those of `config`."""
+        if not path:
+            raise UserError("objective.tokenizer: name the run whose codes are learned, as in tokenizer=outputs/fsq")
+        earlier = cls(path)
+        earlier.require(config)
+        network.load_state_dict(earlier.network.state_dict())
 
 
 def require_alike(config: dict[str, Any], other: dict[str, Any], name: str) -> None:
