@@ -25,9 +25,9 @@ def parts(objective, batch):
     latent = mean + (log_variance / 2).exp() * objective.normal("autoencoder", batch, LATENT)
     back = decoder(latent, batch.condition)
     drawn = decoder(objective.normal("autoencoder/prior", batch, LATENT), batch.condition)
-    target = discriminator.features(batch.image).detach()
-    scale = target.square().mean((1, 2, 3), keepdim=True).sqrt()
-    like = ((discriminator.features(back) - target) / scale).square().sum((1, 2, 3)).mean() / 2
+    maps = [discriminator.features(image).flatten(1) for image in (back, batch.image)]
+    maps = [(x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + 1e-5).sqrt() for x in maps]
+    like = (maps[0] - maps[1]).square().sum(1).mean() / 2
     rate = (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
     fooled = sum(-log_sigmoid(discriminator(image, batch.condition)).mean() for image in (back, drawn))
     return like, rate, fooled, back, drawn

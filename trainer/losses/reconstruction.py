@@ -2,7 +2,7 @@
 
 Reconstruction terms are means over the C*H*W values of an image in [-1, 1], so weights do not change with resolution;
 those that are likelihoods are in nats per value. `gaussian_kl` is in nats per image: distortion + rate / (C*H*W) is the
-negative ELBO. `relative_energy`, of features, is in nats per image, too.
+negative ELBO. `gaussian_energy`, of features, is in nats per image, too.
 """
 
 from __future__ import annotations
@@ -40,13 +40,9 @@ def gaussian_nll(prediction: Tensor, target: Tensor, min_sigma: float = 1 / 255)
     return 0.5 * (math.log(2 * math.pi) + variance.log() + error / variance)
 
 
-def relative_energy(prediction: Tensor, target: Tensor) -> Tensor:
-    """-log N(x; y, s^2 I) in nats but for its constant, with s^2 = mean x^2 of each sample: 1/2 |x - y|^2 / mean x^2.
-
-    That is a unit variance where x and y (N, ...) are features over the root mean square of all of x.
-    """
-    prediction, target = prediction.float().flatten(1), target.float().flatten(1)
-    return 0.5 * (prediction - target).square().sum(1) / target.square().mean(1).clamp(min=1e-8)
+def gaussian_energy(prediction: Tensor, target: Tensor) -> Tensor:
+    """-log N(x; y, I) in nats but for its constant, summed over all values of x and y (N, ...): 1/2 |x - y|^2."""
+    return 0.5 * (prediction.float() - target.float()).square().flatten(1).sum(1)
 
 
 def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:

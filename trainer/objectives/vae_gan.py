@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch.nn.functional import layer_norm, softplus
 
 from trainer.batch import Batch
 from trainer.errors import UserError
 from trainer.losses.adversarial import per_sample
-from trainer.losses.reconstruction import gaussian_kl, relative_energy
+from trainer.losses.reconstruction import gaussian_energy, gaussian_kl
 from trainer.losses.regularizers import r1
 from trainer.objectives.gan import mismatch
 from trainer.objectives.penalties import differentiable_twice
@@ -24,9 +24,9 @@ class VAEGAN(VAE):
     """Three players, of which encoder and decoder share a phase; all terms in nats per image (algorithm 1).
 
     Of an image x with caption c: x~ is decoded of z ~ q(z | x, c), x_p of z_p ~ N(0, I); D(x, c) is the discriminator's
-    logit, l(x) its features, those that it has before it reads the caption.
-    like = 1/2 |l(x) - l(x~)|^2, which is -log N(l(x); l(x~), I) but for a constant, of features over the root mean
-    square of l(x), as the paper's are normalised, too (by batch); rate = KL(q(z | x, c) || N(0, I)).
+    logit, l(x) its features before it reads the caption, normalised by layer (Ba et al. 2016) as the paper's are by
+    batch: else D, which tells images by them, makes them as large as it likes.
+    like = 1/2 |l(x) - l(x~)|^2, which is -log N(l(x); l(x~), I) but for a constant; rate = KL(q(z | x, c) || N(0, I)).
     Encoder: like + kl_weight * rate.
     Decoder: like_weight * like + softplus(-D(x~, c)) + softplus(-D(x_p, c)); the paper's gamma, and the loss that does
     not saturate in place of log(1 - D) (Goodfellow et al. 2014).
@@ -47,7 +47,7 @@ class VAEGAN(VAE):
         penalty_interval: int = 1,
         **vae: Any,
     ):
-        super().__init__(reconstruction=relative_energy, **vae)
+        super().__init__(reconstruction=gaussian_energy, **vae)
         if not isinstance(getattr(discriminator, "features", None), nn.Module):
             raise UserError(
                 f"objective.discriminator of {type(discriminator).__module__}: expected one whose features are one map "
@@ -74,7 +74,8 @@ class VAEGAN(VAE):
         with torch.no_grad():
             target = self.discriminator.features(batch.image)
 
-        like, again = (self.reconstruction(each, target) for each in features.split(len(batch))[:2])
+        seen = normalised(features)
+        like, again = (self.reconstruction(each, normalised(target)) for each in seen.split(len(batch))[:2])
         rate = gaussian_kl(mean, log_variance)
         both, judged = repeated(batch, 2), features[len(batch) :]  # x~ and x_p
         self.kept.append(decoded[len(batch) :].detach())
@@ -110,6 +111,12 @@ class VAEGAN(VAE):
                 logs["r1"] = r1(per_sample(real_logits), real).mean()
                 loss = loss + self.penalty_interval * self.r1 / 2 * logs["r1"]
         return loss, {f"discriminator/{key}": value for key, value in logs.items()}
+
+
+def normalised(features: Tensor) -> Tensor:
+    """Features (N, ...) as (N, D), of mean 0 and variance 1 over the D of each sample."""
+    features = features.float().flatten(1)
+    return layer_norm(features, features.shape[1:])
 
 
 def repeated(batch: Batch, times: int) -> Batch:
