@@ -1,6 +1,7 @@
 """What measures make of a study, against the metrics' own functions on all images at once."""
 
 import hashlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from trainer.errors import UserError
 from trainer.evaluation import protocol as of_study
 from trainer.evaluation.diversity import Diversity
 from trainer.evaluation.fidelity import METRICS, Fidelity
+from trainer.evaluation.measures import measures
 from trainer.evaluation.protocol import run
 from trainer.evaluation.reconstruction import Reconstruction
 from trainer.evaluation.text import TextMatch
@@ -17,6 +19,7 @@ from trainer.metrics.frechet import frechet_distance
 from trainer.metrics.inception_score import inception_score, score_sums
 from trainer.metrics.kernel import kernel_distance
 from trainer.metrics.manifold import density_coverage, precision_recall
+from trainer.objectives.image_prior import DeepImagePrior
 
 
 class Classifier(torch.nn.Module):
@@ -63,6 +66,12 @@ def test_fidelity_equals_the_functions_on_all_features(study, tmp_path):
     assert protocol["sha256"] == net.sha256[:12] and protocol["resizer"] == net.resizer
     assert "num_references" not in found["inception_score"].protocol
     assert found["fid"].better == "lower" and found["recall_inception"].better == "higher"
+
+
+def test_a_run_of_one_picture_is_measured_by_its_own():
+    pipe = SimpleNamespace(objective=SimpleNamespace(measured_by=DeepImagePrior.measured_by))
+    with pytest.raises(UserError, match=r"checkpoint=RUN: it draws one picture; generator/psnr in its metrics.csv"):
+        measures(SimpleNamespace(checkpoint="RUN"), pipe, None)
 
 
 def test_text_match(study):

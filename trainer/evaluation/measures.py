@@ -66,6 +66,8 @@ def studies(cfg: DictConfig, pipe: Pipeline, data: Any) -> Callable[..., Study]:
 
 def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
     """Those that `metrics` names; without it all for which the run and the command have what is needed."""
+    if own := getattr(pipe.objective, "measured_by", None):
+        raise UserError(f"checkpoint={cfg.checkpoint}: it draws one picture; {own} in its metrics.csv measures that")
     scenes = bool(data.heldout.attributes and data.heldout.attributes[0].get("objects"))
     explains = getattr(pipe.objective, "explains_pixels", False)
     draws = None if pipe.objective.draws_with else "a run that draws, not one that reconstructs"

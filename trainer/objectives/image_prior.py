@@ -29,6 +29,7 @@ class DeepImagePrior(Objective):
 
     averaged = ("generator",)
     draws_with = "generator"
+    measured_by = "generator/psnr"
     generator: Any
     clean: Tensor
     given: Tensor
