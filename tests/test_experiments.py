@@ -35,6 +35,7 @@ RESIDUAL_VAE = [
 RELATIVISTIC = ["objective.loss._target_=trainer.losses.adversarial.Relativistic", "objective.r2=0.2"]
 CONSTANT = ["objective.schedule._target_=trainer.objectives.schedules.constant"]
 CONSTANT += ["~objective.schedule.kimg", "~objective.schedule.final"]
+NARROW = [f"objective.{each}.{key}" for each in ("generator", "discriminator") for key in ("patch=8", "width=48")]
 TRANSFORMER_VAE = [
     *("encoder@objective.autoencoder.encoder=transformer", "objective.autoencoder.encoder.depth=1"),
     *("generator@objective.autoencoder.decoder=transformer", "objective.autoencoder.decoder.depth=1"),
@@ -65,6 +66,7 @@ VARIANTS = {
                            "objective.generator.base_channels=8", "objective.discriminator.backbone.resolution=64"],
     "scale of r3gan": ["experiment=r3gan", "data=shapes", "scale=gpu_r3gan", "data.resolution=16",
                        "objective.generator.base_channels=8", "objective.discriminator.base_channels=8"],
+    "scale of gat": ["experiment=gat", "data=shapes", "scale=gpu_gat", "data.resolution=32", *NARROW],
     "16 pixels": ["experiment=cgan_shapes", "data.resolution=16"],
 }  # fmt: skip
 
