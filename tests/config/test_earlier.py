@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
+from trainer.errors import UserError
+from trainer.runs.judges import require_untaught
 from trainer.runs.run_folder import flat
 
 
@@ -130,3 +132,20 @@ def test_a_run_that_was_kept_to_the_cpu_stays_there(composed, run, key):
         assert kept.gpus_per_node == wanted
         assert OmegaConf.create(composed(f"{key}={run}", "gpus_per_node=2").result.out).gpus_per_node == 2
     (run / "composed.yaml").write_text(text)
+
+
+def test_what_taught_the_tokenizer_may_not_judge_what_stands_on_it(command, tmp_path):
+    node = {"_target_": "trainer.backbones.effnet_lite.load", "variant": 0, "resolution": 64, "resizer": "bilinear"}
+    vqgan = command("experiment=vqgan", "--cfg", "job", "--resolve")
+    (tmp_path / "config.yaml").write_text(vqgan.out)
+    composed = command("experiment=dalle", f"tokenizer={tmp_path}", "--cfg", "job")
+    assert composed.code == 0, composed.err
+    config = OmegaConf.to_container(OmegaConf.create(composed.out))
+    with pytest.raises(UserError, match="backbone effnet_lite variant=0 taught a network of this run"):
+        require_untaught(node, config, "")
+    require_untaught(node | {"variant": 2}, config, "")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "composed.yaml").write_text(composed.out)
+    resumed = command(f"resume={run}", "--cfg", "job")
+    assert OmegaConf.to_container(OmegaConf.create(resumed.out))["backbones"] == config["backbones"]

@@ -3,6 +3,7 @@ and tokenizer=RUN are learned from."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from trainer.config.entry import conf_folders
 from trainer.config.mistakes import options
 from trainer.errors import UserError
 from trainer.runs import allowlist
+from trainer.runs.judges import taught_by
 from trainer.runs.run_folder import COMPOSED, PLACE, VARIABLE
 
 KEPT = {"data": ("resolution", "batch_size", "num_workers", "cache_dir")}  # what networks and machine hang on
@@ -128,6 +130,14 @@ def register_trained(arguments: list[str]) -> None:
         nodes = {"data": saved["data"], "text": saved["text"], group: network}
         for name, node in nodes.items():
             ConfigStore.instance().store(f"of_{key}", node, group=name)
+        if taught := list(taught_by([saved["objective"], saved.get("backbones")])):  # and so may not judge the new run
+            arguments.insert(at + 1, f"backbones=[{','.join(map(written, taught))}]")
+
+
+def written(node: dict[str, Any]) -> str:
+    """A mapping of plain values in Hydra's grammar."""
+    values = {key: quoted(value) if isinstance(value, str) else json.dumps(value) for key, value in node.items()}
+    return "{" + ",".join(f"{key}:{value}" for key, value in values.items()) + "}"
 
 
 def saved_config(folder: Path) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def configuration(config: dict[str, Any], generator: dict[str, Any]) -> dict[str
     kept = {key: config[key] for key in KEPT if key in config}
     if matcher := config["objective"].get("matcher"):  # it taught the generator, and so may not judge it
         kept["matcher"] = matcher
-    if backbones := list(taught_by(config["objective"])):  # so did they
+    if backbones := list(taught_by([config["objective"], config.get("backbones")])):  # so did they
         kept["backbones"] = backbones
     return {**kept, "objective": {"_target_": TRAINED, "generator": generator}}
 

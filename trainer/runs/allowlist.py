@@ -87,6 +87,7 @@ PARTS: dict[str, dict[str, Callable[[Any], bool]]] = {  # place -> module or pac
         "trainer.callbacks": inherits("pytorch_lightning.Callback"),
         "trainer.backbones": functions_named("load"),
     },
+    "backbones": {"trainer.backbones": functions_named("load")},  # what taught a teacher or tokenizer
     "logger": {"trainer.loggers": inherits("pytorch_lightning.loggers.Logger")},
 }
 FOREIGN = ("trainer", "torch", "pytorch_lightning", "transformers", *sys.stdlib_module_names)  # nobody's own package

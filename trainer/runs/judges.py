@@ -30,7 +30,8 @@ def require_untaught(judge: Mapping[str, Any], config: Mapping[str, Any], remedy
     """UserError if the objective of a run learned from the features that are to judge it.
 
     judge: the node of a backbone. config: that of the run, resolved, or of an export, which keeps as `backbones` what
-    taught it. The same weights are meant, at whatever resolution either sees images.
+    taught it; there a run has what taught its teacher or tokenizer. The same weights are meant, at whatever resolution
+    either sees images.
     """
     for node in taught_by([config.get("objective"), config.get("backbones")]):
         if target(node) == target(judge) and weights(node, judge) == (own := weights(judge, judge)):
