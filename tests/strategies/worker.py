@@ -152,7 +152,8 @@ OBJECTIVES = {
     "regularized": partial(make_regularized, Hinge(), ADAM, lecam=0.1, consistency=1.0, feature_matching=0.5),
     "multilevel": partial(make_multilevel, ADAM, r1=0.1, r2=0.1, matching=1.0),
     "multilevel+split": partial(make_multilevel, ADAM, r1=0.1, r2=0.1, finite_difference=0.1, **SPLIT),
-    "latents": partial(make_latent_gan, optimizer=ADAM, matching=1.0, r1=0.1, r2=0.1, finite_difference=0.1, **SPLIT),
+    # by SGD, as attngan: by Adam one process with weights of 1 + 1e-7 times the size ends 1e-2 elsewhere
+    "latents": partial(make_latent_gan, optimizer=SGD, matching=1.0, r1=0.1, r2=0.1, finite_difference=0.1, **SPLIT),
     "gsn": partial(make_gsn, ADAM, **SPLIT),
     "taught": partial(make_taught_gan, Hinge(), ADAM),
     "fsq": lambda **options: make_tokenizer(FSQ([5, 4, 3]), ADAM, **SPLIT, **options),
