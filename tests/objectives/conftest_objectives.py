@@ -39,6 +39,14 @@ TEXT, LATENT, RESOLUTION = 12, 6, 16
 SIZES = {"resolution": RESOLUTION, "text_channels": TEXT, "base_channels": 4, "max_channels": 8}
 
 
+def features_of(captions):
+    """A Condition of random features, the same wherever a caption has as many letters."""
+    draws = [torch.Generator().manual_seed(len(caption)) for caption in captions]
+    rows = [torch.randn(6, TEXT, generator=draw) for draw in draws]
+    mask = torch.ones(len(captions), 5, dtype=torch.bool)
+    return Condition(torch.stack([row[:5] for row in rows]), mask, torch.stack([row[5] for row in rows]))
+
+
 def random_batch(size=8, start=0, resolution=RESOLUTION):
     draw = torch.Generator().manual_seed(start)
     condition = Condition(

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from conftest_objectives import RESOLUTION, make_latent_gan, random_batch, run
+from conftest_objectives import RESOLUTION, features_of, make_latent_gan, random_batch, run
 
-from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.networks.diffaugment import DiffAugment
 from trainer.networks.quantizers import FSQ, VQ, Gaussian
@@ -62,18 +61,12 @@ def test_the_discriminator_sees_standardised_latents_at_all_levels(monkeypatch):
 def test_a_seed_is_an_image_at_any_batch_size():
     gan = measured().eval().requires_grad_(False)
 
-    def text(captions):
-        draws = [torch.Generator().manual_seed(len(caption)) for caption in captions]
-        rows = [torch.randn(6, 12, generator=draw) for draw in draws]
-        mask = torch.ones(len(captions), 5, dtype=torch.bool)
-        return Condition(torch.stack([row[:5] for row in rows]), mask, torch.stack([row[5] for row in rows]))
-
     captions, seeds = ["a" * (1 + i % 4) for i in range(21)], range(21)
-    images = Sampler(gan, text)(captions, seeds)
+    images = Sampler(gan, features_of)(captions, seeds)
     assert images.shape == (21, 3, RESOLUTION, RESOLUTION)
     assert len({tuple(image.flatten().tolist()) for image in images}) > 15
     for size in (1, 3, 8):
-        assert torch.equal(Sampler(gan, text, batch_size=size)(captions, seeds), images)
+        assert torch.equal(Sampler(gan, features_of, batch_size=size)(captions, seeds), images)
 
 
 def test_what_is_of_images_is_refused():

@@ -4,9 +4,8 @@ import math
 
 import pytest
 import torch
-from conftest_objectives import make_dalle, make_maskgit, random_batch, run
+from conftest_objectives import features_of, make_dalle, make_maskgit, random_batch, run
 
-from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.sampling.sampler import Sampler
 
@@ -56,18 +55,12 @@ def test_a_seed_is_an_image_at_any_batch_size(make):
     objective = make().eval().requires_grad_(False)
     objective.generator.prior.head.weight.data *= 50
 
-    def text(captions):
-        draws = [torch.Generator().manual_seed(len(caption)) for caption in captions]
-        rows = [torch.randn(6, 12, generator=draw) for draw in draws]
-        mask = torch.ones(len(captions), 5, dtype=torch.bool)
-        return Condition(torch.stack([row[:5] for row in rows]), mask, torch.stack([row[5] for row in rows]))
-
     captions, seeds = ["a" * (1 + i % 4) for i in range(21)], range(21)
-    sampler = Sampler(objective, text)
+    sampler = Sampler(objective, features_of)
     images = sampler(captions, seeds)
     assert len({tuple(image.flatten().tolist()) for image in images}) > 15
     for size in (1, 3, 8):
-        other = Sampler(objective, text, batch_size=size)
+        other = Sampler(objective, features_of, batch_size=size)
         assert torch.equal(other(captions, seeds), images)
         assert torch.equal(other(captions[4:5], [4]), images[4:5])
 
