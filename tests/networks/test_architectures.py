@@ -151,3 +151,13 @@ def test_a_posterior_beyond_its_bounds_comes_back():
     kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum()
     kl.backward()
     assert head.out.bias.grad[3] > 0 > head.out.bias.grad[4]
+
+
+def test_resizing_leaves_no_checkerboard_where_a_map_is_even():
+    for name, even in (("nearest", True), ("transposed", False)):
+        made = dcgan.UPSAMPLING[name](3, 2)(torch.ones(1, 3, 8, 8))
+        assert made.shape == (1, 2, 16, 16)
+        inside = made[:, :, 4:-4, 4:-4]
+        assert ((inside - inside[:, :, :1, :1]).abs().max() < 1e-5) == even
+    with pytest.raises(UserError, match="upsampling=bilinear: expected transposed or nearest"):
+        dcgan.Generator(16, 4, 8, nn.Identity(), upsampling="bilinear")

@@ -72,10 +72,9 @@ class VAEGAN(VAE):
         decoded = self.autoencoder.decoder(latents, repeated(batch, 3).condition).float()
         features = self.discriminator.features(decoded)
         with torch.no_grad():
-            target = self.discriminator.features(batch.image)
+            target = normalised(self.discriminator.features(batch.image))
 
-        seen = normalised(features)
-        like, again = (self.reconstruction(each, normalised(target)) for each in seen.split(len(batch))[:2])
+        like, again = (self.reconstruction(each, target) for each in normalised(features).split(len(batch))[:2])
         rate = gaussian_kl(mean, log_variance)
         both, judged = repeated(batch, 2), features[len(batch) :]  # x~ and x_p
         self.kept.append(decoded[len(batch) :].detach())
