@@ -155,7 +155,7 @@ RESUMED |= {"regularized": VARIANTS["regularized"]}
 
 
 @pytest.mark.slow
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", RESUMED)
 def test_resumed_it_ends_with_the_same_bits_and_its_export_draws_the_same(name, command, tmp_path):
     data = data_of(name) if name in EXPERIMENTS else "shapes"

@@ -42,28 +42,36 @@ class Batch:
     condition: text features of each image's caption.
     caption: (N,) int64, number of the caption; equal numbers mean equal captions.
     position: (N,) int64, absolute position of the sample in the endless training stream; all randomness hangs on it.
+    encoded: codes (N, h, w) or latents (N, C, h, w) of the images, where a tokenizer's are kept beside the data: whole
+    numbers, or float16 as loaded; int64, or float32 in a training step. `image` is (N, 3, 0, 0) then.
     """
 
     image: Tensor
     condition: Condition
     caption: Tensor
     position: Tensor
+    encoded: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.position)
 
     def __getitem__(self, index: Any) -> Batch:
-        return Batch(self.image[index], self.condition.rows(index), self.caption[index], self.position[index])
+        encoded = None if self.encoded is None else self.encoded[index]
+        return Batch(self.image[index], self.condition.rows(index), self.caption[index], self.position[index], encoded)
 
     def as_float(self) -> Batch:
         """The same batch with uint8 [0, 255] images as float [-1, 1], and features as float32."""
         image = self.image if self.image.is_floating_point() else self.image.float().div_(127.5).sub_(1)
-        return Batch(image, self.condition.float(), self.caption, self.position)
+        encoded = self.encoded
+        if encoded is not None:
+            encoded = encoded.float() if encoded.is_floating_point() else encoded.long()
+        return Batch(image, self.condition.float(), self.caption, self.position, encoded)
 
     def pin_memory(self) -> Batch:
         """The same in memory from which a GPU copies while the host goes on; a DataLoader asks for it."""
         condition = Condition(*(part.pin_memory() for part in self.condition))
-        return Batch(self.image.pin_memory(), condition, self.caption.pin_memory(), self.position.pin_memory())
+        encoded = None if self.encoded is None else self.encoded.pin_memory()
+        return Batch(self.image.pin_memory(), condition, self.caption.pin_memory(), self.position.pin_memory(), encoded)
 
     def neighbour(self) -> Tensor:
         """(N,) index that swaps samples 2k and 2k+1: mismatched captions that do not depend on how a batch is split."""

@@ -166,5 +166,5 @@ def test_a_cache_of_before_has_no_checksums(tmp_path, plain):
 def test_checksums_of_other_images(tmp_path, plain):
     folder = open_cache(plain(), 8, tmp_path).folder
     np.save(folder / checksums.FILE, np.zeros(7, np.uint32))
-    with pytest.raises(UserError, match=damage(folder, "crc32.npy is of other images")):
+    with pytest.raises(UserError, match=damage(folder, "the checksums are not those of images.npy")):
         open_cache(plain(), 8, tmp_path)

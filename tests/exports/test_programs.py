@@ -28,6 +28,7 @@ import numpy, torch
 given = [torch.from_numpy(each) for each in numpy.load("given.npz").values()]
 numpy.save("images.npy", torch.export.load("model.pt2").module()(*given).detach().numpy())
 """
+SLOW_FAMILIES = ("stylegan2", "attngan")
 COMPILED = 'torch._inductor.aoti_load_package("model.aot.pt2")'
 RUN_AOT = RUN_PT2.replace('torch.export.load("model.pt2").module()', COMPILED)
 
@@ -65,7 +66,7 @@ def test_torch_export_runs_without_this_project(run, exports, without):
     assert np.abs(np.load(exports / "images.npy") - expected).max() <= BOUND
 
 
-@pytest.mark.parametrize("family", ["stylegan2", "attngan", "progressive"])
+@pytest.mark.parametrize("family", ["progressive", *(pytest.param(f, marks=pytest.mark.slow) for f in SLOW_FAMILIES)])
 def test_programs_of_other_families(family, pretrained, tmp_path):
     """Noise maps are part of the latent, so that a seed is one image here too."""
     source = save_run(tmp_path / "run", family, pretrained("minilm"), IDENTITY)

@@ -54,8 +54,8 @@ def test_each_channel_has_zero_mean_and_unit_variance_over_images_and_places(bot
     channel = latents[:, 1]
     mean = channel.sum() / channel.numel()
     deviation = ((channel - mean).square().sum() / channel.numel()).sqrt()
-    torch.testing.assert_close(generator.standardised(images[0])[:, 1], (latents[:20, 1] - mean) / deviation)
-    seen = torch.cat([generator.standardised(image) for image in images])
+    seen = generator.standardised(latents)
+    torch.testing.assert_close(seen[:, 1], (channel - mean) / deviation)
     torch.testing.assert_close(seen.mean((0, 2, 3)), torch.zeros(seen.shape[1]), atol=1e-5, rtol=0)
     torch.testing.assert_close(seen.std((0, 2, 3), correction=0), torch.ones(seen.shape[1]))
     assert {"mean", "std"} <= generator.state_dict().keys()

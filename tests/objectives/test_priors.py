@@ -1,12 +1,15 @@
 """Priors of codes: their losses as written, a tokenizer that stays as it is, and one seed as one image."""
 
 import math
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
-from conftest_objectives import features_of, make_dalle, make_maskgit, random_batch, run
+from conftest_objectives import features_of, make_dalle, make_latent_gan, make_maskgit, random_batch, run
 
 from trainer.errors import UserError
+from trainer.objectives.latents import LatentGAN
 from trainer.sampling.sampler import Sampler
 
 MAKE = {"dalle": make_dalle, "maskgit": make_maskgit}
@@ -63,6 +66,23 @@ def test_a_seed_is_an_image_at_any_batch_size(make):
         other = Sampler(objective, features_of, batch_size=size)
         assert torch.equal(other(captions, seeds), images)
         assert torch.equal(other(captions[4:5], [4]), images[4:5])
+
+
+@pytest.mark.parametrize("make", [*MAKE.values(), partial(make_latent_gan, matching=1.0)], ids=[*MAKE, "gat_latents"])
+def test_what_is_kept_of_the_data_trains_as_the_images_do(make):
+    kept, anew = make(), make()
+    batches = [random_batch(8, 8 * i) for i in range(3)]
+    kind, tokenizer, encode = kept.encoding
+    assert tokenizer is kept.generator.tokenizer and kind == ("latents" if isinstance(kept, LatentGAN) else "codes")
+    without = []
+    for batch in batches:
+        with torch.no_grad():
+            encoded = encode(batch.as_float().image)
+        without.append(replace(batch, image=torch.empty(8, 3, 0, 0, dtype=torch.uint8), encoded=encoded))
+    run(kept, without, max_steps=3)
+    run(anew, batches, max_steps=3)
+    other = anew.state_dict()
+    assert all(torch.equal(value, other[key]) for key, value in kept.state_dict().items())
 
 
 def test_a_prior_needs_a_tokenizer():

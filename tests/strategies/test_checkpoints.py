@@ -6,10 +6,10 @@ from matrix import difference, result, run
 
 CASE = "minimax/fp32"
 MOVES = [  # saved under, ranks; gone on under, ranks
-    ("zero3", 2, "ddp", 1),
+    ("ddp", 2, "single", 1),
 ]
 MORE = [
-    ("ddp", 2, "single", 1),
+    ("zero3", 2, "ddp", 1),
     ("single", 1, "fsdp", 2),
     ("fsdp", 2, "zero3", 2),
     ("zero1", 2, "zero2", 2),

@@ -31,9 +31,13 @@ class Augment:
             raise UserError(f"data.augment.noise={noise}: expected a standard deviation of at least 0")
         self.flip, self.crop, self.colour, self.noise = flip, int(crop), colour, noise
 
+    @property
+    def idle(self) -> bool:
+        return not (self.flip or self.crop or self.colour or self.noise)
+
     def __call__(self, images: np.ndarray, seed: int, position: torch.Tensor) -> np.ndarray:
         """(N, H, W, 3) uint8 -> the same; images is not changed. position: (N,) int64."""
-        if not (self.flip or self.crop or self.colour or self.noise):
+        if self.idle:
             return images
         draws = noise.uniform(seed, "augment", position, 6).numpy()
         if self.flip or self.crop:

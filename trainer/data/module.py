@@ -17,14 +17,17 @@ from torch.utils.data import DataLoader
 from trainer import noise
 from trainer.batch import Batch
 from trainer.data.augment import Augment
-from trainer.data.cache import open_cache
+from trainer.data.cache import Cache, open_cache
+from trainer.data.encoded import encoded
 from trainer.data.loader import Loader
+from trainer.data.rows import Rows
 from trainer.data.sampler import BatchStarts
 from trainer.data.source import Source, digest
 from trainer.data.split import Split, split
 from trainer.data.stream import Stream
 from trainer.errors import UserError
 from trainer.process import caches
+from trainer.process.progress import say
 
 
 def default_cache_dir() -> Path:
@@ -142,7 +145,9 @@ class DataModule(LightningDataModule):
         if rest:
             raise UserError(f"data.batch_size={self.batch_size}: expected a multiple of the {world_size} ranks")
         cache, indices = self.train.cache, self.train.indices
-        stream = Stream(cache, indices, self.features, self.augment, self.seed, first=rank * size, size=size)
+        stream = Stream(
+            cache, indices, self.features, self.augment, self.seed, rank * size, size, encoded=self._encoded(cache)
+        )
         return Loader(
             stream,
             batch_size=None,  # an item is a whole batch already
@@ -152,6 +157,15 @@ class DataModule(LightningDataModule):
             prefetch_factor=4 if self.num_workers else None,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         )
+
+    def _encoded(self, cache: Cache) -> Rows | None:
+        """The codes or latents that the objective learns, where they are those of the images as the cache has them."""
+        encoding = getattr(getattr(self.trainer, "lightning_module", None), "encoding", None)
+        if encoding is not None and not self.augment.idle:
+            line = f"data.augment changes the images: their {encoding.kind} are made anew in each step, not once"
+            rank_zero_only(say)(line)
+            return None
+        return encoding and encoded(cache, encoding)
 
     def fixed_captions(self, n: int) -> list[str]:
         """At most n distinct captions for sample grids, held-out and training ones in turn; the same for every run.

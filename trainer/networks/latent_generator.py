@@ -47,10 +47,9 @@ class LatentGenerator(nn.Module):
         made = self.latents(latent, condition).float()
         return self.tokenizer.images(made * self.std + self.mean, condition)
 
-    @torch.no_grad()
-    def standardised(self, image: Tensor) -> Tensor:
-        """(N, C, size, size) of images (N, 3, H, W) in [-1, 1]: of a data set with zero mean and unit variance."""
-        return (self.tokenizer.latents(image) - self.mean) / self.std
+    def standardised(self, latents: Tensor) -> Tensor:
+        """Latents (N, C, size, size) of the tokenizer with zero mean and unit variance, over a data set."""
+        return (latents - self.mean) / self.std
 
     @torch.no_grad()
     def measure(self, images: Iterable[Tensor]) -> None:

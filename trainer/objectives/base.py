@@ -38,6 +38,7 @@ class Objective(CaptionDropout, pl.LightningModule):
     shared: tuple[str, ...] = ()  # parts beside the networks whose buffers are the mean over ranks behind each step
     latent_channels: int = 0  # 0 where nothing is drawn
     together: int = 1  # neighbours of a batch that a loss swaps or compares, which then must not part
+    encoding: Any = None  # `data.encoded.Encoding`: what is learned in place of images, and so may be made of them once
     draws_with: str = ""  # path of the network that draws: (latent, condition) -> images
 
     def __init__(
@@ -182,9 +183,8 @@ class Objective(CaptionDropout, pl.LightningModule):
         return optimizers
 
     def set_learning_rate(self, optimizer: Optimizer) -> None:
-        factor = self.schedule(self.images_seen)
         for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
+            group["lr"] = group["initial_lr"] * self.schedule(self.images_seen)
 
     @contextmanager
     def ema_weights(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from trainer.batch import Batch
+from trainer.data.encoded import Encoding
 from trainer.errors import UserError
 from trainer.networks.latent_generator import LatentGenerator
 from trainer.objectives.multilevel import MultiLevelGAN
@@ -24,8 +25,8 @@ class LatentGAN(MultiLevelGAN):
 
     generator: the network that trains, and the tokenizer, which is frozen. The weights of that are read from the run
     `tokenizer` when a new training begins, and kept in checkpoint and export, as are mean and deviation of the latents
-    of the training images, measured then: nothing needs that run afterwards. Latents are made anew of each step's
-    images, whatever data augmentation did to these. discriminator: without the sizes of a map (`_partial_: true`).
+    of the training images, measured then: nothing needs that run afterwards. Latents come with the batch (`encoding`),
+    or are made of images that data augmentation has changed. discriminator: without a map's sizes (`_partial_: true`).
     """
 
     averaged = ("generator.latents",)
@@ -64,5 +65,14 @@ class LatentGAN(MultiLevelGAN):
         self.generator.measure(image.to(self.device).float() / 127.5 - 1 for image in images)
         self.unmeasured = False
 
+    @property
+    def encoding(self) -> Encoding:
+        return Encoding("latents", self.generator.tokenizer, self.generator.tokenizer.latents)
+
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        super().training_step(replace(batch, image=self.generator.standardised(batch.image)), batch_idx)
+        latents = batch.encoded
+        if latents is None:
+            with torch.no_grad():
+                latents = self.generator.tokenizer.latents(batch.image)
+        standardised = self.generator.standardised(latents)
+        super().training_step(replace(batch, image=standardised, encoded=None), batch_idx)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from trainer.batch import Batch
+from trainer.data.encoded import Encoding
 from trainer.networks.token_generators import TokenGenerator
 from trainer.objectives.base import Objective
 from trainer.runs.trained import Tokenizer
@@ -21,7 +22,7 @@ class TokenPrior(Objective, ABC):
 
     generator: the prior, which trains, and the tokenizer, which is frozen. The weights of that are read from the run
     `tokenizer` when a new training begins, and kept in checkpoint and export: nothing needs that run afterwards. Codes
-    are made anew of the images of each step.
+    come with the batch (`encoding`), or are made of images that data augmentation has changed.
     """
 
     averaged = ("generator.prior",)
@@ -41,8 +42,14 @@ class TokenPrior(Objective, ABC):
     def begin(self) -> None:
         Tokenizer.into(self.generator.tokenizer, self.tokenizer, self.config)
 
+    @property
+    def encoding(self) -> Encoding:
+        return Encoding("codes", self.generator.tokenizer, self.generator.tokenizer.encode)
+
     def codes(self, batch: Batch) -> Tensor:
         """(N, T) of the images, row by row."""
+        if batch.encoded is not None:
+            return batch.encoded.flatten(1)
         with torch.no_grad():
             return self.generator.tokenizer.encode(batch.image).flatten(1)
 
