@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -57,7 +58,9 @@ class Discriminator(nn.Module):
         """All that the heads see of images (N, 3, H, W), frozen, as rows (N, K)."""
         if not self.frozen:
             self.frozen = [self.load().to(image.device), {}]
-        maps = self.frozen[0].see(image)
+        slow = image.device.type == "cpu"  # differentiates depthwise convolutions in bf16 three times as slowly
+        with torch.autocast(image.device.type, enabled=False) if slow else nullcontext():
+            maps = self.frozen[0].see(image)
         with torch.autocast(image.device.type, enabled=False):  # not every device resizes bf16 with antialiasing
             seen = self.mixed([each.float() for each in maps])
         if len(self.shapes) > len(SIZES):
