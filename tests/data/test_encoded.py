@@ -1,5 +1,8 @@
 """Codes and latents of a data set: made once by the weights that they are named by, and read in place of images."""
 
+import errno
+import os
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -75,7 +78,21 @@ def test_what_stops_leaves_no_half_of_them(tmp_path, plain, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         encoded(cache, made)
     assert not list(cache.folder.glob("codes-*.npy")) and not list(cache.folder.glob("*.building*"))
-    assert len(encoded(cache, stopping)) == NUM
+    (killed := cache.folder / stopping.file.replace(".npy", ".building-0123456789ab")).touch()
+    assert len(encoded(cache, stopping)) == NUM and not killed.exists()
+
+
+def test_where_they_cannot_be_kept_a_line_says_so(tmp_path, plain, monkeypatch, capsys):
+    cache, made = open_cache(plain(NUM), 8, tmp_path), encoding("codes")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "save", full)
+    assert encoded(cache, made) is None
+    told = capsys.readouterr().err
+    assert re.fullmatch(r"\S+codes-\w+\.npy: No space left on device; codes are not kept, but made .* step\n", told)
+    assert not list(cache.folder.glob("codes-*.npy")) and not list(cache.folder.glob("*.building*"))
 
 
 def cut(file):

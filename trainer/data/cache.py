@@ -76,11 +76,11 @@ def open_cache(source: Source, resolution: int, cache_dir: str | Path) -> Cache:
     name = type(source).__name__.lower()
     folder = Path(cache_dir).expanduser() / f"{name}-{resolution}px-{digest(_VERSION, source.fingerprint())}"
     if not folder.exists():
-        with disk_errors(folder.parent):
+        with _disk_errors(folder.parent):
             folder.parent.mkdir(parents=True, exist_ok=True)
-        with alone(folder.with_suffix(".lock")) as sure:
+        with _lock(folder.with_suffix(".lock")) as alone:
             if not folder.exists():
-                _build(source, resolution, folder, sure)
+                _build(source, resolution, folder, alone)
     try:
         cache = Cache(folder)
         if (folder / checksums.FILE).exists():  # older caches have none
@@ -90,15 +90,15 @@ def open_cache(source: Source, resolution: int, cache_dir: str | Path) -> Cache:
         raise damaged(folder, str(error)) from error
 
 
-def _build(source: Source, resolution: int, folder: Path, sure: bool) -> None:
-    """sure: no other process builds it at this moment, so that what stands there was left by one that was killed."""
+def _build(source: Source, resolution: int, folder: Path, alone: bool) -> None:
+    """alone: no other process builds it at this moment, so that what stands there was left by one that was killed."""
     building = folder.with_suffix(f".building-{uuid.uuid4().hex[:12]}")
     for left in folder.parent.glob(f"{folder.name}.building*"):
         with suppress(FileNotFoundError):
-            if sure or time.time() - left.stat().st_mtime > _STALE_SECONDS:
+            if alone or time.time() - left.stat().st_mtime > _STALE_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)
     try:
-        with disk_errors(folder.parent):
+        with _disk_errors(folder.parent):
             building.mkdir()
             num_skipped = write_cache(source, resolution, building, folder.name)
             _place(building, folder)
@@ -117,16 +117,16 @@ def _place(building: Path, folder: Path) -> None:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[bool]:
+def _lock(path: Path) -> Iterator[bool]:
     """One process at a time; yields whether that is so, which a file system without locks cannot tell."""
     with ExitStack() as opened:
-        with disk_errors(path.parent):
+        with _disk_errors(path.parent):
             file = opened.enter_context(open(path, "w"))
         yield acquire(file) is True
 
 
 @contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
+def _disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

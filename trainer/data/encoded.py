@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from trainer.data import checksums
-from trainer.data.cache import Cache, alone, disk_errors
+from trainer.data.cache import Cache
 from trainer.data.rows import Rows, damaged
-from trainer.process.progress import Progress
+from trainer.process.locks import acquire
+from trainer.process.progress import Progress, say
 
 _AT_ONCE = 64  # images in memory
 
@@ -51,17 +52,24 @@ class Encoding(NamedTuple):
             return self.encode(image.float().div_(127.5).sub_(1)).cpu().numpy().astype(self.dtype)
 
 
-def encoded(cache: Cache, encoding: Encoding) -> Rows:
-    """All images of the cache, encoded; read from their file as they are asked for.
+def encoded(cache: Cache, encoding: Encoding) -> Rows | None:
+    """All images of the cache, encoded, read from their file as they are asked for; None where it cannot be written.
 
     Safe to call from any number of processes, each with the same weights: one encodes, the others wait for it.
-    UserError where the folder cannot be written, or what is there is damaged.
+    UserError where what is there is damaged.
     """
     path = cache.folder / encoding.file
-    if not path.exists():
-        with alone(path.with_suffix(".lock")):
-            if not path.exists():
-                _write(cache, encoding, path)
+    try:
+        if not path.exists():
+            with open(path.with_suffix(".lock"), "w") as lock:
+                if acquire(lock):
+                    for left in cache.folder.glob(f"{path.stem}.building-*"):  # by a process that was killed
+                        left.unlink(missing_ok=True)
+                if not path.exists():
+                    _write(cache, encoding, path)
+    except OSError as error:  # a cache that others own, or a full disk
+        say(f"{path}: {error.strerror}; {encoding.kind} are not kept, but made anew in each step")
+        return None
     try:
         rows = Rows(path, encoding.dtype, 3 if encoding.kind == "codes" else 4)
         checksums.compare(rows, np.load(path.with_suffix(".crc32")))
@@ -77,21 +85,20 @@ def _write(cache: Cache, encoding: Encoding, path: Path) -> None:
     progress = Progress(f"{encoding.kind} of {cache.folder.name}:", "images", len(images))
     building = path.with_suffix(f".building-{uuid.uuid4().hex[:12]}")
     try:
-        with disk_errors(cache.folder):
-            with open(building, "wb") as file:
-                for start in range(0, len(images), _AT_ONCE):
-                    rows = encoding.of(images[start : start + _AT_ONCE])
-                    if not start:
-                        shape = (len(images), *rows.shape[1:])
-                        header = {"descr": rows.dtype.str, "fortran_order": False, "shape": shape}
-                        np.lib.format.write_array_header_1_0(file, header)
-                        sums = checksums.Checksums(rows[0].nbytes)
-                    for row in rows:
-                        file.write(content := row.tobytes())
-                        sums.add(content)
-                    progress(start + len(rows))
-            with open(path.with_suffix(".crc32"), "wb") as file:
-                np.save(file, np.array(sums.values, np.uint32))
-            building.replace(path)
+        with open(building, "wb") as file:
+            for start in range(0, len(images), _AT_ONCE):
+                rows = encoding.of(images[start : start + _AT_ONCE])
+                if not start:
+                    shape = (len(images), *rows.shape[1:])
+                    header = {"descr": rows.dtype.str, "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(file, header)
+                    sums = checksums.Checksums(rows[0].nbytes)
+                for row in rows:
+                    file.write(content := row.tobytes())
+                    sums.add(content)
+                progress(start + len(rows))
+        with open(path.with_suffix(".crc32"), "wb") as file:
+            np.save(file, np.array(sums.values, np.uint32))
+        building.replace(path)
     finally:
         building.unlink(missing_ok=True)
