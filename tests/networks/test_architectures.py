@@ -153,6 +153,37 @@ def test_a_posterior_beyond_its_bounds_comes_back():
     assert head.out.bias.grad[3] > 0 > head.out.bias.grad[4]
 
 
+def test_patches_are_judged_beside_the_whole_image():
+    torch.manual_seed(0)
+    network = dcgan.Discriminator(32, TEXT, nn.Identity(), base_channels=8, max_channels=32, patches=2)
+    image, condition = torch.randn(4, 3, 32, 32).requires_grad_(), make_condition(4)
+    logits = network(image, condition)
+    assert logits.shape == (4, 3, 256)
+    whole, *maps = network.features(image)
+    assert [each.shape[1:] for each in (whole, *maps)] == [(32, 4, 4), (16, 16, 16), (32, 8, 8)]
+    assert torch.equal(whole, plain_trunk(network)(image))
+    torch.testing.assert_close(logits[:, 0], network.head(whole, condition)[:, None].expand(-1, 256))
+    for number, each in enumerate(maps):
+        head = network.patches[number]
+        of_places = head.out(nn.functional.leaky_relu(head.mix(each), 0.2)).flatten(1)
+        torch.testing.assert_close(logits[:, 1 + number].mean(1), of_places.mean(1))
+        assert set(logits[0, 1 + number].tolist()) == set(of_places[0].tolist())
+    (slope,) = torch.autograd.grad(logits[0, 1, 0], image, retain_graph=True)
+    assert slope[0, :, :8, :8].any() and not slope[1:].any() and not slope[0, :, 8:].any(), "a place sees its patch"
+    other = network.logits((whole, *maps), condition.rows([1, 0, 3, 2]))
+    assert torch.equal(other[:, 1:], logits[:, 1:]) and not torch.equal(other[:, 0], logits[:, 0])
+    logits.square().sum().backward()
+    assert not [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    with pytest.raises(UserError, match=r"discriminator\.patches=3 at 32 pixels: expected 0 to 2 maps"):
+        dcgan.Discriminator(32, TEXT, nn.Identity(), patches=3)
+
+
+def plain_trunk(network):
+    trunk = dcgan.Trunk(32, 8, 32)
+    trunk.load_state_dict(network.features.state_dict())
+    return trunk
+
+
 def test_resizing_leaves_no_checkerboard_where_a_map_is_even():
     for name, even in (("nearest", True), ("transposed", False)):
         made = dcgan.UPSAMPLING[name](3, 2)(torch.ones(1, 3, 8, 8))

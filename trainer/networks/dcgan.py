@@ -80,7 +80,10 @@ def shuffled(image: Tensor, patch: int) -> Tensor:
 
 
 class Trunk(nn.Module):
-    """Strided convolutions from images (N, 3, H, W) to features (N, out_channels, 4, 4)."""
+    """Strided convolutions from images (N, 3, H, W) to features (N, out_channels, 4, 4).
+
+    Where `early` is set, it is a list of these and of the first so many maps, from half the resolution down.
+    """
 
     def __init__(self, resolution: int, base_channels: int, max_channels: int):
         super().__init__()
@@ -90,13 +93,13 @@ class Trunk(nn.Module):
         self.downs = nn.ModuleList(
             nn.Conv2d(a, b, kernel_size=4, stride=2, padding=1) for a, b in pairwise(widths)
         )
-        self.out_channels = widths[-1]
+        self.early, self.widths, self.out_channels = 0, widths, widths[-1]
 
-    def forward(self, image: Tensor) -> Tensor:
-        x = self.image(image)
+    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
+        maps = [F.leaky_relu(self.image(image), 0.2)]
         for down in self.downs:
-            x = down(F.leaky_relu(x, 0.2))
-        return F.leaky_relu(x, 0.2)
+            maps.append(F.leaky_relu(down(maps[-1]), 0.2))
+        return [maps[-1], *maps[1 : 1 + self.early]] if self.early else maps[-1]
 
 
 class Reader(nn.Module):
@@ -117,9 +120,12 @@ class Reader(nn.Module):
 
 
 class Discriminator(Reader):
-    """Images and Condition to logits (N,), higher = real and matching."""
+    """Images and Condition to logits (N,), higher = real and matching.
 
-    logits = Reader.read  # (features, condition): one image is judged against several captions cheaply
+    patches: of so many maps, from half the resolution down, each place is judged as well, by a head that reads no
+    caption (PatchGAN, Isola et al. 2017). Logits are (N, 1 + patches, P) then, P the places of the largest: those of
+    the whole image and of smaller maps are repeated, so that each map counts as much as the image.
+    """
 
     def __init__(
         self,
@@ -129,9 +135,39 @@ class Discriminator(Reader):
         base_channels: int = 32,
         max_channels: int = 256,
         head_channels: int = 256,
+        patches: int = 0,
     ):
         super().__init__(resolution, text, base_channels, max_channels)
+        if not 0 <= patches <= (most := len(self.features.widths) - 2):
+            raise UserError(f"discriminator.patches={patches} at {resolution} pixels: expected 0 to {most} maps")
+        self.features.early = patches
         self.head = ProjectionHead(self.features.out_channels, text_channels, head_channels)
+        self.patches = nn.ModuleList(PatchHead(width) for width in self.features.widths[1 : 1 + patches])
+
+    def logits(self, features: Any, condition: Condition) -> Tensor:
+        """Of what `features` returned: one image is judged against several captions cheaply."""
+        if not self.patches:
+            return self.read(features, condition)
+        whole, *maps = features
+        found = [head(each) for head, each in zip(self.patches, maps, strict=True)]
+        places = found[0].shape[1]
+        found.insert(0, self.read(whole, condition)[:, None])
+        return torch.stack([each.repeat_interleave(places // each.shape[1], 1) for each in found], 1)
+
+    def forward(self, image: Tensor, condition: Condition) -> Tensor:
+        return self.logits(self.features(image), condition)
+
+
+class PatchHead(nn.Module):
+    """A logit of each place and its neighbours: (N, C, H, W) -> (N, H * W)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.mix = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        self.out = nn.Conv2d(channels, 1, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.leaky_relu(self.mix(x), 0.2)).flatten(1)
 
 
 class Encoder(Reader):
