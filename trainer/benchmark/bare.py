@@ -45,7 +45,7 @@ class Bare:
         kind = objective._target_.rpartition(".")[2]
         if kind not in ("GAN", "VAE"):
             return f"objective {kind} has no bare loop; GAN and VAE have one"
-        others = ("r2", "gradient_penalty", "finite_difference", "warmup_kimg", "reuse_fakes")
+        others = ("r2", "gradient_penalty", "finite_difference", "warmup_kimg", "lecam", "consistency", "matcher")
         if objective.get("accumulate", 1) > 1 or any(objective.get(key) for key in others):
             return f"the bare loop knows no accumulate, {', '.join(others)}"
         if kind == "GAN" and not objective.loss._target_.endswith(".NonSaturating"):
@@ -70,7 +70,7 @@ class Bare:
 
 
 def bare_gan(objective: Any, phase: Timer) -> Callable[[Batch], None]:
-    """Non-saturating GAN with lazy R1 and matching, as one would write it for a paper."""
+    """Non-saturating GAN with lazy R1, matching and feature matching, as one would write it for a paper."""
     import torch
     from torch.nn.functional import softplus
 
@@ -81,38 +81,47 @@ def bare_gan(objective: Any, phase: Timer) -> Callable[[Batch], None]:
     average = copy.deepcopy(generator)
     augment = objective.augment or (lambda images, _: images)
     draws = objective.augment.num_draws if objective.augment else 1
-    count = 0
+    reuse, count = objective.reuse_fakes, 0
 
     def step(batch: Batch) -> None:
         nonlocal count
         condition, size = batch.condition, len(batch)
         device = batch.position.device
+        image = batch.image.float() / 127.5 - 1
+        other = condition.rows(torch.arange(size, device=device) ^ 1)
         with phase("discriminator"):
-            real = augment(batch.image.float() / 127.5 - 1, torch.rand(size, draws, device=device))
-            other = condition.rows(torch.arange(size, device=device) ^ 1)
-            with torch.no_grad():
-                fake = generator(torch.randn(size, objective.latent_channels, device=device), condition)
-                fake = augment(fake, torch.rand(size, draws, device=device))
+            real = augment(image, torch.rand(size, draws, device=device))
+            with torch.set_grad_enabled(reuse):
+                made = generator(torch.randn(size, objective.latent_channels, device=device), condition)
+            fake = augment(made.detach(), torch.rand(size, draws, device=device))
             lazy = bool(objective.r1) and count % objective.penalty_interval == 0
-            real.requires_grad_(lazy)
+            real = real.detach().requires_grad_(lazy)
             features = discriminator.features(real)
             real_logits, wrong = discriminator.logits(features, condition), discriminator.logits(features, other)
             loss = softplus(-real_logits) + softplus(discriminator(fake, condition))
-            loss = loss + objective.matching * softplus(wrong - real_logits)
+            loss = (loss + objective.matching * softplus(wrong - real_logits)).mean()
             if lazy:
-                (slope,) = torch.autograd.grad(real_logits.sum(), real, create_graph=True)
-                loss = loss + objective.penalty_interval * objective.r1 / 2 * slope.square().flatten(1).sum(1)
+                (slope,) = torch.autograd.grad(real_logits.sum() * size / real_logits.numel(), real, create_graph=True)
+                loss = loss + objective.penalty_interval * objective.r1 / 2 * slope.square().sum() / size
             optimizer_d.zero_grad()
-            loss.mean().backward()
+            loss.backward()
             optimizer_d.step()
         with phase("generator"):
             discriminator.requires_grad_(False)
-            fake = generator(torch.randn(size, objective.latent_channels, device=device), condition)
-            features = discriminator.features(augment(fake, torch.rand(size, draws, device=device)))
+            if not reuse:
+                made = generator(torch.randn(size, objective.latent_channels, device=device), condition)
+            draw = torch.rand(size, draws, device=device)
+            features = discriminator.features(augment(made, draw))
             fake_logits, wrong = discriminator.logits(features, condition), discriminator.logits(features, other)
-            loss = softplus(-fake_logits) + objective.matching * softplus(wrong - fake_logits)
+            loss = (softplus(-fake_logits) + objective.matching * softplus(wrong - fake_logits)).mean()
+            if objective.feature_matching:
+                with torch.no_grad():
+                    target = discriminator.features(augment(image, draw))
+                pairs = zip(features, target, strict=True) if isinstance(features, list) else [(features, target)]
+                apart = [(f - g).square().flatten(1).sum(1) / g.square().flatten(1).sum(1) for f, g in pairs]
+                loss = loss + objective.feature_matching * torch.stack(apart).mean()
             optimizer_g.zero_grad()
-            loss.mean().backward()
+            loss.backward()
             optimizer_g.step()
             discriminator.requires_grad_(True)
         lerp(average, generator)
