@@ -26,8 +26,8 @@ class Picture(NamedTuple):
 
 
 PICTURES = {
-    "cgan": Picture((TRAIN + "cgan",), "samples/latest.png", "6 minutes"),
-    "cgan-at-a-tenth": Picture((TRAIN + "cgan",), "samples/kimg000004.*.png", "6 minutes, the run of cgan"),
+    "cgan": Picture((TRAIN + "cgan",), "samples/latest.png", "16 minutes"),
+    "cgan-at-a-tenth": Picture((TRAIN + "cgan",), "samples/kimg000004.*.png", "16 minutes, the run of cgan"),
     "cgan_shapes": Picture((TRAIN + "cgan_shapes",), "samples/latest.png", "5 minutes"),
     "interpolate": Picture(
         (
@@ -38,7 +38,7 @@ PICTURES = {
         "grid.png",
         "4 minutes",
     ),
-    "report": Picture((TRAIN + "cgan",), "report.html", "6 minutes; needs playwright and Chromium"),
+    "report": Picture((TRAIN + "cgan",), "report.html", "16 minutes; needs playwright and Chromium"),
     "fast": Picture(
         (
             TRAIN + "cgan_shapes64 run_dir=outputs/teacher",
