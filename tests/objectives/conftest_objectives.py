@@ -76,10 +76,10 @@ class Reader(nn.Module):
         return Condition(tokens + self.words(tokens), condition.mask, condition.pooled)
 
 
-def make_gan(loss=None, optimizer=None, text=nn.Identity, **changes):
+def make_gan(loss=None, optimizer=None, text=nn.Identity, patches=0, **changes):
     torch.manual_seed(0)
     generator = dcgan.Generator(latent_channels=LATENT, text=text(), style_channels=16, **SIZES)
-    discriminator = dcgan.Discriminator(text=text(), head_channels=16, **SIZES)
+    discriminator = dcgan.Discriminator(text=text(), head_channels=16, patches=patches, **SIZES)
     keys = ("schedule", "clip", "accumulate", "seed")
     loop = loop_arguments(("generator", "discriminator"), **{k: changes.pop(k) for k in keys if k in changes})
     if optimizer:

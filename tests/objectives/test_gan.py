@@ -1,6 +1,7 @@
 """The GAN's losses against their written formulas."""
 
 import types
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from trainer.errors import UserError
 from trainer.losses.adversarial import Hinge, NonSaturating, Relativistic, Wasserstein
 from trainer.networks.ada import Adaptive
 from trainer.networks.diffaugment import DiffAugment
+from trainer.objectives.guidance import DROPPED
 from trainer.strategies.single import Single
 
 
@@ -134,6 +136,19 @@ def test_features_are_matched_with_those_of_the_real_image_of_the_caption(batch)
     expected = ((fake - real).square().flatten(1).sum(1) / real.square().flatten(1).sum(1)).mean()
     torch.testing.assert_close(logs["generator/feature_matching"], expected)
     torch.testing.assert_close(value, plain + 2 * expected)
+
+    batch.caption[::2] = DROPPED  # such an image is of no caption, and so of no picture
+    _, logs = gan.generator_loss(batch)
+    apart = ((fake - real).square().flatten(1).sum(1) / real.square().flatten(1).sum(1))[1::2].sum() / len(batch)
+    torch.testing.assert_close(logs["generator/feature_matching"], apart)
+
+
+@pytest.mark.parametrize(("grouped", "weight", "told"), [(False, 1.0, 1), (True, 1.0, 0), (False, 0.0, 0)])
+def test_features_of_one_picture_of_a_class_are_told(grouped, weight, told, capsys):
+    gan = make_gan(feature_matching=weight)
+    gan._trainer = SimpleNamespace(datamodule=SimpleNamespace(text=SimpleNamespace(grouped=grouped)))
+    gan.on_fit_start()
+    assert capsys.readouterr().err.count("objective.feature_matching=0 leaves it out") == told
 
 
 def test_lecam_and_adaptive_augmentation_move_once_a_step(batches):

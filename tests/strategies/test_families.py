@@ -10,7 +10,7 @@ from matrix import STRATEGIES, difference, result, run
 
 OBJECTIVES = [
     *("matching", "taught"),  # contrast all of a batch, on several ranks too
-    *("projected", "regularized", "multilevel", "multilevel+split", "latents"),
+    *("patches", "projected", "regularized", "multilevel", "multilevel+split", "latents"),
     *("stylegan2", "stylegan2+split", "attngan", "progressive"),
     *("vae_gan", "vae_gan+split"),
     *("fsq", "vq", "vqgan", "dalle", "maskgit", "gsn"),

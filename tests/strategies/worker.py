@@ -136,12 +136,14 @@ ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.0, 0.9), eps=1e-4)
 SGD = partial(torch.optim.SGD, lr=0.1)
 SPLIT = {"accumulate": 2, "clip": 0.5}
 VQGAN = {"discriminator_start_kimg": 0.02, "discriminator_ramp_kimg": 0.05, "perceptual_weight": 0.1}
+TODAY = {"matching": 2.0, "feature_matching": 3.0, "reuse_fakes": True, "r1": 0.2, "penalty_interval": 2}
 RPGAN = {"text": Reader, "matching": 1.0, "r1": 0.1, "r2": 0.1, "penalty_interval": 2}
 OBJECTIVES = {
     "hinge": partial(make_gan, Hinge(), ADAM, matching=1.0),
     "hinge+split": partial(make_gan, Hinge(), ADAM, matching=1.0, **SPLIT),
     "rpgan": partial(make_gan, Relativistic(), ADAM, **RPGAN),
     "rpgan+split": partial(make_gan, Relativistic(), ADAM, **RPGAN, **SPLIT),
+    "patches": partial(make_gan, NonSaturating(), ADAM, text=Reader, patches=1, **TODAY),  # as experiment cgan
     "reuse": partial(make_gan, Hinge(), ADAM, text=Reader, matching=1.0, reuse_fakes=True, **SPLIT),
     "cvae": partial(make_vae, ADAM),
     # for bounds below 1e-5: the last bias of D has a gradient, which in the others cancels but for rounding

@@ -17,7 +17,7 @@ from trainer.losses.adversarial import per_sample
 from trainer.losses.distillation import feature_distance
 from trainer.losses.lecam import LeCam
 from trainer.objectives.base import Objective
-from trainer.objectives.guidance import DROPPED
+from trainer.objectives.guidance import DROPPED, tell_of_classes
 from trainer.objectives.penalties import differentiable_twice, penalties
 from trainer.runs.trained import Matcher
 
@@ -112,6 +112,8 @@ class GAN(Objective):
         self.phases = {"discriminator": self.discriminator_loss, "generator": self.generator_loss}
 
     def on_fit_start(self) -> None:
+        if self.feature_matching:
+            tell_of_classes(getattr(self.trainer, "datamodule", None))
         if self.matcher:
             self.judge = Matcher(self.matcher, self.device)
             self.judge.require(self.config)
@@ -197,7 +199,7 @@ class GAN(Objective):
         if self.feature_matching:
             with torch.no_grad():
                 target = self.discriminator.features(self.perceived(batch.image, batch, "generator/fake"))
-            distance = feature_distance(listed(features), listed(target))
+            distance = (batch.caption != DROPPED) * feature_distance(features, target)
             logs["generator/feature_matching"] = distance.mean()
             loss = loss + self.feature_matching * distance
         if self.judge is None:
@@ -243,7 +245,3 @@ def mismatch(discriminator: Any, batch: Batch, features: Tensor, logits: Tensor)
     differs = (batch.caption != batch.caption[other]) & (batch.caption[other] != DROPPED)  # it fits every image
     wrong = discriminator.logits(features, batch.condition.rows(other))
     return differs * per_sample(softplus(wrong - logits))
-
-
-def listed(features: Any) -> list[Tensor]:
-    return [features] if isinstance(features, Tensor) else features
