@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import islice
 from types import SimpleNamespace
 
@@ -249,3 +250,16 @@ def test_the_fingerprint_is_of_the_data_not_of_its_place(module, plain, tmp_path
     assert module(plain(50), cache_dir=str(tmp_path / "elsewhere")).fingerprint == one.fingerprint
     others = [module(plain(51)), module(plain(50), heldout=0.2), module(plain(50), resolution=16)]
     assert len({one.fingerprint, *(other.fingerprint for other in others)}) == 4
+
+
+def test_captions_of_one_training_image_alone_are_unshared(module, plain):
+    class Sharing(plain):
+        def items(self):
+            items = super().items()
+            shared = {3: ("a cat",), 4: ("a cat", "a dog"), 5: ("a dog", "a bird"), 6: ("a bird",)}
+            return [replace(item, captions=shared.get(i, item.captions)) for i, item in enumerate(items)]
+
+    data = module(Sharing(8, heldout=[False] * 6 + [True] * 2))
+    data.prepare()
+    found = {caption for caption, alone in zip(data.train.cache.captions, data.unshared.tolist(), strict=True) if alone}
+    assert found == {"caption 0 0", "caption 1 0", "caption 2 0", "a bird"}

@@ -143,12 +143,17 @@ def test_features_are_matched_with_those_of_the_real_image_of_the_caption(batch)
     torch.testing.assert_close(logs["generator/feature_matching"], apart)
 
 
-@pytest.mark.parametrize(("grouped", "weight", "told"), [(False, 1.0, 1), (True, 1.0, 0), (False, 0.0, 0)])
-def test_features_of_one_picture_of_a_class_are_told(grouped, weight, told, capsys):
-    gan = make_gan(feature_matching=weight)
-    gan._trainer = SimpleNamespace(datamodule=SimpleNamespace(text=SimpleNamespace(grouped=grouped)))
+def test_features_of_a_caption_that_pictures_share_are_not_matched(batch):
+    gan = at_step(make_gan(feature_matching=1.0))
+    of_all = gan.generator_loss(batch)[1]["generator/feature_matching"]
+    unshared = torch.arange(len(batch)) < 3
+    gan._trainer.datamodule = SimpleNamespace(unshared=unshared)
     gan.on_fit_start()
-    assert capsys.readouterr().err.count("objective.feature_matching=0 leaves it out") == told
+    real, fake = (gan.discriminator.features(x) for x in (batch.image, fakes(gan, batch, "generator")))
+    distance = (fake - real).square().flatten(1).sum(1) / real.square().flatten(1).sum(1)
+    torch.testing.assert_close(distance.mean(), of_all)
+    _, logs = gan.generator_loss(batch)
+    torch.testing.assert_close(logs["generator/feature_matching"], distance[:3].sum() / len(batch))
 
 
 def test_lecam_and_adaptive_augmentation_move_once_a_step(batches):

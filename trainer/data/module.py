@@ -120,6 +120,15 @@ class DataModule(LightningDataModule):
             )
 
     @property
+    def unshared(self) -> torch.Tensor:
+        """(K,) bool of the captions: those of one training image and of no other."""
+        cache = self.train.cache
+        training = np.zeros(len(cache.images), bool)
+        training[self.train.indices] = True
+        captions = cache.caption_ids[np.repeat(training, np.diff(cache.caption_starts))]
+        return torch.from_numpy(np.bincount(captions, minlength=len(cache.captions)) == 1)
+
+    @property
     def skipped(self) -> Path:
         """A file with a line for each corrupt image of the source that is left out."""
         return self.train.cache.folder / "skipped.txt"

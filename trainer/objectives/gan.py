@@ -17,7 +17,7 @@ from trainer.losses.adversarial import per_sample
 from trainer.losses.distillation import feature_distance
 from trainer.losses.lecam import LeCam
 from trainer.objectives.base import Objective
-from trainer.objectives.guidance import DROPPED, tell_of_classes
+from trainer.objectives.guidance import DROPPED
 from trainer.objectives.penalties import differentiable_twice, penalties
 from trainer.runs.trained import Matcher
 
@@ -47,7 +47,8 @@ class GAN(Objective):
     consistency: weight of |D(x) - D(T(x))|^2 of real and of generated x (balanced consistency, Zhao et al. 2021); its T
     is `augment`, and all else then sees images as they are.
     feature_matching: weight of the distance between D's features of a generated image and of the real one of its
-    caption, in the generator's loss (Salimans et al. 2016; a pair at a time as in Wang et al. 2018).
+    caption, in the generator's loss (Salimans et al. 2016; a pair at a time as in Wang et al. 2018). Captions that
+    several pictures share, as classes are, have none: all images of one would become the mean of its pictures.
     reuse_fakes: the generator's phase takes the images that the discriminator has just seen, augmented anew, not new
     ones: the generator runs once a step. They are kept with all that their gradient needs, of all micro-batches.
     matcher: run of objective=matching; matcher_weight times its DAMSM loss of generated images joins the generator's
@@ -88,10 +89,10 @@ class GAN(Objective):
         self.matching = matching
         self.together = math.lcm(2 if matching else 1, getattr(discriminator, "group", 1))
         self.r1, self.r2, self.gradient_penalty = r1, r2, gradient_penalty
-        self.finite_difference = finite_difference
-        self.penalty_interval = penalty_interval
+        self.finite_difference, self.penalty_interval = finite_difference, penalty_interval
         self.lecam_weight, self.lecam = lecam, LeCam() if lecam else None
         self.consistency, self.feature_matching = consistency, feature_matching
+        self.unshared: Tensor | None = None  # (K,) bool of the captions; None: all are
         if consistency and augment is None:
             raise UserError(
                 f"objective.consistency={consistency}: it is that of an image and its augmentation, and there is none; "
@@ -112,8 +113,9 @@ class GAN(Objective):
         self.phases = {"discriminator": self.discriminator_loss, "generator": self.generator_loss}
 
     def on_fit_start(self) -> None:
-        if self.feature_matching:
-            tell_of_classes(getattr(self.trainer, "datamodule", None))
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if self.feature_matching and data is not None:
+            self.unshared = data.unshared.to(self.device)
         if self.matcher:
             self.judge = Matcher(self.matcher, self.device)
             self.judge.require(self.config)
@@ -199,7 +201,8 @@ class GAN(Objective):
         if self.feature_matching:
             with torch.no_grad():
                 target = self.discriminator.features(self.perceived(batch.image, batch, "generator/fake"))
-            distance = (batch.caption != DROPPED) * feature_distance(features, target)
+            alone = True if self.unshared is None else self.unshared[batch.caption]
+            distance = (batch.caption != DROPPED) * alone * feature_distance(features, target)
             logs["generator/feature_matching"] = distance.mean()
             loss = loss + self.feature_matching * distance
         if self.judge is None:

@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from trainer.batch import Batch, Condition
 from trainer.errors import UserError
-from trainer.process.progress import say
 
 DROPPED = -1  # in the place of a caption's number
 
@@ -77,13 +75,3 @@ def dropped(batch: Batch, empty: Condition, chosen: Tensor) -> Batch:
         pooled=torch.where(chosen[:, None], empty.pooled, own.pooled),
     )
     return replace(batch, condition=condition, caption=batch.caption.masked_fill(chosen, DROPPED))
-
-
-@rank_zero_only
-def tell_of_classes(data: Any) -> None:
-    """A line where captions are classes, or none, for a loss that compares an image with one picture of its caption."""
-    if not getattr(getattr(data, "text", None), "grouped", True):
-        say(
-            "objective.feature_matching compares images with one picture of their caption, and a class has many: "
-            "objective.feature_matching=0 leaves it out"
-        )
