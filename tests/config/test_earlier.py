@@ -78,6 +78,7 @@ CHOSEN = {
     },
     "discriminator@objective.discriminator=residual": {
         "objective.discriminator._target_": "trainer.networks.residual.Discriminator",
+        "objective.discriminator.patches": None,
     },
 }  # fmt: skip
 
