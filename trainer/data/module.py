@@ -126,7 +126,7 @@ class DataModule(LightningDataModule):
         training = np.zeros(len(cache.images), bool)
         training[self.train.indices] = True
         captions = cache.caption_ids[np.repeat(training, np.diff(cache.caption_starts))]
-        return torch.from_numpy(np.bincount(captions, minlength=len(cache.captions)) == 1)
+        return torch.from_numpy(np.bincount(captions, minlength=cache.caption_ids.max() + 1) == 1)
 
     @property
     def skipped(self) -> Path:
