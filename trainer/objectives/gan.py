@@ -113,7 +113,7 @@ class GAN(Objective):
         self.phases = {"discriminator": self.discriminator_loss, "generator": self.generator_loss}
 
     def on_fit_start(self) -> None:
-        data: Any = getattr(self.trainer, "datamodule", None)
+        data: Any = getattr(self._trainer, "datamodule", None)  # None outside of a training
         if self.feature_matching and data is not None:
             self.unshared = data.unshared.to(self.device)
         if self.matcher:
