@@ -122,8 +122,8 @@ class Reader(nn.Module):
 class Discriminator(Reader):
     """Images and Condition to logits (N,), higher = real and matching.
 
-    patches: of so many maps, from half the resolution down, each place is judged as well, by a head that reads no
-    caption (PatchGAN, Isola et al. 2017). Logits are (N, 1 + patches, P) then, P the places of the largest: those of
+    patches: of so many maps, from half the resolution down to 8 pixels at most, each place is judged as well, by a head
+    that reads no caption (PatchGAN, Isola et al. 2017). Logits are (N, 1 + patches, P) then, P the places of the largest: those of
     the whole image and of smaller maps are repeated, so that each map counts as much as the image.
     """
 
@@ -138,9 +138,9 @@ class Discriminator(Reader):
         patches: int = 0,
     ):
         super().__init__(resolution, text, base_channels, max_channels)
-        if not 0 <= patches <= (most := len(self.features.widths) - 2):
-            raise UserError(f"discriminator.patches={patches} at {resolution} pixels: expected 0 to {most} maps")
-        self.features.early = patches
+        if patches < 0:
+            raise UserError(f"discriminator.patches={patches}: expected a number of maps, 0 for none")
+        self.features.early = patches = min(patches, len(self.features.widths) - 2)
         self.head = ProjectionHead(self.features.out_channels, text_channels, head_channels)
         self.patches = nn.ModuleList(PatchHead(width) for width in self.features.widths[1 : 1 + patches])
 
