@@ -174,7 +174,8 @@ def test_patches_are_judged_beside_the_whole_image():
     assert torch.equal(other[:, 1:], logits[:, 1:]) and not torch.equal(other[:, 0], logits[:, 0])
     logits.square().sum().backward()
     assert not [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert dcgan.Discriminator(16, TEXT, nn.Identity(), patches=2)(image[..., :16, :16], condition).shape == (4, 2, 64)
+    small = dcgan.Discriminator(16, TEXT, nn.Identity(), patches=2)
+    assert small(image[..., :16, :16], condition).shape == (4, 2, 64)
     with pytest.raises(UserError, match=r"discriminator\.patches=-1: expected a number of maps"):
         dcgan.Discriminator(32, TEXT, nn.Identity(), patches=-1)
 
