@@ -123,8 +123,8 @@ class Discriminator(Reader):
     """Images and Condition to logits (N,), higher = real and matching.
 
     patches: of so many maps, from half the resolution down to 8 pixels at most, each place is judged as well, by a head
-    that reads no caption (PatchGAN, Isola et al. 2017). Logits are (N, 1 + patches, P) then, P the places of the largest: those of
-    the whole image and of smaller maps are repeated, so that each map counts as much as the image.
+    that reads no caption (PatchGAN, Isola et al. 2017). Logits are (N, 1 + maps, P) then, P the places of the largest:
+    those of the whole image and of smaller maps are repeated, so that each map counts as much as the image.
     """
 
     def __init__(
