@@ -16,9 +16,22 @@ TINY = ["data.source.num_images=60", "data.resolution=16", "data.batch_size=8", 
 NARROW = [f"objective.{n}.{k}=8" for n in ("generator", "discriminator") for k in ("base_channels", "max_channels")]
 
 
-@pytest.mark.parametrize("experiment", ["cgan_shapes", pytest.param("cvae", marks=pytest.mark.slow)])
-def test_one_rank_against_the_bare_loop(command, tmp_path, experiment):
-    result = command(f"experiment={experiment}", "steps=3", "repeats=2", *TINY, f"out={tmp_path}", main=main)
+AS_CGAN = [
+    *("discriminator@objective.discriminator=dcgan_patches", "objective.feature_matching=1"),
+    "objective.reuse_fakes=true",
+]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "more"),
+    [
+        ("cgan_shapes", []),
+        pytest.param("cvae", [], marks=pytest.mark.slow),
+        pytest.param("cgan_shapes", AS_CGAN, marks=pytest.mark.slow),
+    ],
+)
+def test_one_rank_against_the_bare_loop(command, tmp_path, experiment, more):
+    result = command(f"experiment={experiment}", "steps=3", "repeats=2", *TINY, *more, f"out={tmp_path}", main=main)
     assert result.code == 0, result.err
     assert len(re.findall(r"^\d/2  ours +[\d.]+ ms  bare +[\d.]+ ms  ratio [\d.]+", result.err, re.M)) == 2
     for title in ("Speed", "Work", "Communication on 1 rank", "Memory", "Prediction"):
@@ -39,13 +52,19 @@ def test_one_rank_against_the_bare_loop(command, tmp_path, experiment):
     assert not (tmp_path / "scaling.png").exists()
 
 
-def test_without_a_bare_loop_it_goes_on_and_says_so(command, tmp_path):
-    other = ["objective.loss._target_=trainer.losses.adversarial.Hinge", "probe=false"]
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ("objective.loss._target_=trainer.losses.adversarial.Hinge", "knows the non-saturating loss alone."),
+        ("objective.lecam=0.1", "knows no accumulate, r2, gradient_penalty"),
+    ],
+)
+def test_without_a_bare_loop_it_goes_on_and_says_so(command, tmp_path, other, why):
     result = command(
-        "experiment=cgan_shapes", "steps=2", "repeats=1", *TINY, *NARROW, *other, f"out={tmp_path}", main=main
+        "experiment=cgan_shapes", "steps=2", "repeats=1", *TINY, *NARROW, other, "probe=false", f"out={tmp_path}", main=main
     )
     assert result.code == 0, result.err
-    assert "No bare loop: the bare loop knows the non-saturating loss alone." in result.out
+    assert f"No bare loop: the bare loop {why}" in result.out
     assert json.loads((tmp_path / "benchmark.json").read_text())["probe"] is None
 
 
