@@ -61,7 +61,8 @@ def test_one_rank_against_the_bare_loop(command, tmp_path, experiment, more):
 )
 def test_without_a_bare_loop_it_goes_on_and_says_so(command, tmp_path, other, why):
     result = command(
-        "experiment=cgan_shapes", "steps=2", "repeats=1", *TINY, *NARROW, other, "probe=false", f"out={tmp_path}", main=main
+        "experiment=cgan_shapes", "steps=2", "repeats=1", *TINY, *NARROW, other, "probe=false", f"out={tmp_path}",
+        main=main,
     )
     assert result.code == 0, result.err
     assert f"No bare loop: the bare loop {why}" in result.out
