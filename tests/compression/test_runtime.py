@@ -89,6 +89,7 @@ def test_a_missing_compiler_is_seen():
 
 
 @pytest.mark.slow
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("family", ["dcgan", "dcgan-nearest", "residual"])
 @pytest.mark.parametrize("passes", ["", "fold", "int8", "fold int8", "fold dynamic"])
 def test_compiled_images(family, passes, inputs):

@@ -6,13 +6,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest_objectives import make_gan, random_batch, run
+from torch import nn
 from torch.nn.functional import softplus
 
 from trainer.errors import UserError
 from trainer.losses.adversarial import Hinge, NonSaturating, Relativistic, Wasserstein
+from trainer.networks import dcgan
 from trainer.networks.ada import Adaptive
 from trainer.networks.diffaugment import DiffAugment
 from trainer.objectives.guidance import DROPPED
+from trainer.objectives.mismatch import mismatch
 from trainer.strategies.single import Single
 
 
@@ -69,6 +72,23 @@ def test_mismatch_compares_with_the_neighbours_caption(batch):
     torch.testing.assert_close(logs["discriminator/mismatch"], (differs * softplus(wrong - right)).mean())
     gan.matching = 0.0
     torch.testing.assert_close(with_term - gan.discriminator_loss(batch)[0], 2 * logs["discriminator/mismatch"])
+
+
+def test_mismatch_asks_the_head_that_reads_captions(batch):
+    torch.manual_seed(0)
+    judge = dcgan.Discriminator(16, batch.condition.pooled.shape[1], nn.Identity(), 8, 16, 8, patches=1)
+    features = judge.features(batch.image)
+    logits = judge.logits(features, batch.condition)
+    judge.patches = nn.ModuleList([Silent()])
+    other = batch.condition.rows(batch.neighbour())
+    differs = softplus(judge.matched(features, other) - logits[:, 0, 0])
+    assert logits.dim() == 3 and differs.std() > 0
+    torch.testing.assert_close(mismatch(judge, batch, features, logits), differs)
+
+
+class Silent(nn.Module):
+    def forward(self, x):
+        raise AssertionError("places are the same with any caption")
 
 
 def test_r1_and_r2_are_gradients_at_their_images(batch):

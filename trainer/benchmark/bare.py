@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from trainer.batch import Batch
+    from trainer.batch import Batch, Condition
 
 Timer = Callable[[str], AbstractContextManager[None]]  # around a phase, given its name
 
@@ -83,6 +83,10 @@ def bare_gan(objective: Any, phase: Timer) -> Callable[[Batch], None]:
     draws = objective.augment.num_draws if objective.augment else 1
     reuse, count = objective.reuse_fakes, 0
 
+    def mismatch(features: Any, logits: Tensor, other: Condition) -> Tensor:
+        wrong = getattr(discriminator, "matched", discriminator.logits)(features, other)
+        return softplus(wrong - (logits.flatten(1)[:, 0] if wrong.dim() < logits.dim() else logits))
+
     def step(batch: Batch) -> None:
         nonlocal count
         condition, size = batch.condition, len(batch)
@@ -97,9 +101,10 @@ def bare_gan(objective: Any, phase: Timer) -> Callable[[Batch], None]:
             lazy = bool(objective.r1) and count % objective.penalty_interval == 0
             real = real.detach().requires_grad_(lazy)
             features = discriminator.features(real)
-            real_logits, wrong = discriminator.logits(features, condition), discriminator.logits(features, other)
+            real_logits = discriminator.logits(features, condition)
+            differs = mismatch(features, real_logits, other)
             loss = softplus(-real_logits) + softplus(discriminator(fake, condition))
-            loss = (loss + objective.matching * softplus(wrong - real_logits)).mean()
+            loss = loss.mean() + objective.matching * differs.mean()
             if lazy:
                 (slope,) = torch.autograd.grad(real_logits.sum() * size / real_logits.numel(), real, create_graph=True)
                 loss = loss + objective.penalty_interval * objective.r1 / 2 * slope.square().sum() / size
@@ -112,8 +117,8 @@ def bare_gan(objective: Any, phase: Timer) -> Callable[[Batch], None]:
                 made = generator(torch.randn(size, objective.latent_channels, device=device), condition)
             draw = torch.rand(size, draws, device=device)
             features = discriminator.features(augment(made, draw))
-            fake_logits, wrong = discriminator.logits(features, condition), discriminator.logits(features, other)
-            loss = (softplus(-fake_logits) + objective.matching * softplus(wrong - fake_logits)).mean()
+            fake_logits = discriminator.logits(features, condition)
+            loss = softplus(-fake_logits).mean() + objective.matching * mismatch(features, fake_logits, other).mean()
             if objective.feature_matching:
                 with torch.no_grad():
                     target = discriminator.features(augment(image, draw))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trainer.batch import Condition
 from trainer.compression.channels import Group, groups
-from trainer.compression.structure import resize, tensors
+from trainer.compression.structure import as_loaded, resize, tensors
 from trainer.errors import UserError
 
 IMPORTANCES = ("effect", "l1", "l2")
@@ -112,7 +112,5 @@ def remove_channels(network: nn.Module, gone: dict[tuple[str, int], set[int]]) -
         module = network.get_submodule(path)
         old = getattr(module, attribute).detach()
         kept = [index for index in range(old.shape[dim]) if index not in indices]
-        channels_last = old.dim() == 4 and old.is_contiguous(memory_format=torch.channels_last)
-        new = old.index_select(dim, torch.tensor(kept, device=old.device))
-        resize(module, attribute, new.contiguous(memory_format=torch.channels_last) if channels_last else new)
-    return network
+        resize(module, attribute, old.index_select(dim, torch.tensor(kept, device=old.device)))
+    return as_loaded(network)

@@ -17,6 +17,7 @@ from trainer.compression.quantized import (
     QuantizedLinear,
     has_int8_kernels,
 )
+from trainer.compression.structure import as_loaded
 from trainer.compression.subpixel import is_subpixel, of_transposed
 from trainer.errors import UserError
 from trainer.process.progress import say
@@ -74,7 +75,7 @@ def quantize(
             if path in ranges:
                 small.read(*ranges[path])  # type: ignore[operator]
             network.set_submodule(path, small.train(layer.training))
-    return network.requires_grad_(False)
+    return as_loaded(network.requires_grad_(False))
 
 
 def quantizable_layers(network: nn.Module, skip: Sequence[str]) -> list[tuple[str, nn.Module]]:

@@ -65,6 +65,12 @@ def resize(module: nn.Module, attribute: str, value: Tensor) -> None:
         module.in_channels, module.out_channels = shape[0], shape[1] * module.groups
 
 
+def as_loaded(network: nn.Module) -> nn.Module:
+    """The network in the memory format in which one is loaded, where a pass made tensors anew: a 1x1 kernel counts as
+    any format, but its strides choose the kernels, which round differently."""
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 def layer_node(layer: nn.Module) -> dict[str, Any]:
     """Node of a Linear, Conv2d or ConvTranspose2d, or of a module that has one, with the sizes it has now."""
     describe = getattr(layer, "node", None)

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainer.networks.enlarging import Enlarge
+
 
 class SubPixel(nn.Module):
     """(N, in_channels, H, W) -> (N, out_channels, 2H, 2W): a 2x2 convolution to 4 phases, interleaved.
@@ -43,14 +45,8 @@ def is_subpixel(layer: nn.Module) -> bool:
 
 def behind_resizing(layer: nn.Module) -> nn.Conv2d | None:
     """The convolution that `of_resized` takes, of one that follows nearest resizing by two."""
-    resize, conv = layer if type(layer) is nn.Sequential and len(layer) == 2 else (None, None)
-    if type(resize) is not nn.Upsample or (resize.scale_factor, resize.mode) != (2, "nearest"):
-        return None
-    if type(conv) is not nn.Conv2d or (
-        conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups
-    ) != ((3, 3), (1, 1), (1, 1), (1, 1), 1):  # fmt: skip
-        return None
-    return conv
+    conv = layer[1] if type(layer) is Enlarge else None
+    return conv if type(conv) is nn.Conv2d else None
 
 
 def of_transposed(layer: nn.ConvTranspose2d) -> SubPixel:

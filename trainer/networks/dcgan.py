@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from trainer.batch import Condition
 from trainer.errors import UserError
+from trainer.networks.enlarging import Enlarge
 from trainer.networks.layers import START, ModulatedNorm, PosteriorHead, ProjectionHead, Style, channels_at, num_stages
 
 UPSAMPLING: dict[str, Callable[[int, int], nn.Module]] = {  # (N, a, H, W) -> (N, b, 2H, 2W)
     "transposed": lambda a, b: nn.ConvTranspose2d(a, b, kernel_size=4, stride=2, padding=1),
-    "nearest": lambda a, b: nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(a, b, kernel_size=3, padding=1)),
+    "nearest": Enlarge,
 }
 
 
@@ -147,12 +148,16 @@ class Discriminator(Reader):
     def logits(self, features: Any, condition: Condition) -> Tensor:
         """Of what `features` returned: one image is judged against several captions cheaply."""
         if not self.patches:
-            return self.read(features, condition)
-        whole, *maps = features
+            return self.matched(features, condition)
+        maps = features[1:]
         found = [head(each) for head, each in zip(self.patches, maps, strict=True)]
         places = found[0].shape[1]
-        found.insert(0, self.read(whole, condition)[:, None])
+        found.insert(0, self.matched(features, condition)[:, None])
         return torch.stack([each.repeat_interleave(places // each.shape[1], 1) for each in found], 1)
+
+    def matched(self, features: Any, condition: Condition) -> Tensor:
+        """(N,) of the whole image, the one that reads the caption."""
+        return self.read(features[0] if self.patches else features, condition)
 
     def forward(self, image: Tensor, condition: Condition) -> Tensor:
         return self.logits(self.features(image), condition)

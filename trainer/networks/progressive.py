@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from trainer.batch import Condition
 from trainer.errors import UserError
+from trainer.networks.enlarging import enlarged
 from trainer.networks.filtered_trunk import MinibatchDeviation
 from trainer.networks.layers import START, ModulatedNorm, ProjectionHead, Style, channels_at, num_stages
 from trainer.networks.modulation import normalized
@@ -37,7 +38,7 @@ class Block(nn.Module):
         self.norm1, self.norm2 = (ModulatedNorm(out_channels, style_channels) for _ in range(2))
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        x = F.leaky_relu(self.norm1(self.conv1(F.interpolate(x, scale_factor=2)), style), 0.2)
+        x = F.leaky_relu(self.norm1(enlarged(x, self.conv1), style), 0.2)
         return F.leaky_relu(self.norm2(self.conv2(x), style), 0.2)
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.batch import Condition
+from trainer.networks.enlarging import enlarged
 from trainer.networks.layers import (
     START,
     ModulatedNorm,
@@ -36,8 +37,8 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         skip = F.interpolate(self.skip(x), scale_factor=2)  # 1x1 before resizing: a quarter of the work
-        x = F.interpolate(F.silu(self.norm1(x, style)), scale_factor=2)
-        x = self.conv2(F.silu(self.norm2(self.conv1(x), style)))
+        x = enlarged(F.silu(self.norm1(x, style)), self.conv1)
+        x = self.conv2(F.silu(self.norm2(x, style)))
         return (skip + x) * 0.5**0.5
 
 

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
 from trainer.batch import Batch
 from trainer.errors import UserError
@@ -18,6 +17,7 @@ from trainer.losses.distillation import feature_distance
 from trainer.losses.lecam import LeCam
 from trainer.objectives.base import Objective
 from trainer.objectives.guidance import DROPPED
+from trainer.objectives.mismatch import mismatch
 from trainer.objectives.penalties import differentiable_twice, penalties
 from trainer.runs.trained import Matcher
 
@@ -240,11 +240,3 @@ class GAN(Objective):
         if self.augment is None or self.consistency:
             return image
         return self.augment(image, self.uniform(stream, batch, self.augment.num_draws))
-
-
-def mismatch(discriminator: Any, batch: Batch, features: Tensor, logits: Tensor) -> Tensor:
-    """(N,) softplus(D(x, c') - D(x, c)): an image must fit its own caption c better than another's, c'."""
-    other = batch.neighbour()
-    differs = (batch.caption != batch.caption[other]) & (batch.caption[other] != DROPPED)  # it fits every image
-    wrong = discriminator.logits(features, batch.condition.rows(other))
-    return differs * per_sample(softplus(wrong - logits))

@@ -15,7 +15,7 @@ from trainer.errors import UserError
 from trainer.losses.adversarial import per_sample
 from trainer.losses.reconstruction import gaussian_energy, gaussian_kl
 from trainer.losses.regularizers import r1
-from trainer.objectives.gan import mismatch
+from trainer.objectives.mismatch import mismatch
 from trainer.objectives.penalties import differentiable_twice
 from trainer.objectives.vae import VAE
 
