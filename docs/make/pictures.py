@@ -27,7 +27,7 @@ class Picture(NamedTuple):
 
 PICTURES = {
     "cgan": Picture((TRAIN + "cgan",), "samples/latest.png", "16 minutes"),
-    "cgan-at-a-tenth": Picture((TRAIN + "cgan",), "samples/kimg000004.*.png", "16 minutes, the run of cgan"),
+    "cgan-at-a-tenth": Picture((TRAIN + "cgan",), "samples/kimg000008.*.png", "16 minutes, the run of cgan"),
     "cgan_shapes": Picture((TRAIN + "cgan_shapes",), "samples/latest.png", "5 minutes"),
     "interpolate": Picture(
         (

@@ -16,10 +16,9 @@ TINY = ["data.source.num_images=60", "data.resolution=16", "data.batch_size=8", 
 NARROW = [f"objective.{n}.{k}=8" for n in ("generator", "discriminator") for k in ("base_channels", "max_channels")]
 
 
-AS_CGAN = [
-    *("discriminator@objective.discriminator=dcgan_patches", "objective.feature_matching=1"),
-    "objective.reuse_fakes=true",
-]
+TODAY = ["objective.feature_matching=1", "objective.reuse_fakes=true"]
+AS_DCGAN = ["discriminator@objective.discriminator=dcgan_patches", *TODAY]
+AS_CGAN = ["objective=attngan", "data.resolution=32", *TODAY]
 
 
 @pytest.mark.parametrize(
@@ -27,6 +26,7 @@ AS_CGAN = [
     [
         ("cgan_shapes", []),
         pytest.param("cvae", [], marks=pytest.mark.slow),
+        pytest.param("cgan_shapes", AS_DCGAN, marks=pytest.mark.slow),
         pytest.param("cgan_shapes", AS_CGAN, marks=pytest.mark.slow),
     ],
 )

@@ -18,8 +18,8 @@ from trainer.networks import dcgan, residual
 DOC = Path(__file__).parents[2] / "docs/placement.md"
 # name, architecture, pixels, base, largest and style channels, images a GPU, format of products
 CASES: list[tuple[Any, ...]] = [
-    ("cgan, 32 px", dcgan, 32, 32, 256, 256, 32, "tf32"),
-    ("+scale=gpu, 64 px", dcgan, 64, 64, 512, 512, 256, "16"),
+    ("dcgan, 32 px", dcgan, 32, 32, 256, 256, 32, "tf32"),
+    ("dcgan, +scale=gpu, 64 px", dcgan, 64, 64, 512, 512, 256, "16"),
     ("1 G weights, 256 px", residual, 256, 160, 2560, 2048, 8, "16"),
 ]
 MFU, UNITS, LINKS = 0.3, 10, Interconnect()

@@ -12,7 +12,7 @@ from trainer.runs.run_folder import flat
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """What a run of experiment=cgan at 16 pixels leaves for others: composed.yaml beside a folder of checkpoints."""
+    """What a run of experiment=dcgan at 16 pixels leaves for others: composed.yaml beside a folder of checkpoints."""
     import contextlib
     import io
     import signal
@@ -25,7 +25,7 @@ def run(tmp_path_factory):
     (folder / "checkpoints").mkdir(parents=True)
     text = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(text):
-        given = ["experiment=cgan", "data.resolution=16", "strategy=ddp", "trainer.precision=bf16-mixed"]
+        given = ["experiment=dcgan", "data.resolution=16", "strategy=ddp", "trainer.precision=bf16-mixed"]
         patch.setattr(sys, "argv", ["trainer", *given, "objective.clip=1", "--cfg", "job"])
         handlers = {number: signal.getsignal(number) for number in signals.STOPPING}
         main()

@@ -33,7 +33,7 @@ class Bare:
         self.device = device()
         objective.to(self.device, memory_format=torch.channels_last)
         self.autocast = config["trainer"]["precision"] == "bf16-mixed"
-        make = {"GAN": bare_gan, "VAE": bare_vae}[type(objective).__name__]
+        make = LOOPS[type(objective).__name__]
         self.loop = make(objective, self.phase)
         self.batches = iter(data.train_dataloader())
         self.phase_seconds: dict[str, float] = {}
@@ -43,12 +43,12 @@ class Bare:
         """Why there is no bare loop for this objective, None where there is one."""
         objective = cfg.objective
         kind = objective._target_.rpartition(".")[2]
-        if kind not in ("GAN", "VAE"):
-            return f"objective {kind} has no bare loop; GAN and VAE have one"
+        if kind not in LOOPS:
+            return f"objective {kind} has no bare loop; {', '.join(LOOPS)} have one"
         others = ("r2", "gradient_penalty", "finite_difference", "warmup_kimg", "lecam", "consistency", "matcher")
         if objective.get("accumulate", 1) > 1 or any(objective.get(key) for key in others):
             return f"the bare loop knows no accumulate, {', '.join(others)}"
-        if kind == "GAN" and not objective.loss._target_.endswith(".NonSaturating"):
+        if kind != "VAE" and not objective.loss._target_.endswith(".NonSaturating"):
             return "the bare loop knows the non-saturating loss alone"
         return None
 
@@ -70,18 +70,31 @@ class Bare:
 
 
 def bare_gan(objective: Any, phase: Timer) -> Callable[[Batch], None]:
-    """Non-saturating GAN with lazy R1, matching and feature matching, as one would write it for a paper."""
+    """Non-saturating GAN with lazy R1, matching and feature matching, as one would write it for a paper.
+
+    Where images come in stages, as of AttnGAN, they are augmented alike and judged as one tensor.
+    """
     import torch
     from torch.nn.functional import softplus
+
+    from trainer.networks.attngan import packed, smaller, unpacked
 
     generator, discriminator = objective.generator, objective.discriminator
     make = objective.make_optimizer
     optimizer_g = make["generator"](generator.parameters())
     optimizer_d = make["discriminator"](discriminator.parameters())
     average = copy.deepcopy(generator)
-    augment = objective.augment or (lambda images, _: images)
+    alter = objective.augment or (lambda images, _: images)
     draws = objective.augment.num_draws if objective.augment else 1
     reuse, count = objective.reuse_fakes, 0
+    sizes = getattr(generator, "sizes", None)  # of the stages
+    draw_images = (lambda *inputs: packed(generator.stages(*inputs))) if sizes else generator
+    caption_kl = getattr(objective, "caption_kl", 0.0)
+
+    def augment(image: Tensor, draw: Tensor) -> Tensor:
+        if not sizes:
+            return alter(image, draw)
+        return packed([alter(each, draw) for each in (smaller if image.dim() == 4 else unpacked)(image, sizes)])
 
     def mismatch(features: Any, logits: Tensor, other: Condition) -> Tensor:
         wrong = getattr(discriminator, "matched", discriminator.logits)(features, other)
@@ -96,7 +109,7 @@ def bare_gan(objective: Any, phase: Timer) -> Callable[[Batch], None]:
         with phase("discriminator"):
             real = augment(image, torch.rand(size, draws, device=device))
             with torch.set_grad_enabled(reuse):
-                made = generator(torch.randn(size, objective.latent_channels, device=device), condition)
+                made = draw_images(torch.randn(size, objective.latent_channels, device=device), condition)
             fake = augment(made.detach(), torch.rand(size, draws, device=device))
             lazy = bool(objective.r1) and count % objective.penalty_interval == 0
             real = real.detach().requires_grad_(lazy)
@@ -114,7 +127,7 @@ def bare_gan(objective: Any, phase: Timer) -> Callable[[Batch], None]:
         with phase("generator"):
             discriminator.requires_grad_(False)
             if not reuse:
-                made = generator(torch.randn(size, objective.latent_channels, device=device), condition)
+                made = draw_images(torch.randn(size, objective.latent_channels, device=device), condition)
             draw = torch.rand(size, draws, device=device)
             features = discriminator.features(augment(made, draw))
             fake_logits = discriminator.logits(features, condition)
@@ -125,6 +138,9 @@ def bare_gan(objective: Any, phase: Timer) -> Callable[[Batch], None]:
                 pairs = zip(features, target, strict=True) if isinstance(features, list) else [(features, target)]
                 apart = [(f - g).square().flatten(1).sum(1) / g.square().flatten(1).sum(1) for f, g in pairs]
                 loss = loss + objective.feature_matching * torch.stack(apart).mean()
+            if caption_kl:
+                mean, log_variance = generator.augmentation(generator.text(condition))
+                loss = loss + caption_kl * 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
             optimizer_g.zero_grad()
             loss.backward()
             optimizer_g.step()
@@ -159,6 +175,9 @@ def bare_vae(objective: Any, phase: Timer) -> Callable[[Batch], None]:
         lerp(average, network)
 
     return step
+
+
+LOOPS = {"GAN": bare_gan, "AttnGAN": bare_gan, "VAE": bare_vae}
 
 
 def lerp(average: torch.nn.Module, network: torch.nn.Module) -> None:

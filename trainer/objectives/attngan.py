@@ -26,7 +26,7 @@ class AttnGAN(GAN):
         if not hasattr(generator, "stages") or getattr(discriminator, "sizes", None) != generator.sizes:
             raise UserError(
                 f"objective.generator={type(generator).__name__}, discriminator={type(discriminator).__name__}: "
-                "expected both of attngan, with as many stages"
+                "expected both of attngan, with as many stages; experiment=dcgan takes any others"
             )
         if self.consistency:
             raise UserError(f"objective.consistency={self.consistency}: it knows no images in stages; leave it out")
