@@ -26,8 +26,8 @@ class Picture(NamedTuple):
 
 
 PICTURES = {
-    "cgan": Picture((TRAIN + "cgan",), "samples/latest.png", "16 minutes"),
-    "cgan-at-a-tenth": Picture((TRAIN + "cgan",), "samples/kimg000008.*.png", "16 minutes, the run of cgan"),
+    "cgan": Picture((TRAIN + "cgan",), "samples/latest.png", "22 minutes on one core of an EPYC with AVX2"),
+    "cgan-at-a-tenth": Picture((TRAIN + "cgan",), "samples/kimg000008.*.png", "22 minutes, the run of cgan"),
     "cgan_shapes": Picture((TRAIN + "cgan_shapes",), "samples/latest.png", "5 minutes"),
     "interpolate": Picture(
         (
@@ -38,7 +38,7 @@ PICTURES = {
         "grid.png",
         "4 minutes",
     ),
-    "report": Picture((TRAIN + "cgan",), "report.html", "16 minutes; needs playwright and Chromium"),
+    "report": Picture((TRAIN + "cgan",), "report.html", "22 minutes; needs playwright and Chromium"),
     "fast": Picture(
         (
             TRAIN + "cgan_shapes64 run_dir=outputs/teacher",

@@ -27,6 +27,7 @@ TRAINED = {  # key -> experiments that need it, and the group of the network tha
     "tokenizer": (("dalle", "maskgit", "gat_latents"), "autoencoder"),
 }
 EXAMPLES = {"teacher": "cgan", "tokenizer": "fsq"}
+LATENTS, STUDENT = "objective.generator.latent_channels", 64  # of a student, and what it has by default
 GROUPS = ("objective", "data", "text", "strategy", "trainer", "callbacks", "logger")
 
 
@@ -130,8 +131,24 @@ def register_trained(arguments: list[str]) -> None:
         nodes = {"data": saved["data"], "text": saved["text"], group: network}
         for name, node in nodes.items():
             ConfigStore.instance().store(f"of_{key}", node, group=name)
+        if key == "teacher" and latents_of(saved["objective"]) != STUDENT and not given_to(arguments, LATENTS):
+            arguments.insert(at + 1, f"{LATENTS}={latents_of(saved['objective'])}")  # both draw from the same
         if taught := list(taught_by([saved["objective"], saved.get("backbones")])):  # and so may not judge the new run
             arguments.insert(at + 1, f"backbones=[{','.join(map(written, taught))}]")
+
+
+def latents_of(objective: dict[str, Any]) -> int:
+    """How many values the network that draws takes, by its configuration; a student's number where it does not say.
+
+    Those of a caption's Gaussian, as of attngan, are drawn with the others.
+    """
+    network = objective.get("generator") or (objective.get("autoencoder") or {}).get("decoder") or {}
+    own = network.get("latent_channels")
+    return int(own) + int(network.get("caption_channels") or 0) if own else STUDENT
+
+
+def given_to(arguments: Sequence[str], key: str) -> bool:
+    return any(argument.lstrip("+").startswith(f"{key}=") for argument in arguments)
 
 
 def written(node: dict[str, Any]) -> str:

@@ -65,7 +65,7 @@ class Distillation(GAN):
                 f"objective.generator.latent_channels={self.latent_channels}: the teacher draws from "
                 f"{self.teacher.latent_channels}, and both from the same; set it to that"
             )
-        if self.feature and not hasattr(getattr(self.teacher.critic, "features", None), "downs"):
+        if self.feature and not self.teacher.stages:
             raise UserError(
                 f"objective.feature={self.feature}: the teacher {self.path} has no discriminator or encoder of images "
                 "with several scales; set objective.feature=0"

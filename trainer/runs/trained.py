@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -71,9 +71,16 @@ class Teacher(Trained):
         modules = dict(self.objective.named_modules())
         return next((modules[name] for name in CRITICS if name in modules), None)
 
+    @property
+    def stages(self) -> list[nn.Module]:
+        """What halves its maps, of all trunks of the critic; none where it has no such, or sees no pixels."""
+        if self.critic is None or hasattr(self.critic, "perceive"):
+            return []
+        return [down for module in self.critic.modules() for down in getattr(module, "downs", ())]
+
     def features(self, image: Tensor) -> list[Tensor]:
-        """Maps (N, C, H, W) behind each stage of the critic's trunk, with gradients to the images (N, 3, H, W)."""
-        with record_outputs(self.critic.features.downs) as maps:
+        """Maps (N, C, H, W) behind each of the `stages`, with gradients to the images (N, 3, H, W)."""
+        with record_outputs(self.stages) as maps:
             self.critic.features(image)
         return maps
 
@@ -158,10 +165,10 @@ def unlike(name: str, key: str, own: object, found: object) -> str:
 
 
 @contextmanager
-def record_outputs(modules: nn.Module) -> Iterator[list[Tensor]]:
-    """A list that fills with what the children of `modules` return."""
+def record_outputs(modules: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
+    """A list that fills with what these modules return."""
     found: list[Tensor] = []
-    hooks = [child.register_forward_hook(lambda *call: found.append(call[2])) for child in modules.children()]
+    hooks = [child.register_forward_hook(lambda *call: found.append(call[2])) for child in modules]
     try:
         yield found
     finally:
