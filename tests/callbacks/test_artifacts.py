@@ -57,7 +57,12 @@ def test_a_run_that_ctrl_c_stops_is_kept(fit):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_run_that_goes_on_elsewhere_keeps_nobody_waiting(fit, number, tmp_path):
-    assert fit(lambda trainer: os.kill(os.getpid(), number)) == []
+    before = signal.signal(number, signal.SIG_DFL)  # under nohup SIGHUP is ignored, and would stay so
+    try:
+        kept = fit(lambda trainer: os.kill(os.getpid(), number))
+    finally:
+        signal.signal(number, before)
+    assert kept == []
     assert (tmp_path / "checkpoints/kimg000000.012.ckpt").is_file()
 
 

@@ -150,3 +150,19 @@ def test_what_taught_the_tokenizer_may_not_judge_what_stands_on_it(command, tmp_
     (run / "composed.yaml").write_text(composed.out)
     resumed = command(f"resume={run}", "--cfg", "job")
     assert OmegaConf.to_container(OmegaConf.create(resumed.out))["backbones"] == config["backbones"]
+
+
+def test_a_student_draws_from_as_many_latents_as_its_teacher(command, tmp_path):
+    key = "objective.generator.latent_channels"
+    for experiment, of_teacher, of_student, expected in (
+        ("cgan", [], [], 128),  # with those of its caption's Gaussian
+        ("cgan", [], [f"{key}=96"], 96),
+        ("dcgan", [f"{key}=32"], [], 32),
+        ("cvae", [], [], 64),
+    ):
+        teacher = command(f"experiment={experiment}", *of_teacher, "--cfg", "job", "--resolve")
+        assert teacher.code == 0, teacher.err
+        (tmp_path / "config.yaml").write_text(teacher.out)
+        composed = command("experiment=distill", *of_student, f"teacher={tmp_path}", "--cfg", "job")
+        assert composed.code == 0, composed.err
+        assert OmegaConf.select(OmegaConf.create(composed.out), key) == expected

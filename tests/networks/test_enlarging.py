@@ -49,6 +49,16 @@ def test_what_took_the_place_of_its_convolution_is_called():
     assert behind_resizing(network) is None
 
 
+def test_weights_in_parts_are_left_to_the_call_that_gathers_them():
+    """As of DeepSpeed's stage 3: empty until the module is called."""
+    network, x = Enlarge(3, 5).train(), torch.randn(1, 3, 4, 4)
+    whole, expected = network[1].weight.data, network(x)
+    network[1].weight.ds_id = 0
+    network[1].weight.data = torch.empty(0)
+    network[1].register_forward_pre_hook(lambda conv, _: setattr(conv.weight, "data", whole))
+    torch.testing.assert_close(network(x), expected, rtol=0, atol=1e-5)
+
+
 def test_folded_it_stays_the_same():
     network, x = Enlarge(3, 5), torch.randn(2, 3, 6, 6)
     torch.testing.assert_close(of_resized(behind_resizing(network))(x), network.train()(x), rtol=0, atol=1e-5)

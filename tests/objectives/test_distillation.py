@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest_objectives import LATENT, RESOLUTION, SIZES, make_gan, make_vae, random_batch, run
+from conftest_objectives import LATENT, RESOLUTION, SIZES, make_attngan, make_gan, make_vae, random_batch, run
 from torch import nn
 
 from trainer.errors import UserError
@@ -83,6 +83,30 @@ def test_loss_is_the_sum_of_its_terms(monkeypatch):
     torch.testing.assert_close(loss, 2 * pixel + 0.5 * feature + 0.25 * adversarial)
     torch.testing.assert_close(logs["generator/pixel"], pixel)
     torch.testing.assert_close(logs["generator/feature"], feature)
+
+
+def test_features_are_those_of_all_trunks(monkeypatch):
+    """As of experiment=cgan, which has a discriminator for each size."""
+    teacher = make_gan()
+    teacher.discriminator = make_attngan().discriminator
+    objective = ready(taught(monkeypatch, teacher, feature=1.0))
+    image = torch.randn(2, 3, 32, 32).requires_grad_()
+    maps = objective.teacher.features(image)
+    found, (small, large) = [], teacher.discriminator.trunks.values()
+    for trunk, x in ((small, torch.nn.functional.avg_pool2d(image, 2)), (large, image)):
+        x = trunk.image(x)
+        for down in trunk.downs:
+            x = down(torch.nn.functional.leaky_relu(x, 0.2))
+            found.append(x)
+    assert len(maps) == len(found) == 5
+    for one, other in zip(sorted(maps, key=sizes), sorted(found, key=sizes), strict=True):
+        torch.testing.assert_close(one, other)
+    (slope,) = torch.autograd.grad(sum(each.square().sum() for each in maps), image)
+    assert slope.abs().sum() > 0
+
+
+def sizes(maps):
+    return (*maps.shape[1:], float(maps.sum()))
 
 
 def test_a_student_of_the_same_weights_has_no_distance(monkeypatch):

@@ -11,7 +11,7 @@ from matrix import STRATEGIES, difference, result, run
 OBJECTIVES = [
     *("matching", "taught"),  # contrast all of a batch, on several ranks too
     *("patches", "projected", "regularized", "multilevel", "multilevel+split", "latents"),
-    *("stylegan2", "stylegan2+split", "attngan", "progressive"),
+    *("stylegan2", "stylegan2+split", "attngan", "stages", "progressive"),
     *("vae_gan", "vae_gan+split"),
     *("fsq", "vq", "vqgan", "dalle", "maskgit", "gsn"),
 ]

@@ -143,7 +143,7 @@ OBJECTIVES = {
     "hinge+split": partial(make_gan, Hinge(), ADAM, matching=1.0, **SPLIT),
     "rpgan": partial(make_gan, Relativistic(), ADAM, **RPGAN),
     "rpgan+split": partial(make_gan, Relativistic(), ADAM, **RPGAN, **SPLIT),
-    "patches": partial(make_gan, NonSaturating(), ADAM, text=Reader, patches=1, **TODAY),  # as experiment cgan
+    "patches": partial(make_gan, NonSaturating(), ADAM, text=Reader, patches=1, **TODAY),  # as experiment dcgan
     "reuse": partial(make_gan, Hinge(), ADAM, text=Reader, matching=1.0, reuse_fakes=True, **SPLIT),
     "cvae": partial(make_vae, ADAM),
     # for bounds below 1e-5: the last bias of D has a gradient, which in the others cancels but for rounding
@@ -167,6 +167,7 @@ OBJECTIVES = {
     "vq": lambda **options: make_tokenizer(VQ(16, 4, halflife_kimg=0.05), ADAM, **SPLIT, **options),
     # by Adam it is chaotic: one process with weights of 1 + 1e-7 times the size ends 1e-2 elsewhere
     "attngan": partial(make_attngan, SGD, text=Reader, matching=1.0, r1=0.1, penalty_interval=2, **SPLIT),
+    "stages": partial(make_attngan, SGD, text=Reader, **TODAY),  # as experiment cgan
     "progressive": partial(make_progressive, ADAM, text=Reader, matching=1.0, r1=0.1, penalty_interval=2, **SPLIT),
     "stylegan2": partial(make_stylegan2, ADAM, text=Reader, r1=0.1, penalty_interval=2, path_length_interval=2),
     "stylegan2+split": partial(
@@ -283,7 +284,7 @@ def train(strategy, case, folder):
     size, rank = GLOBAL_BATCH // ranks, trainer.global_rank
     resumed = folder / options["from"] if "from" in options else None
     steps = range(checkpoint.read(resumed)["global_step"] if resumed else 0, STEPS)
-    make = partial(random_batch, GLOBAL_BATCH, resolution=32 if name == "attngan" else RESOLUTION)  # of two stages
+    make = partial(random_batch, GLOBAL_BATCH, resolution=32 if name in ("attngan", "stages") else RESOLUTION)
     batches = [make(offset + GLOBAL_BATCH * i)[rank * size : (rank + 1) * size] for i in steps]
     trainer.fit(objective, DataLoader(batches, batch_size=None), ckpt_path=resumed)
     final = trainer._checkpoint_connector.dump_checkpoint()  # whole, on rank 0

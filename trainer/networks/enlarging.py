@@ -22,9 +22,10 @@ def enlarged(x: Tensor, conv: nn.Module) -> Tensor:
     """conv of x (N, a, H, W) enlarged, (N, b, 2H, 2W); conv has 3x3 taps and a padding of 1.
 
     While it trains it is a transposed convolution of x: the same up to rounding, at 4/9 of the multiply-adds forward
-    and backward. Where images are drawn it stays as it is written, as `compress` with `fold` knows something faster.
+    and backward. Where images are drawn it stays as it is written, as `compress` with `fold` knows something faster;
+    under stage 3 of ZeRO, too, whose weights (with a ds_id) are whole only while the module that holds them is called.
     """
-    if conv.training and type(conv) is nn.Conv2d:
+    if conv.training and type(conv) is nn.Conv2d and not hasattr(conv.weight, "ds_id"):
         return F.conv_transpose2d(x, merged(conv.weight), conv.bias, stride=2, padding=1)
     return conv(F.interpolate(x, scale_factor=2))
 
