@@ -131,8 +131,9 @@ def register_trained(arguments: list[str]) -> None:
         nodes = {"data": saved["data"], "text": saved["text"], group: network}
         for name, node in nodes.items():
             ConfigStore.instance().store(f"of_{key}", node, group=name)
-        if key == "teacher" and latents_of(saved["objective"]) != STUDENT and not given_to(arguments, LATENTS):
-            arguments.insert(at + 1, f"{LATENTS}={latents_of(saved['objective'])}")  # both draw from the same
+        latents = latents_of(saved["objective"])
+        if key == "teacher" and latents != STUDENT and not value(arguments, LATENTS):
+            arguments.insert(at + 1, f"{LATENTS}={latents}")  # both draw from the same
         if taught := list(taught_by([saved["objective"], saved.get("backbones")])):  # and so may not judge the new run
             arguments.insert(at + 1, f"backbones=[{','.join(map(written, taught))}]")
 
@@ -145,10 +146,6 @@ def latents_of(objective: dict[str, Any]) -> int:
     network = objective.get("generator") or (objective.get("autoencoder") or {}).get("decoder") or {}
     own = network.get("latent_channels")
     return int(own) + int(network.get("caption_channels") or 0) if own else STUDENT
-
-
-def given_to(arguments: Sequence[str], key: str) -> bool:
-    return any(argument.lstrip("+").startswith(f"{key}=") for argument in arguments)
 
 
 def written(node: dict[str, Any]) -> str:

@@ -71,7 +71,7 @@ class Teacher(Trained):
         modules = dict(self.objective.named_modules())
         return next((modules[name] for name in CRITICS if name in modules), None)
 
-    @property
+    @cached_property
     def stages(self) -> list[nn.Module]:
         """What halves its maps, of all trunks of the critic; none where it has no such, or sees no pixels."""
         if self.critic is None or hasattr(self.critic, "perceive"):
