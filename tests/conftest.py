@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,16 +19,21 @@ from trainer.process import signals
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of the cases of a test marked `sampled(n)`, one in n runs on a day, another on the next; ALL=1 runs all."""
+    """Of the cases of a test marked `sampled(n)`, one in n runs on a day, another on the next; ALL=1 runs all.
+
+    Of slow tests without the mark one case in two does. Files begin at different cases, so that tests of one case do
+    not all fall on the same day.
+    """
     if os.environ.get("ALL"):
         return
     seen: dict[object, int] = {}
     left_out = []
     for item in items:
-        if mark := item.get_closest_marker("sampled"):
+        mark = item.get_closest_marker("sampled")
+        if days := mark.args[0] if mark else 2 if item.get_closest_marker("slow") else 0:
             test = item.function  # type: ignore[attr-defined]
-            seen[test] = seen.get(test, -1) + 1
-            if (seen[test] + datetime.date.today().toordinal()) % mark.args[0]:
+            seen[test] = seen.get(test, zlib.crc32(item.path.name.encode())) + 1
+            if (seen[test] + datetime.date.today().toordinal()) % days:
                 left_out.append(item)
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)

@@ -3,6 +3,8 @@
 import csv
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from torch.utils._pytree import tree_flatten
 from trainer import load
 from trainer.evaluate import main as evaluate
 from trainer.export import main as export
+from trainer.exports.drawing import Drawing
 from trainer.runs import checkpoint
 from trainer.runs.trained import Matcher
 from trainer.sample import main as sample
@@ -104,6 +107,36 @@ def test_experiment(experiment, command, tmp_path):
         assert image.size == (64, 64) if experiment == "cgan_shapes64" else (32, 32)
         assert image.info["prompt"] == "a red apple"
     assert len(load(run)("a red apple", seeds=range(3)).images) == 3
+    draws_alone_the_same(run)
+
+
+def draws_alone_the_same(run):
+    """The network that draws, without the rest of its run, and that with all of it."""
+    whole, alone = (load(run, draws_only=only) for only in (False, True))
+    assert type(alone.objective) is Drawing
+    assert type(whole.objective) is not Drawing
+    assert torch.equal(*(each(["a red apple", "a cat"], seeds=range(2)).pixels for each in (whole, alone)))
+
+
+HEAVY = ("pytorch_lightning", "lightning_fabric", "transformers", "huggingface_hub", "sympy", "wandb", "scipy")
+COLD = f"""
+import sys
+from trainer.sample import main
+main()
+assert not [name for name in {HEAVY} if name in sys.modules], [name for name in {HEAVY} if name in sys.modules]
+"""
+
+
+def test_a_first_picture_waits_for_nothing_that_only_trains(command, tmp_path):
+    run = train(command, tmp_path, ["experiment=cgan_shapes"])
+    exported = command(f"checkpoint={run}", f"out={tmp_path / 'export'}", "formats=[safetensors]", main=export)
+    assert exported.code == 0, exported.err
+    for place in (run, tmp_path / "export"):
+        given = [f"checkpoint={place}", "prompts=[a purple zebra]", f"out={tmp_path}"]
+        done = subprocess.run([sys.executable, "-c", COLD, *given], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        (tmp_path / "a-purple-zebra_seed0000.png").unlink()
+        (tmp_path / "grid.png").unlink()
 
 
 @pytest.mark.parametrize("experiment", ONE_PICTURE)
@@ -204,6 +237,7 @@ def test_priors(command, tmp_path):
         out = tmp_path / name / "export"
         exported = command(f"checkpoint={run}", f"out={out}", "formats=[safetensors]", main=export)
         assert exported.code == 0, exported.err
+        draws_alone_the_same(run)
         exports = [load(each)("a small red circle", seeds=1).pixels for each in (run, out)]
         assert torch.equal(*exports)
         tokenizer.with_name("away").rename(tokenizer)
@@ -225,6 +259,7 @@ def test_a_matcher_teaches(command, tmp_path):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variant(variant, command, tmp_path):
     run = train(command, tmp_path, VARIANTS[variant])
+    draws_alone_the_same(run)
     pixels = load(run)(["a small red circle", "a large blue star"], seeds=[1, 2]).pixels
     assert pixels.shape[:2] == (4, 3)
     assert len({tuple(image.flatten().tolist()) for image in pixels}) == 4

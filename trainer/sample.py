@@ -92,7 +92,8 @@ def sample(cfg: DictConfig) -> None:
     from trainer.sampling.pipeline import load, picture
 
     alone = cfg.mode == "latency" or (streamed and cfg.mode is None and cfg.batch_size is None)
-    pipe = load(cfg.checkpoint, cfg.device, 1 if alone else cfg.batch_size, fixed=alone, compiled=cfg.compile)
+    size = 1 if alone else cfg.batch_size
+    pipe = load(cfg.checkpoint, cfg.device, size, fixed=alone, compiled=cfg.compile, draws_only=True)
     say_which(pipe.path, Path(cfg.checkpoint))
     said = conditioning.settings()
     if said:

@@ -87,7 +87,7 @@ LAST_IN_FLOAT = ("dcgan", "dcgan-nearest", "residual")  # of others it leaves mo
 
 
 @pytest.mark.slow
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(17)
 @pytest.mark.parametrize("family", DRAWING)
 @pytest.mark.parametrize("first", PASSES)
 def test_in_pairs(family, first, inputs, saved):

@@ -56,6 +56,7 @@ def test_a_lone_object_has_a_place():
 
 
 @pytest.mark.slow
+@pytest.mark.sampled(3)
 def test_the_probe_reads_real_scenes(tmp_path):
     _, on_real = attributes.scenes_probe(32, 3, tmp_path)
     assert on_real > 0.99

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from conftest_objectives import LATENT, make_gan, make_progressive, random_batch, run
 
 from trainer.errors import UserError
-from trainer.exports.generator import node
 from trainer.networks.progressive import Discriminator, Generator
 from trainer.objectives.progressive import Progressive
+from trainer.runs.drawing import draws
 
 
 def test_level_follows_the_images():
@@ -74,9 +74,9 @@ def test_a_generator_alone_knows_its_level():
     gan = make_progressive()
     gan.config = {"objective": {"generator": {"latent_channels": LATENT}}}
     gan.images_seen = 60
-    assert node(gan) == {"latent_channels": LATENT, "level": 1.5}
+    assert draws(gan)["generator"] == {"latent_channels": LATENT, "level": 1.5}
     gan.images_seen = 100
-    assert node(gan) == {"latent_channels": LATENT}
+    assert draws(gan)["generator"] == {"latent_channels": LATENT}
 
 
 def test_mistakes_are_told():

@@ -84,6 +84,7 @@ def planted(run, kind, place, node):
     """The newest checkpoint of a run as a stranger could have made it: one file, one a rank, or an export."""
     file = run / "checkpoints" / "kimg000001.500.ckpt"
     content = torch.load(file, weights_only=True)
+    content.pop("draws", None)  # so that everybody builds the whole of it
     plant(content["config"], place, node)
     if kind == "ckpt":
         torch.save(content, file)
@@ -120,6 +121,33 @@ def test_no_target_is_resolved_in_any_place_of_any_file(trained, here, target):
             assert target in line and "refused" in line and "\n" not in line
             assert files(here) == before
     assert "planted" not in sys.modules
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_no_target_is_resolved_where_a_network_draws_alone(trained, here, target):
+    file = checkpoint.newest(trained)
+    content = torch.load(file, weights_only=True)
+    for node in ({"_target_": target, **TARGETS[target]}, {"_target_": "torch.nn.Identity", "x": {"_target_": target}}):
+        torch.save(content | {"draws": {"with": "generator", "generator": node}}, file)
+        before = files(here)
+        with pytest.raises(UserError, match="refused") as refused:
+            checkpoint.load(file, draws_only=True)
+        assert target in str(refused.value) and "\n" not in str(refused.value)
+        assert files(here) == before
+    assert "planted" not in sys.modules
+
+
+@pytest.mark.parametrize("told", ["generator", 1, {"with": "generator"}, {"generator": {}}, [], ["with"]], ids=str)
+def test_what_draws_is_told_by_nobody_or_as_we_do(trained, told):
+    file = checkpoint.newest(trained)
+    content = torch.load(file, weights_only=True)
+    torch.save(content | {"draws": told}, file)
+    if told:
+        with pytest.raises(UserError, match="what draws") as refused:
+            checkpoint.load(file, draws_only=True)
+        assert "\n" not in str(refused.value)
+    else:
+        assert type(checkpoint.load(file, draws_only=True)).__name__ == "GAN", "as one of before says nothing"
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -230,7 +258,8 @@ def own(trained, here):
     )
     for file in (trained / "checkpoints").iterdir():
         content = torch.load(file, weights_only=True)
-        content["config"]["objective"]["generator"]["_target_"] = "my_package.Network"
+        for node in (content["config"]["objective"]["generator"], content["draws"]["generator"]):
+            node["_target_"] = "my_package.Network"
         torch.save(content, file)
     yield trained
     sys.modules.pop("my_package", None)

@@ -136,7 +136,6 @@ def test_killed_under_each_strategy(tmp_path, strategy):
 
 
 @pytest.mark.slow
-@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("first", "then"), [("ddp", "fsdp"), ("fsdp", "zero2"), ("zero3", "ddp"), ("zero1", "single")])
 def test_a_run_goes_on_under_another_strategy(tmp_path, first, then):
     """By the command line that a user types; where a strategy splits the weights, from a checkpoint in parts."""

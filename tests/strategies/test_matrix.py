@@ -51,8 +51,8 @@ def check(strategy, precision, folder, reference):
     assert not left, found
 
 
-SOME = ("ddp", "fsdp")
-ALL = [each if each in SOME else pytest.param(each, marks=pytest.mark.slow) for each in STRATEGIES]
+SLOW = (pytest.mark.slow, pytest.mark.sampled(4))
+ALL = [each if each == "ddp" else pytest.param(each, marks=SLOW) for each in STRATEGIES]
 
 
 @pytest.fixture(scope="module", params=ALL)
@@ -139,6 +139,7 @@ def test_two_runs_have_the_same_bits(trained):
 
 
 @pytest.mark.slow
+@pytest.mark.sampled(3)
 def test_bf16_rounds_the_same_under_every_strategy(tmp_path):
     """Half the batch rounds otherwise than the whole, so that one process is no reference: DDP on two ranks is."""
     for strategy in STRATEGIES:

@@ -7,7 +7,6 @@ CASE = "reuse/fp32/seed=2"
 
 
 @pytest.mark.slow
-@pytest.mark.sampled(2)
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp", "zero2", "zero3"])
 def test_two_ranks_equal_one_process(strategy, tmp_path):
     for name, ranks in (("single", 1), (strategy, 2)):

@@ -278,11 +278,54 @@ def test_features_of_a_caption_do_not_depend_on_its_company(encoder, threads):
         torch.set_num_threads(before)
 
 
-def test_captions_of_a_call_are_encoded_together_in_batches_of_one_size(encoder):
-    seen = []
-    tokenized = encoder()
-    tokenized(["a"])
-    forward = tokenized._model.forward
-    tokenized._model.forward = lambda input_ids: seen.append(tuple(input_ids.shape)) or forward(input_ids=input_ids)
-    tokenized([*(f"{word} car" for word in ("red", "green", "blue", "big", "small", "a", "the", "and", "on")), "car"])
-    assert seen == [(8, 3), (8, 4), (8, 4)]
+def forwards(encoder: Pretrained, captions: list[str]) -> list[tuple[int, ...]]:
+    """Shapes of ids that the model of an encoder sees for captions that it has not cached."""
+    seen: list[tuple[int, ...]] = []
+    forward = encoder._model.forward
+    encoder._model.forward = lambda input_ids: seen.append(tuple(input_ids.shape)) or forward(input_ids=input_ids)
+    try:
+        encoder(captions)
+    finally:
+        encoder._model.forward = forward
+    return seen
+
+
+NINE = [f"{word} car" for word in ("red", "green", "blue", "big", "small", "a", "the", "and", "on")]
+
+
+@pytest.mark.parametrize(
+    ("alone", "expected"), [(True, [(1, 3), (8, 4), (1, 4)]), (False, [(8, 3), (8, 4), (8, 4)])], ids=["alone", "not"]
+)
+def test_captions_of_a_call_are_encoded_in_batches_of_one_size_and_few_alone(encoder, monkeypatch, alone, expected):
+    encoder = encoder()
+    encoder(["a"])
+    monkeypatch.setattr(encoder, "_same_alone", lambda caption, size: alone)
+    assert forwards(encoder, [*NINE, "car"]) == expected
+    assert forwards(encoder, NINE[:4]) == [(8, 4)], "four together take less time than one by one"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_caption_is_encoded_alone_where_it_rounds_as_among_others(encoder, threads):
+    encoder, before = encoder(), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        encoder(["a"])
+        tried = forwards(encoder, ["a red car"])
+        assert tried[:2] == [(1, 5), (8, 5)], "tried once for a length"
+        same = encoder._alone[5, threads]
+        assert forwards(encoder, ["a blue car"]) == [(1, 5) if same else (8, 5)]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_where_one_alone_rounds_otherwise_it_is_encoded_among_copies(encoder):
+    encoder = encoder()
+    encoder(["a"])
+    encoder._alone.clear()
+    features = encoder._features
+    encoder._features = lambda ids: features(ids) * (1 + 1e-3 * (len(ids) == 1))
+    condition = encoder(["a red car"])
+    encoder._features = features
+    assert encoder._alone == {(5, torch.get_num_threads()): False}
+    encoder._alone.clear()
+    assert torch.equal(condition.tokens, encoder(["a red car", "a blue car", "a big car", "a small car"]).rows([0])[0])

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import AbstractContextManager, nullcontext
-from functools import reduce
-from operator import getitem
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, snapshot_download
-from torch import Tensor, nn
 
-from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.exports import card
-from trainer.objectives.guidance import Guided
+from trainer.exports.drawing import Drawing
 from trainer.runs import checkpoint
+from trainer.runs.drawing import draws
 from trainer.runs.export_files import (
     CARD,
     PICTURES,
@@ -33,12 +29,6 @@ from trainer.runs.judges import taught_by
 KEPT = ("name", "text", "data", "runtime", "teacher", "matcher", "backbones")
 
 
-def node(objective: Any) -> dict[str, Any]:
-    """The configuration of the network that draws, in that of its run."""
-    found: dict[str, Any] = reduce(getitem, objective.draws_with.split("."), objective.config["objective"])
-    return found | getattr(objective, "drawn_with", {})  # as the level of one that grows
-
-
 def configuration(config: dict[str, Any], generator: dict[str, Any]) -> dict[str, Any]:
     """That of a run, with a `TrainedGenerator` as its objective, and without what only training reads."""
     kept = {key: config[key] for key in KEPT if key in config}
@@ -49,45 +39,25 @@ def configuration(config: dict[str, Any], generator: dict[str, Any]) -> dict[str
     return {**kept, "objective": {"_target_": TRAINED, "generator": generator}}
 
 
-class TrainedGenerator(Guided, nn.Module, PyTorchModelHubMixin):
-    """Draws as the objective did that trained `generator`, (latent, condition) -> (N, 3, H, W) in [-1, 1].
+class TrainedGenerator(Drawing, PyTorchModelHubMixin):
+    """A `Drawing` as models of the Hugging Face hub are.
 
-    config: resolved configuration of the run, in which this stands as `objective`. images_seen, global_step: in that
-    training. As models of the hub do it has `from_pretrained(folder or id)`, `save_pretrained(folder)` and
-    `push_to_hub(id)`.
+    It has `from_pretrained(folder or id)`, `save_pretrained(folder)` and `push_to_hub(id)`.
     """
-
-    draws_with = "generator"
-
-    def __init__(self, generator: nn.Module):
-        super().__init__()
-        self.generator = generator
-        self.latent_channels: Any = generator.latent_channels
-        self.config: dict[str, Any] = {}
-        self.images_seen = 0
-        self.global_step = 0
-        self.source: Path | None = None  # checkpoint that it was taken from
 
     @classmethod
     def of(cls, path: str | Path) -> TrainedGenerator:
         """That of a run, a checkpoint or an export, on the CPU. UserError if it draws nothing or is a program."""
-        path = checkpoint.newest(path)
-        if is_program(path):
+        if is_program(Path(path)):
             raise UserError(f"{path} has no weights to take: give the run or {WEIGHTS} that it was made from")
         objective = checkpoint.load(path, as_saved=True)
         if not objective.draws_with:
             raise UserError(f"{path} draws no images: give a run that does, as of cgan or cvae")
         drawing = cls(objective.get_submodule(objective.draws_with)).eval()
-        drawing.config = configuration(objective.config, node(objective))
-        drawing.images_seen, drawing.source = objective.images_seen, path
+        drawing.config = configuration(objective.config, draws(objective)["generator"])
+        drawing.images_seen, drawing.source = objective.images_seen, objective.source
         drawing.global_step = objective.trained_steps
         return drawing
-
-    def sample(self, latent: Tensor, condition: Condition) -> Tensor:
-        return self.generator(latent, condition)
-
-    def ema_weights(self) -> AbstractContextManager[None]:
-        return nullcontext()  # the weights are the averages
 
     def settings(self) -> dict[str, Any]:
         """What config.json says beside the programs."""

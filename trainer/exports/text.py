@@ -15,6 +15,7 @@ from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.process.progress import say
 from trainer.runs.export_files import TOKENIZER
+from trainer.text.bert import Bert
 from trainer.text.models import FAMILIES, last, mean, projected, unit_mean
 from trainer.text.pretrained import FLOAT16_MAX, Pretrained
 
@@ -68,7 +69,8 @@ def included(encoder: Pretrained, folder: Path) -> tuple[Encoder, dict[str, Any]
     backend.enable_truncation(encoder.max_tokens)
     backend.enable_padding(length=encoder.max_tokens, pad_id=tokenizer.convert_tokens_to_ids(pad), pad_token=pad)
     backend.save(str(folder / TOKENIZER))
-    model.set_attn_implementation("eager")  # its masks are plain arithmetic, which every format has
+    if not isinstance(model, Bert):
+        model.set_attn_implementation("eager")  # its masks are plain arithmetic, which every format has
     node = {"_target_": f"{__name__}.Tokens", "max_tokens": encoder.max_tokens}
     return Encoder(model.cpu(), POOLS[FAMILIES[encoder.name].pool]), node
 

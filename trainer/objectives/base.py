@@ -17,6 +17,7 @@ from trainer.batch import Batch, Condition
 from trainer.errors import UserError
 from trainer.objectives.guidance import CaptionDropout
 from trainer.objectives.span import Span
+from trainer.runs.drawing import draws
 
 Phase = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
 Schedule = Callable[[float], float]
@@ -209,9 +210,7 @@ class Objective(CaptionDropout, pl.LightningModule):
 
     @torch.no_grad()
     def _swap(self, averages: dict[str, Tensor]) -> None:
-        if not averages:
-            return
-        parameters = dict(self.named_parameters())
+        parameters = dict(self.named_parameters()) if averages else {}
         for key, average in averages.items():
             weight = self.held(parameters[key])
             live = weight.to(average.dtype, copy=True)
@@ -227,7 +226,7 @@ class Objective(CaptionDropout, pl.LightningModule):
         if self.strategy:
             parts = {key: self.strategy.part(parameter) for key, parameter in self.named_parameters() if key in ema}
             ema = self.strategy.save_parts({key: replace(part, tensor=ema[key]) for key, part in parts.items()})
-        checkpoint.update(ema=ema, config=self.config, images_seen=self.images_seen)
+        checkpoint.update(ema=ema, config=self.config, images_seen=self.images_seen, draws=draws(self))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.images_seen = checkpoint["images_seen"]

@@ -71,6 +71,7 @@ PARTS: dict[str, dict[str, Callable[[Any], bool]]] = {  # place -> module or pac
     "objective": {
         **NETWORKS,
         "trainer.objectives": NETWORK,
+        "trainer.exports.drawing": NETWORK,
         "trainer.exports.generator": NETWORK,
         "trainer.backbones": functions_named("load"),  # whose features a network learns from
         "trainer.losses": callable,

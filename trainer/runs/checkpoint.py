@@ -20,7 +20,7 @@ from torch import nn
 
 from trainer.errors import DamagedError, UserError
 from trainer.pretrained import hub
-from trainer.runs import allowlist, checkpoint_files, moved
+from trainer.runs import allowlist, checkpoint_files, drawing, moved
 from trainer.runs.export_files import MODELS, PROGRAMS, WEIGHTS, is_program, settings
 from trainer.strategies.parts import joined
 
@@ -36,7 +36,12 @@ REMEDY = "give a run folder, an export, or the id of a model within reach, as hf
 
 
 def newest(path: str | Path) -> Path:
-    """The newest whole checkpoint of a run folder or of its checkpoints folder; a .ckpt or an export is itself.
+    """The file of `opened`."""
+    return opened(path)[0]
+
+
+def opened(path: str | Path, draws_only: bool = False) -> tuple[Path, dict[str, Any]]:
+    """(file, content) of the newest whole checkpoint of a run folder or its checkpoints folder; a file is itself.
 
     One that is damaged (a full disk, a broken copy, a bad sector) is passed over with a line that says so. What is no
     path here but may be a model of the Hugging Face hub, as me/model, is fetched from there once. Programs are taken
@@ -51,8 +56,7 @@ def newest(path: str | Path) -> Path:
             f"file, as {path / programs[0]}"
         )
     if path.is_file() or (path.is_dir() and path.suffix == ".ckpt"):
-        read(path)
-        return path
+        return path, read(path, draws_only)
     if not path.exists():
         raise UserError(f"checkpoint {path} does not exist{_runs_near(path)}")
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
@@ -60,18 +64,16 @@ def newest(path: str | Path) -> Path:
     while candidate := next((each for each in _newest_first(folder) if each not in passed_over), None):
         passed_over.add(candidate)
         try:
-            _read(candidate)
+            return candidate, _read(candidate, draws_only)
         except DamagedError as error:
             print(f"checkpoint {candidate} {error}: taking an older one", file=sys.stderr, flush=True)
         except UserError:
             if candidate.exists():
                 raise  # else a run that is under way has replaced it since
-        else:
-            return candidate
     raise UserError(f"no whole checkpoint in {folder}{_runs_near(folder)}")
 
 
-def read(path: str | Path) -> dict[str, Any]:
+def read(path: str | Path, draws_only: bool = False) -> dict[str, Any]:
     """The content of a checkpoint, checked by its checksums and mapped from disk.
 
     DamagedError, which names the whole ones beside it, if it is not as it was written or not one of ours. Of one that
@@ -79,14 +81,14 @@ def read(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        return _read(path)
+        return _read(path, draws_only)
     except DamagedError as error:
         beside = [each.name for each in _newest_first(path.parent) if each != path and is_whole(each)]
         remedy = f"; whole beside it: {', '.join(beside[:3])}" if beside else ""
         raise DamagedError(f"checkpoint {path} {error}{remedy}") from error
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, draws_only: bool = False) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"checkpoint {path} does not exist{_runs_near(path)}")
     if wrong := checkpoint_files.damage(path):
@@ -94,7 +96,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         if path.name in MODELS:
             weights = {} if is_program(path) else load_file(path)
-            checkpoint = {**settings(path), "state_dict": weights, "ema": {}}  # it has the EMA's weights
+            checkpoint = {**settings(path, draws_only), "state_dict": weights, "ema": {}}  # it has the EMA's weights
         else:
             files = checkpoint_files.files_of(path)
             ranks = [torch.load(file, map_location="cpu", weights_only=True, mmap=True) for file in files]
@@ -114,6 +116,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise DamagedError(f"is not a checkpoint of a training run, it has no {missing[0]}: give a run folder")
     if path.name not in MODELS:  # `settings` has done it there
         moved.require_known(checkpoint, path)
+        if draws_only:
+            checkpoint = drawing.alone(checkpoint)
         checkpoint["config"] = allowlist.check_config(checkpoint["config"], path)
     return checkpoint
 
@@ -123,14 +127,16 @@ def images_seen(path: str | Path) -> int:
     return int(read(path)["images_seen"])
 
 
-def load(path: str | Path, device: str | torch.device = "cpu", as_saved: bool = False) -> Any:
+def load(
+    path: str | Path, device: str | torch.device = "cpu", as_saved: bool = False, draws_only: bool = False
+) -> Any:
     """The objective of a run folder, checkpoint or export, ready to sample: EMA weights, eval, no gradients.
 
     It is built from the configuration kept in the checkpoint, whatever the files in conf/ say today. as_saved: without
-    the passes that change how its network is run. UserError if it cannot be read or its weights do not fit.
+    the passes that change how its network is run. draws_only: where a network draws, it alone, as a `Drawing`.
+    `source` is the file that was read. UserError if it cannot be read or its weights do not fit.
     """
-    path = newest(path)
-    checkpoint = read(path)
+    path, checkpoint = opened(path, draws_only)
     try:
         objective: Any = instantiate(checkpoint["config"]["objective"], _convert_="all")
         objective.load_state_dict(dict(checkpoint["state_dict"]))
@@ -145,7 +151,7 @@ def load(path: str | Path, device: str | torch.device = "cpu", as_saved: bool = 
     with torch.no_grad():
         for key, average in checkpoint["ema"].items():
             parameters[key].copy_(average)
-    objective.config = checkpoint["config"]
+    objective.config, objective.source = checkpoint["config"], path
     objective.images_seen = checkpoint["images_seen"]
     objective.trained_steps = int(checkpoint.get("global_step", 0))
     objective.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
@@ -161,8 +167,7 @@ def load(path: str | Path, device: str | torch.device = "cpu", as_saved: bool = 
 
 def start_from(objective: Any, path: str | Path) -> None:
     """Gives an objective the weights of a run, averaged where they have an average; UserError if they do not fit."""
-    path = newest(path)
-    content = read(path)
+    path, content = opened(path)
     try:
         objective.load_state_dict({**dict(content["state_dict"]), **dict(content["ema"])})
     except RuntimeError as error:

@@ -17,6 +17,7 @@ WEIGHTS, SETTINGS, TOKENIZER, CARD, PICTURES = (
 PROGRAMS = {"onnx": "model.onnx", "aot_inductor": "model.aot.pt2", "torch_export": "model.pt2"}  # format -> file
 MODELS = (WEIGHTS, *PROGRAMS.values())  # files that draw
 TRAINED = "trainer.exports.generator.TrainedGenerator"
+DRAWING = "trainer.exports.drawing.Drawing"  # the same without the hub
 TOKENS = "trainer.exports.text.Tokens"
 
 
@@ -31,13 +32,23 @@ def is_program(path: Path) -> bool:
     return path.name in PROGRAMS.values()
 
 
-def settings(path: Path) -> dict[str, Any]:
+def of_drawing(config: dict[str, Any]) -> dict[str, Any]:
+    """What who only draws reads of a configuration."""
+    found: dict[str, Any] = {key: config[key] for key in ("name", "text", "objective", "runtime") if key in config}
+    if isinstance(found.get("objective"), dict) and found["objective"].get("_target_") == TRAINED:
+        found["objective"] = found["objective"] | {"_target_": DRAWING}
+    return found
+
+
+def settings(path: Path, draws_only: bool = False) -> dict[str, Any]:
     """config.json beside a model: images_seen, global_step, config. Of a program, `config.objective` draws with it.
 
-    UserError where the configuration names what it may not.
+    draws_only: what that needs of the configuration. UserError where that names what it may not.
     """
     saved = json.loads(path.with_name(SETTINGS).read_text(encoding="utf-8"))
     moved.require_known(saved, path.with_name(SETTINGS))
+    if draws_only and isinstance(saved["config"], dict):
+        saved["config"] = of_drawing(saved["config"])
     saved["config"] = allowlist.check_config(saved["config"], path.with_name(SETTINGS))
     if not is_program(path):
         return saved

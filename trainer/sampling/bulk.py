@@ -119,7 +119,8 @@ def work(cfg: DictConfig, plan: shards.Plan, folder: Path, device: str | None, c
     if device is None and torch.cuda.is_available():
         device = f"cuda:{int(os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', 0)))}"
     torch.set_num_threads(1)  # where there are other threads kernels round otherwise: the bytes must not hang on that
-    pipe = load(cfg.checkpoint, device, cfg.batch_size, compiled=cfg.compile).conditioned(**asdict(conditioning))
+    pipe = load(cfg.checkpoint, device, cfg.batch_size, compiled=cfg.compile, draws_only=True)
+    pipe = pipe.conditioned(**asdict(conditioning))
     sampler = pipe.sampler
     sampler.fixed |= is_program(pipe.path)  # another runtime may round otherwise at another size, at 16 rows as at 1
     sampler.keep_bits()

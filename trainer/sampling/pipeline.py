@@ -146,6 +146,7 @@ def load(
     compiled: bool = False,
     as_saved: bool = False,
     allow: Sequence[str] = (),
+    draws_only: bool = False,
 ) -> Pipeline:
     """A pipeline from a run folder (its newest whole checkpoint) or a .ckpt file; on the GPU if there is one.
 
@@ -157,19 +158,19 @@ def load(
     fixed: as of `Sampler`. compiled: the network by torch.compile: minutes at first, then it draws faster; eager, and a
     line says so, where there is no compiler. as_saved: without what a compressed one has done to it after loading.
     allow: packages of your own that the run is made of; from then on this process builds what checkpoints name of them.
+    draws_only: without what trained beside the network that draws, which is there sooner: for who reconstructs nothing.
     UserError if there is no such run, its checkpoint cannot be read, it is a program that cannot be compiled again, or
     the device is not there.
     """
     device = usable_device(device)
     allowlist.allow(allow)
-    path = checkpoint.newest(path)
-    if compiled and is_program(path):
+    if compiled and is_program(Path(path)):
         raise UserError(f"compile=true: {path} is a program already; leave it out, or give the run")
-    objective = checkpoint.load(path, device, as_saved)
+    objective = checkpoint.load(path, device, as_saved, draws_only)
     text = instantiate(objective.config["text"]["encoder"], _convert_="all")
     if compiled:
         runtime.compiled(objective.get_submodule(objective.draws_with))
-    return Pipeline(path, Sampler(objective, text, batch_size, fixed))
+    return Pipeline(objective.source, Sampler(objective, text, batch_size, fixed))
 
 
 def usable_device(device: str | torch.device | None) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.errors import UserError
+from trainer.text import bert
 
 # Pooling, (N, L, D) to (N, D). A batch holds captions of one length and no padding, so nothing needs a mask.
 
@@ -70,6 +72,9 @@ FAMILIES = {
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """No loading bar, and no warnings but ours: missing weights and cut captions are checked here."""
+    if "transformers" not in sys.modules:  # it takes seconds, and a plain BERT does without
+        yield
+        return
     from transformers.utils import logging
 
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -89,6 +94,8 @@ def load(name: str, folder: Path) -> tuple[Any, Any]:
     UserError if the folder holds no such model or its weights are incomplete.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # unset, every forked loader worker prints a warning
+    if "bert" in FAMILIES[name].model_types and (found := bert.read(folder)):
+        return found
     import transformers
 
     family = FAMILIES[name]

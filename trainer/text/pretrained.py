@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from trainer.batch import Condition
 from trainer.errors import UserError
@@ -22,6 +23,7 @@ from trainer.text.weights import find_folder, fingerprint, minilm_folder
 
 TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 32_768}  # large, so that busy cores seldom wait for one another
 TOGETHER = {"cpu": 8, "cuda": 64}  # captions of every batch where their features must not depend on how many are asked
+FEW = 3  # of a length, which take less time one by one than together with copies
 FLOAT16_MAX = 65_504
 PACKAGED: dict[str, Callable[[Path], Path]] = {
     "minilm": lambda root: minilm_folder(root / "checksums"),
@@ -52,6 +54,7 @@ class Pretrained:
         self._cache: TextCache | None = None
         self._model: Any = None
         self._tokenizer: Any = None
+        self._alone: dict[tuple[int, int], bool] = {}  # length, threads -> whether one caption rounds as many do
 
     def prepare(self, captions: Sequence[str]) -> Features:
         """`features[(N,) int array] -> Condition` of n captions. What the cache lacks is encoded and added to it."""
@@ -161,16 +164,30 @@ class Pretrained:
         """Yields n indices into ids with their features (n, 1 + length, D) float16: the pooled vector, then the tokens.
 
         Captions of one length go together: without padding no caption's features depend on its neighbours, and none of
-        the time goes into pads. full: all batches have one size, the last of a length filled up with copies.
+        the time goes into pads. full: with the bits that a caption has in any company: batches have one size, filled up
+        with copies, or one caption each where a few are left and that rounds the same.
         """
-        device = self._model.device
+        device = next(self._model.parameters()).device
         by_length = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         for length, group in itertools.groupby(by_length, key=lambda i: len(ids[i])):
             same = list(group)
             size = TOGETHER[device.type] if full else max(1, TOKENS_PER_BATCH[device.type] // length)
-            for begin in range(0, len(same), size):
-                which = same[begin : begin + size]
+            while same:
+                if full and len(same) <= FEW and self._same_alone(ids[same[0]], size):
+                    size = 1
+                which, same = same[:size], same[size:]
                 copies = which[:1] * (size - len(which)) if full else []
-                output = self._model(input_ids=torch.tensor([ids[i] for i in which + copies], device=device))
-                features = torch.cat([self._pool(output)[:, None], output.last_hidden_state], 1)[: len(which)]
+                features = self._features([ids[i] for i in which + copies])[: len(which)]
                 yield which, features.clamp(-FLOAT16_MAX, FLOAT16_MAX).half().cpu().numpy()
+
+    def _features(self, ids: list[list[int]]) -> Tensor:
+        """(n, 1 + length, D) of n captions of one length."""
+        output = self._model(input_ids=torch.tensor(ids, device=next(self._model.parameters()).device))
+        return torch.cat([self._pool(output)[:, None], output.last_hidden_state], 1)
+
+    def _same_alone(self, caption: list[int], size: int) -> bool:
+        """Whether a caption alone has the bits it has among `size`: tried once for a length and a number of threads."""
+        key = len(caption), torch.get_num_threads()
+        if key not in self._alone:
+            self._alone[key] = torch.equal(self._features([caption])[0], self._features([caption] * size)[0])
+        return self._alone[key]

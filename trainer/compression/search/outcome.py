@@ -21,6 +21,7 @@ from trainer.exports import generator
 from trainer.exports.generator import TrainedGenerator
 from trainer.process.progress import say
 from trainer.runs import export_files, results
+from trainer.runs.drawing import draws
 from trainer.runs.trained import require_alike
 from trainer.sampling.pipeline import Pipeline, load
 
@@ -72,7 +73,7 @@ def quality_of(cfg: DictConfig, pipe: Pipeline, reference: Pipeline, first: Cand
 
 def save(out: Path, pipe: Pipeline, start: Candidate, end: Candidate) -> None:
     """OUT/model.safetensors and config.json: the generator as it is to be built, and what is done after loading it."""
-    node = structure.node(generator.node(pipe.objective), start.network, end.network)
+    node = structure.node(draws(pipe.objective)["generator"], start.network, end.network)
     config = generator.configuration(pipe.config, node) | {"runtime": [*end.runtime]}
     settings = {"images_seen": pipe.objective.images_seen, "global_step": pipe.step, "config": config}
     try:
