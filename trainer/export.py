@@ -24,7 +24,7 @@ class Export:
     checkpoint: str = MISSING
     out: str = MISSING
     formats: Any = MISSING
-    include_text: bool = False
+    include_text: bool | None = None
     ema: float | None = None
     prompts: list[str] = field(default_factory=list)
     license: str | None = None

@@ -99,7 +99,7 @@ def made(run: Path, out: Path, *arguments: str) -> Path:
 
 @pytest.fixture(scope="session")
 def exports(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made(run, tmp_path_factory.mktemp("export") / "out", "formats=[onnx,torch_export]")
+    return made(run, tmp_path_factory.mktemp("export") / "out", "formats=[onnx,torch_export]", "include_text=false")
 
 
 @pytest.fixture(scope="session")

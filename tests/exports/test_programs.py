@@ -1,11 +1,16 @@
 """Programs draw what eager draws, alone in a process of their own and as a checkpoint of this project."""
 
 import shutil
+import subprocess
+import sys
+from re import findall
 
 import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
+from onnx import load as load_onnx
+from PIL import Image
 
 from tests.exports.conftest import IDENTITY, TOKENS, WIDTH, made, save_run
 from trainer import load
@@ -148,8 +153,38 @@ def test_a_folder_of_programs_alone_runs_none_by_itself(exports):
         load(exports)
 
 
+def test_open_dimensions_have_their_names(exports):
+    graph = load_onnx(exports / "model.onnx").graph
+    shapes = {
+        value.name: [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output, *graph.value_info)
+    }
+    assert shapes["latent"] == ["N", 8]
+    assert shapes["tokens"] == ["N", "L", WIDTH]
+    assert shapes["images"] == ["N", 3, 16, 16]
+    open_sizes = [size for shape in shapes.values() for size in shape if isinstance(size, str)]
+    assert {word for size in open_sizes for word in findall(r"[a-zA-Z]\w*", size)} == {"N", "L"}
+
+
+INFER = """
+import infer
+for seed in ("0", "7", "-3"):
+    infer.main("two people who walk along the street", seed, f"{seed}.png")
+print(sorted(each for each in sys.modules if each in ("torch", "trainer", "PIL", "transformers")))
+"""
+
+
 def test_with_the_text_encoder_inside(run, tmp_path, without):
-    out = made(run, tmp_path / "out", "formats=onnx", "include_text=true")
+    out = made(run, tmp_path / "out", "formats=onnx")  # by itself
+    assert without(OURS | {"torch", "transformers", "PIL"}, INFER, out).endswith("[]\n")
+    for seed in (0, 7, -3):
+        with Image.open(out / f"{seed}.png") as image:
+            mine, theirs = np.asarray(image), load(run)("two people who walk along the street", seed).images[0]
+        assert np.abs(mine.astype(int) - np.asarray(theirs)).max() <= 1
+        assert np.ptp(mine) > 100
+    told = subprocess.run([sys.executable, out / "infer.py"], capture_output=True, text=True)
+    assert told.returncode == 1 and "python infer.py PROMPT" in told.stderr
+    assert "python infer.py 'a red apple' 0 image.png" in (out / "README.md").read_text()
     expected = load(run)(list(CAPTIONS), seeds=range(4)).pixels
     pipe = load(out / "model.onnx")
     assert (pipe(list(CAPTIONS), seeds=range(4)).pixels.int() - expected.int()).abs().max() <= 1

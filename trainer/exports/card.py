@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from hydra.utils import get_class
 
 from trainer.runs import results, run_folder
-from trainer.runs.export_files import PICTURES, TOKENIZER, example
+from trainer.runs.export_files import INFER, PICTURES, PROGRAMS, TOKENIZER, example
 
 LICENSE = "unknown"  # the hub's word for it
 LOADING = """## Use
@@ -83,6 +83,8 @@ def program(name: str, entry: dict[str, Any]) -> str:
     """How to load and call one of the programs."""
     shapes = "\n".join(f"- `{key}`: {text}" for key, text in entry["inputs"].items())
     note = f"Ids and mask are those of `{TOKENIZER}`, which pads and cuts them.\n" if entry["encoder"] else ""
+    if entry["encoder"] and name == PROGRAMS["onnx"]:
+        note += f"`python {INFER} 'a red apple' 0 image.png` draws with onnxruntime and tokenizers alone.\n"
     channels, height, width = entry["images"]
     return (
         f"### {name}\n\n```python\n{CODE[name].format(machine=entry['machine'])}\n```\n\n{shapes}\n"

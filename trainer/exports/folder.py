@@ -15,7 +15,9 @@ from trainer.exports.making import Programs
 from trainer.runs import checkpoint
 from trainer.runs.export_files import (
     CARD,
+    INFER,
     PICTURES,
+    PRETRAINED,
     PROGRAMS,
     WEIGHTS,
     merge_programs,
@@ -33,9 +35,14 @@ def write_generator(cfg: DictConfig, path: Path, out: Path, formats: list[str]) 
     settings, failed = drawing.settings(), []
     if wanted := [each for each in formats if each in PROGRAMS]:
         device = cfg.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        programs = Programs(drawing.generator.to(device), drawing.config, out, cfg.include_text)
+        with_text = cfg.include_text
+        if with_text is None:  # an ONNX program is for who has nothing else
+            with_text = "onnx" in wanted and drawing.config["text"]["encoder"]["_target_"] == PRETRAINED
+        programs = Programs(drawing.generator.to(device), drawing.config, out, with_text)
         for each in wanted:
             programs.make(each)
+        if programs.encoder_node and PROGRAMS["onnx"] in programs.entries:
+            shutil.copy(Path(__file__).with_name(INFER), out)
         settings["programs"], failed = programs.entries, programs.failed
         drawing.to("cpu")
     settings = merge_programs(out, settings)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,22 @@ def write(exported: ExportedProgram, path: Path) -> None:
         exported, (), dynamo=True, opset_version=OPSET, input_names=names, output_names=["images"],
         dynamic_shapes=axes, verbose=False,
     )  # fmt: skip
+    name_dimensions(program.model.graph, axes)
     program.save(path)
+
+
+def name_dimensions(graph: Any, axes: Sequence[dict[int, str]]) -> None:
+    """Gives open dimensions the names of `axes`, a dict an input, in place of those that were traced (s12, 2*s12)."""
+    names = {
+        value.shape[i].value: name
+        for value, each in zip(graph.inputs, axes, strict=True)
+        for i, name in each.items()
+    }
+    values = [*graph.inputs, *(output for node in graph.all_nodes() for output in node.outputs)]
+    for value in values:
+        for i, size in enumerate(value.shape or ()):
+            if not isinstance(size, int) and size.value:
+                value.shape[i] = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), size.value)
 
 
 class Generator(Runtime):

@@ -64,7 +64,7 @@ def included(encoder: Pretrained, folder: Path) -> tuple[Encoder, dict[str, Any]
     model, tokenizer = encoder.parts()
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise UserError(f"include_text=true: the tokenizer of {encoder.name} makes no tokenizer.json; leave it out")
+        raise UserError(f"the tokenizer of {encoder.name} makes no tokenizer.json: say include_text=false")
     pad = tokenizer.pad_token or tokenizer.eos_token
     backend.enable_truncation(encoder.max_tokens)
     backend.enable_padding(length=encoder.max_tokens, pad_id=tokenizer.convert_tokens_to_ids(pad), pad_token=pad)

@@ -18,6 +18,8 @@ PROGRAMS = {"onnx": "model.onnx", "aot_inductor": "model.aot.pt2", "torch_export
 MODELS = (WEIGHTS, *PROGRAMS.values())  # files that draw
 TRAINED = "trainer.exports.generator.TrainedGenerator"
 DRAWING = "trainer.exports.drawing.Drawing"  # the same without the hub
+INFER = "infer.py"  # beside a model.onnx with its text encoder inside
+PRETRAINED = "trainer.text.pretrained.Pretrained"
 TOKENS = "trainer.exports.text.Tokens"
 
 

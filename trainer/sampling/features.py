@@ -98,6 +98,6 @@ def require_features(condition: Condition) -> None:
     """UserError where tokens are ids."""
     if not condition.tokens.is_floating_point():
         raise UserError(
-            "captions of a text encoder within the model do not mix: train with text=minilm, and export without "
-            "include_text"
+            "captions of a text encoder within the model do not mix: train with text=minilm, and export with "
+            "include_text=false"
         )
