@@ -167,3 +167,17 @@ def test_configs(name, generator, inputs, monkeypatch):
     images = change(*arguments)(*inputs[0])
     assert images.shape == generator[1](*inputs[0]).shape
     assert images.isfinite().all()
+
+
+@pytest.mark.slow
+def test_what_is_compiled_is_kept_with_the_other_caches(tmp_path):
+    code = (
+        "import torch; from trainer.sampling import runtime\n"
+        "runtime.compiled(torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.ReLU()))(torch.ones(2, 3))"
+    )
+    kept = {key: value for key, value in os.environ.items() if key != "TORCHINDUCTOR_CACHE_DIR"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=kept | {"TRAINER_CACHE": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert [*(tmp_path / "inductor").rglob("*.py")]

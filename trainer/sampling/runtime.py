@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from trainer.batch import Condition
 from trainer.errors import UserError
+from trainer.process import caches
 from trainer.process.progress import say
 
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -81,6 +83,7 @@ def cuda_graphs(network: nn.Module) -> nn.Module:
 
 
 def in_graphs(network: nn.Module, dynamic: bool = False, **options: Any) -> nn.Module:
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(caches.root() / "inductor"))  # PyTorch's own is in /tmp
     import torch._dynamo
 
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\._inductor")  # of PyTorch to itself
