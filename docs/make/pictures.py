@@ -29,6 +29,18 @@ PICTURES = {
     "cgan": Picture((TRAIN + "cgan",), "samples/latest.png", "22 minutes on one core of an EPYC with AVX2"),
     "cgan-at-a-tenth": Picture((TRAIN + "cgan",), "samples/kimg000008.*.png", "22 minutes, the run of cgan"),
     "cgan_shapes": Picture((TRAIN + "cgan_shapes",), "samples/latest.png", "5 minutes"),
+    "maskgit": Picture(
+        (
+            TRAIN + "fsq_shapes run_dir=outputs/tokenizer",
+            TRAIN + "maskgit tokenizer=outputs/tokenizer run_dir=outputs/maskgit",
+            "python -m trainer.sample checkpoint=outputs/maskgit 'prompts=[a small red circle at the top left on a "
+            "white background, a large blue star in the center on a gray background, a medium purple heart at the "
+            "bottom right on a black background, a small green triangle in the center on a gray background]' seeds=0-7 "
+            "out=outputs/drawn",
+        ),
+        "grid.png",
+        "26 minutes on one core of an EPYC with AVX2",
+    ),
     "interpolate": Picture(
         (
             TRAIN + "cgan_shapes text.caption_dropout=0.1 kimg=60 run_dir=outputs/dropped",
