@@ -21,7 +21,7 @@ from trainer.process import signals
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Of the cases of a test marked `sampled(n)`, one in n runs on a day, another on the next; ALL=1 runs all.
 
-    Of slow tests without the mark one case in two does. Files begin at different cases, so that tests of one case do
+    Of slow tests without the mark one case in three does. Files begin at different cases, so that tests of one case do
     not all fall on the same day.
     """
     if os.environ.get("ALL"):
@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = []
     for item in items:
         mark = item.get_closest_marker("sampled")
-        if days := mark.args[0] if mark else 2 if item.get_closest_marker("slow") else 0:
+        if days := mark.args[0] if mark else 3 if item.get_closest_marker("slow") else 0:
             test = item.function  # type: ignore[attr-defined]
             seen[test] = seen.get(test, zlib.crc32(item.path.name.encode())) + 1
             if (seen[test] + datetime.date.today().toordinal()) % days:
