@@ -174,10 +174,18 @@ def test_configs(name, generator, inputs, monkeypatch):
 
 @pytest.mark.slow
 def test_what_is_compiled_is_kept_with_the_other_caches(tmp_path):
-    code = (
-        "import torch; from trainer.sampling import runtime\n"
-        "runtime.compiled(torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.ReLU()))(torch.ones(2, 3))"
-    )
+    code = """
+import torch
+from trainer.sampling import runtime
+class Network(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 3)
+    def forward(self, x):
+        return self.layer(x).relu()
+with torch.no_grad():
+    runtime.compiled(Network())(torch.ones(2, 3))
+"""
     kept = {key: value for key, value in os.environ.items() if key != "TORCHINDUCTOR_CACHE_DIR"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=kept | {"TRAINER_CACHE": str(tmp_path)}, capture_output=True, text=True

@@ -83,7 +83,7 @@ def cuda_graphs(network: nn.Module) -> nn.Module:
 
 
 def in_graphs(network: nn.Module, dynamic: bool = False, **options: Any) -> nn.Module:
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(caches.root() / "inductor"))  # PyTorch's own is in /tmp
+    keep_code()
     import torch._dynamo
 
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\._inductor")  # of PyTorch to itself
@@ -92,7 +92,16 @@ def in_graphs(network: nn.Module, dynamic: bool = False, **options: Any) -> nn.M
     return network
 
 
+def keep_code() -> None:
+    """Has what is compiled kept with the other caches: PyTorch's own, in /tmp, is gone with the machine's start.
+
+    Before its compiler is imported, which sets the variable.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(caches.root() / "inductor"))
+
+
 def has_cpp_compiler() -> bool:
+    keep_code()
     from torch._inductor import cpp_builder, exc
 
     find: Callable[[], str] = cpp_builder.get_cpp_compiler
