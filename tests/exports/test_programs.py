@@ -182,12 +182,16 @@ def test_with_the_text_encoder_inside(run, tmp_path, without):
             mine, theirs = np.asarray(image), load(run)("two people who walk along the street", seed).images[0]
         assert np.abs(mine.astype(int) - np.asarray(theirs)).max() <= 1
         assert np.ptp(mine) > 100
-    told = subprocess.run([sys.executable, out / "infer.py"], capture_output=True, text=True)
-    assert told.returncode == 1 and "python infer.py PROMPT" in told.stderr
+    for given_so in ([], [" "], ["a cat", "seven"], ["a cat", "0", "a.png", "b.png"]):
+        told = subprocess.run([sys.executable, out / "infer.py", *given_so], capture_output=True, text=True)
+        assert told.returncode == 2 and told.stderr.startswith("A picture of a prompt")
     assert "python infer.py 'a red apple' 0 image.png" in (out / "README.md").read_text()
     expected = load(run)(list(CAPTIONS), seeds=range(4)).pixels
     pipe = load(out / "model.onnx")
     assert (pipe(list(CAPTIONS), seeds=range(4)).pixels.int() - expected.int()).abs().max() <= 1
+    shutil.copytree(out, tmp_path / "again")
+    made(run, tmp_path / "again", "formats=onnx", "include_text=false")
+    assert not (tmp_path / "again" / "infer.py").exists(), "a program of features cannot be fed by it"
     features = pipe.text.prepare(list(CAPTIONS))
     assert torch.equal(features[np.array([2, 0])].float().tokens, pipe.condition([CAPTIONS[2], CAPTIONS[0]]).tokens)
     eager = given(run, out)

@@ -41,8 +41,10 @@ def write_generator(cfg: DictConfig, path: Path, out: Path, formats: list[str]) 
         programs = Programs(drawing.generator.to(device), drawing.config, out, with_text)
         for each in wanted:
             programs.make(each)
-        if programs.encoder_node and PROGRAMS["onnx"] in programs.entries:
-            shutil.copy(Path(__file__).with_name(INFER), out)
+        if PROGRAMS["onnx"] in programs.entries:
+            (out / INFER).unlink(missing_ok=True)  # of an earlier export, with text
+            if programs.encoder_node:
+                shutil.copy(Path(__file__).with_name(INFER), out)
         settings["programs"], failed = programs.entries, programs.failed
         drawing.to("cpu")
     settings = merge_programs(out, settings)

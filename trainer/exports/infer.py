@@ -52,6 +52,7 @@ def main(prompt: str, seed: str = "0", file: str = "image.png") -> None:
 
 
 if __name__ == "__main__":
-    if not 2 <= len(sys.argv) <= 4:
-        sys.exit(__doc__)
+    if not 2 <= len(sys.argv) <= 4 or not sys.argv[1].strip() or not (sys.argv[2:3] or ["0"])[0].lstrip("-").isdigit():
+        print(__doc__, file=sys.stderr)
+        sys.exit(2)
     main(*sys.argv[1:])
