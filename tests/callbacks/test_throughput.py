@@ -29,6 +29,9 @@ class Clock:
     def perf_counter(self):
         return self.now
 
+    def process_time(self):
+        return self.now / 2  # half of it with others
+
     def sleep(self, seconds):
         self.now += seconds
 
@@ -91,6 +94,14 @@ def test_pauses_at_every_step_do_not_count(objective, data, make_trainer, clock)
     callbacks = [Throughput(every_steps=5, warmup_steps=1), Sleep(clock, 0.5, range(100))]
     make_trainer(callbacks, max_steps=10, logger=rows).fit(objective, data)
     assert [row["throughput/step_ms"] for row in rows.rows.values()] == pytest.approx([20, 20], rel=1e-4)
+
+
+def test_minutes_are_of_all_that_the_run_does(objective, data, make_trainer, clock):
+    rows = Rows()
+    clock.sleep(100)  # imports, data
+    make_trainer([Throughput(every_steps=5, warmup_steps=2), Sleep(clock, 60, {3})], max_steps=10, logger=rows).fit(objective, data)
+    minutes = [row["throughput/device_minutes"] for row in rows.rows.values()]
+    assert minutes == pytest.approx([(160 + 5 * 0.02) / 120, (160 + 10 * 0.02) / 120], rel=1e-4)
 
 
 def test_peak_memory_grows_with_what_is_held():

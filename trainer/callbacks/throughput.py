@@ -26,8 +26,10 @@ class Throughput(Callback):
     - `throughput/data_wait_percent`: the part of it spent in the loader
     - `throughput/NETWORK_ms`: each phase, on every `phases_every`-th step; of a GPU by its events, so nothing waits
     - `memory/peak_gib` of the run so far: of the GPU, or of the main process on a CPU
+    - `throughput/device_minutes` since this start of the run, times the ranks: of a GPU the time since it was taken, of
+      a CPU the time that the main process computed
 
-    Of several ranks the largest value counts. Left out of all but the memory: the first `warmup_steps`, and sampling,
+    Of several ranks the largest value counts. Left out of the others: the first `warmup_steps`, and sampling,
     evaluation and checkpoints: the count begins anew after a pause between two steps, which is all that the callbacks
     behind this one do. Stands behind `Log`, before what pauses.
     """
@@ -36,6 +38,7 @@ class Throughput(Callback):
         self.every_steps = every_steps
         self.phases_every = phases_every
         self.warmup_steps = warmup_steps
+        self._born = time.perf_counter()
         self._steps = self._images = self._first_step = 0
         self._started = self._ended = self._waited = 0.0
         self._phases: dict[str, list[SupportsFloat]] = {}
@@ -89,11 +92,12 @@ class Throughput(Callback):
             images / elapsed if warm else 0.0,
             100 * self._waited / elapsed if warm else 0.0,
             peak_gib(objective.device),
+            self._device_minutes(objective.device),
             *(1000 * sum(map(float, times)) / len(times) if times else 0.0 for times in phases),
         ]
         values: Tensor = torch.tensor(measured, device=objective.device)
-        speed, wait, memory, *phase_ms = trainer.strategy.reduce(values, reduce_op="max").tolist()
-        metrics = {"memory/peak_gib": memory}
+        speed, wait, memory, minutes, *phase_ms = trainer.strategy.reduce(values, reduce_op="max").tolist()
+        metrics = {"memory/peak_gib": memory, "throughput/device_minutes": minutes * trainer.world_size}
         if speed:
             metrics["throughput/images_per_second"] = speed
             metrics["throughput/images_per_second_per_rank"] = speed / trainer.world_size
@@ -101,6 +105,10 @@ class Throughput(Callback):
             metrics["throughput/data_wait_percent"] = wait
         metrics |= {f"throughput/{name}_ms": ms for name, ms in zip(objective.phases, phase_ms, strict=True) if ms}
         record(trainer, metrics)
+
+    def _device_minutes(self, device: torch.device) -> float:
+        held = time.perf_counter() - self._born if device.type == "cuda" else time.process_time()
+        return held / 60
 
 
 def peak_gib(device: torch.device) -> float:

@@ -94,6 +94,14 @@ def by_width(lr: float, width: int) -> float:
     return lr * 768 / width
 
 
+def by_name(*table: str | float, _root_: DictConfig) -> float:
+    """A value for each experiment, of a table of names and values in turn."""
+    values = dict(zip(table[::2], table[1::2], strict=True))
+    if _root_.name not in values:
+        raise UserError(f"name={_root_.name} has no value here: expected one of {', '.join(map(str, values))}")
+    return float(values[_root_.name])
+
+
 def entry(
     task: Callable[[DictConfig], Any],
     config_name: str,
@@ -113,6 +121,7 @@ def entry(
     Plugins.instance().register(UserConf)
     OmegaConf.register_new_resolver("steps", steps, replace=True)
     OmegaConf.register_new_resolver("by_width", by_width, replace=True)
+    OmegaConf.register_new_resolver("by_name", by_name, replace=True)
     OmegaConf.register_new_resolver("run_dir", run_folder.default, replace=True)
     for resolver in (ranks.num_nodes, ranks.devices, ranks.accelerator):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -17,10 +17,11 @@ from trainer.runs.results import Figure
 
 METRICS = (  # how their names begin, in the order of the columns
     *("fd_", "fid", "precision_", "recall_", "attributes_colour", "attributes_shape", "attributes_scene"),
-    "r_precision_",
+    *("r_precision_", "diversity_"),
 )
 SHARES = ("attributes_", "r_precision_")  # in percent
 SPEED = "throughput/images_per_second"
+MINUTES = "throughput/device_minutes"
 ENDS = {"real": "other real pictures", "shuffled": "training pictures, captions ignored"}
 Measured = dict[tuple[str, str], Figure]  # (metric, protocol) -> figure of the latest checkpoint
 
@@ -52,12 +53,12 @@ def tables(runs: Sequence[Run]) -> Iterator[Table]:
         measured = [newest(run) for run in some]
         columns = choose_columns(measured)
         if columns:
-            head = ["experiment", "runs", "kimg", "images/s", "parameters", *(metric for metric, _ in columns)]
+            head = ["experiment", "runs", "kimg", "minutes", "images/s", "parameters", *(metric for metric, _ in columns)]
             rows = [
                 [label, *about([some[i] for i in members]), *(mean_of(measured, members, c) for c in columns)]
                 for label, members in experiments(some).items()
             ]
-            ends = [[name, "", "", "", "", *(anchor(measured, c, key) for c in columns)] for key, name in ENDS.items()]
+            ends = [[name, "", "", "", "", "", *(anchor(measured, c, key) for c in columns)] for key, name in ENDS.items()]
             yield Table(title, head, [each for each in (ends[0], *rows, ends[1]) if any(each[1:])], counts(columns))
 
 
@@ -120,10 +121,18 @@ def of_start(key: str) -> bool:
 
 
 def about(runs: Sequence[Run]) -> list[str]:
-    """Number of runs, thousand images seen, images a second in training, parameters."""
+    """Number of runs, thousand images seen, minutes of devices, images a second in training, parameters."""
     speeds = [statistics.median(v for _, v in points) for run in runs if (points := run.finite(SPEED))]
     parameters = dict.fromkeys(run.panel.get("parameters", "") for run in runs)
-    return [str(len(runs)), spread([run.kimg for run in runs]), spread(speeds), "; ".join(filter(None, parameters))]
+    costs = [cost for run in runs if (cost := minutes(run))]
+    numbers = [spread([run.kimg for run in runs]), spread(costs), spread(speeds)]
+    return [str(len(runs)), *numbers, "; ".join(filter(None, parameters))]
+
+
+def minutes(run: Run) -> float:
+    """Of the devices, over all starts of the run: each begins to count at nothing."""
+    counted = [value for _, value in run.finite(MINUTES)]
+    return sum(now for now, after in zip(counted, [*counted[1:], 0.0], strict=True) if after < now)
 
 
 def mean_of(measured: Sequence[Measured], members: Sequence[int], column: tuple[str, str]) -> str:
