@@ -99,7 +99,8 @@ def test_pauses_at_every_step_do_not_count(objective, data, make_trainer, clock)
 def test_minutes_are_of_all_that_the_run_does(objective, data, make_trainer, clock):
     rows = Rows()
     clock.sleep(100)  # imports, data
-    make_trainer([Throughput(every_steps=5, warmup_steps=2), Sleep(clock, 60, {3})], max_steps=10, logger=rows).fit(objective, data)
+    callbacks = [Throughput(every_steps=5, warmup_steps=2), Sleep(clock, 60, {3})]
+    make_trainer(callbacks, max_steps=10, logger=rows).fit(objective, data)
     minutes = [row["throughput/device_minutes"] for row in rows.rows.values()]
     assert minutes == pytest.approx([(160 + 5 * 0.02) / 120, (160 + 10 * 0.02) / 120], rel=1e-4)
 

@@ -67,11 +67,18 @@ def test_every_experiment_takes_other_data_in_place_of_its_own(compose, experime
 @pytest.mark.parametrize("scale", [name for name in OPTIONS["scale"] if name.removeprefix("gpu_") not in TAUGHT])
 def test_scale_changes_an_experiment_wherever_it_stands(compose, scale):
     family = scale.removeprefix("gpu").lstrip("_")  # that it is for
-    experiment = {"": "cgan", "vae": "cvae"}.get(family, family)
+    experiment = {"": "cgan", "vae": "cvae", "equal_cost": "r3gan"}.get(family, family)
     plain = OmegaConf.to_container(compose(f"experiment={experiment}"))
     scaled = OmegaConf.to_container(compose(f"experiment={experiment}", f"+scale={scale}"))
     assert scaled != plain
     assert OmegaConf.to_container(compose(f"scale={scale}", f"+experiment={experiment}")) == scaled
+
+
+def test_a_scale_by_name_says_which_names_it_has(command, compose):
+    assert compose("experiment=r3gan", "+scale=equal_cost").kimg == 12
+    refused = command("experiment=cvae", "+scale=equal_cost", main=lambda: entry(print, "config", Training))
+    assert refused.code == 2
+    assert refused.err.startswith("name=cvae has no value here: expected one of cgan, dcgan, gat, ")
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

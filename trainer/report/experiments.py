@@ -20,6 +20,7 @@ METRICS = (  # how their names begin, in the order of the columns
     *("r_precision_", "diversity_"),
 )
 SHARES = ("attributes_", "r_precision_")  # in percent
+ABOUT = ("experiment", "runs", "kimg", "minutes", "images/s", "parameters")
 SPEED = "throughput/images_per_second"
 MINUTES = "throughput/device_minutes"
 ENDS = {"real": "other real pictures", "shuffled": "training pictures, captions ignored"}
@@ -53,12 +54,13 @@ def tables(runs: Sequence[Run]) -> Iterator[Table]:
         measured = [newest(run) for run in some]
         columns = choose_columns(measured)
         if columns:
-            head = ["experiment", "runs", "kimg", "minutes", "images/s", "parameters", *(metric for metric, _ in columns)]
+            head = [*ABOUT, *(metric for metric, _ in columns)]
             rows = [
                 [label, *about([some[i] for i in members]), *(mean_of(measured, members, c) for c in columns)]
                 for label, members in experiments(some).items()
             ]
-            ends = [[name, "", "", "", "", "", *(anchor(measured, c, key) for c in columns)] for key, name in ENDS.items()]
+            blank = [""] * (len(ABOUT) - 1)
+            ends = [[name, *blank, *(anchor(measured, c, key) for c in columns)] for key, name in ENDS.items()]
             yield Table(title, head, [each for each in (ends[0], *rows, ends[1]) if any(each[1:])], counts(columns))
 
 
