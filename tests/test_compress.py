@@ -1,6 +1,7 @@
 """`python -m trainer.compress` as typed, on a run of two steps, and distillation from a run."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from trainer.compression.comparison import latency
 from trainer.compression.search import measurement
 from trainer.evaluation import attributes
 from trainer.evaluation.fidelity import Fidelity
+from trainer.export import main as export
 from trainer.runs import results
 from trainer.sample import main as sample
 
@@ -175,6 +177,50 @@ def test_distillation_from_a_run(command, run, tmp_path):
     assert load(tmp_path / "ended").config["objective"]["real"] == "data"
     shutil.rmtree(run)  # to draw, a student needs its teacher no more
     assert len(load(tmp_path / "student")("a red circle", seeds=range(2)).images) == 2
+
+
+@pytest.mark.parametrize("run", ["gan", pytest.param("vae", marks=pytest.mark.slow)], indirect=True)
+def test_a_text_encoder_from_a_run(command, run, tmp_path):
+    """Trained, drawn, measured, made faster beside its teacher, exported; without the teacher's run and its encoder."""
+    student = tmp_path / "student"
+    small = ["objective.made=64", "text.network.channels=16", "text.network.num_layers=1"]
+    done = command("experiment=distill_text", f"teacher={run}", *small, *QUICK, f"run_dir={student}")
+    assert done.code == 0, done.err
+    teacher, pipe = load(run), load(student)
+    assert pipe.config["data"]["source"] == teacher.config["data"]["source"]
+    networks = (each.objective.get_submodule(each.objective.draws_with) for each in (pipe, teacher))
+    own, theirs = (dict(network.named_parameters()) for network in networks)
+    for name, weight in theirs.items():
+        assert torch.equal(own[f"generator.{name}"], weight)
+    fast = tmp_path / "fast"
+    done = command(f"checkpoint={student}", "compression=[fold,int8_dynamic]", f"out={fast}", *FEW, main=compress.main)
+    assert done.code == 0, done.err
+    assert re.search(r"^teacher .*\n *student .*\n *fold .*\n *int8_dynamic ", done.out, re.M)
+    out = tmp_path / "export"
+    done = command(f"checkpoint={student}", f"out={out}", "formats=[safetensors,onnx]", main=export)
+    assert done.code == 0, done.err
+    shutil.rmtree(run)
+    drawn = pipe("a red circle", seeds=range(2)).pixels
+    for place, most in ((student, 0), (out, 0), (out / "model.onnx", 1), (fast, 32)):
+        found = load(place)("a red circle", seeds=range(2)).pixels
+        assert (found.int() - drawn.int()).abs().max() <= most
+    again = tmp_path / "again"
+    done = command(f"checkpoint={out}", f"out={again}", "formats=[safetensors]", main=export)
+    assert done.code == 0, done.err
+    shutil.rmtree(out)
+    assert torch.equal(load(again)("a red circle", seeds=range(2)).pixels, drawn)
+
+
+def test_a_run_without_a_frozen_encoder_has_none_to_learn_from(command, gan, tmp_path):
+    scratch = shutil.copytree(gan, tmp_path / "scratch")
+    config = scratch / "config.yaml"
+    frozen, trained = "trainer.text.pretrained.Pretrained", "trainer.text.scratch.HashTokenizer"
+    config.write_text(config.read_text().replace(frozen, trained))
+    done = command("experiment=distill_text", f"teacher={scratch}", f"run_dir={tmp_path / 'student'}")
+    assert done.code == 2
+    assert done.err == (
+        f"teacher={scratch} has no frozen text encoder to learn from: give a run of text=minilm, bert, clip or alike\n"
+    )
 
 
 def test_distillation_without_a_teacher_is_one_line(command):

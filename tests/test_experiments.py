@@ -23,7 +23,7 @@ from trainer.sample import main as sample
 EXPERIMENTS = sorted(file.stem for file in (Path(__file__).parent.parent / "conf" / "experiment").glob("*.yaml"))
 SMALL = {"shapes": ["data.source.num_images=100"], "emoji": []}
 MATCHING = [name for name in EXPERIMENTS if name.startswith("matching")]  # these draw nothing
-DISTILLED = ["distill", "distill_data"]  # of a teacher: tests/test_compress.py
+DISTILLED = ["distill", "distill_data", "distill_text"]  # of a teacher: tests/test_compress.py
 PRIORS = ["dalle", "maskgit", "gat_latents"]  # these draw the codes, or latents, of one of the next
 TOKENIZERS = ["fsq", "fsq_shapes", "vqgan", "vqvae"]  # these neither, but they reconstruct
 ONE_PICTURE = ["deep_image_prior"]  # is all that these draw

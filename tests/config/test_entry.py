@@ -21,7 +21,7 @@ CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = mistakes.options([CONF])
 EVERYWHERE = ("experiment", "scale", "hydra/sweeper", "compression")  # no part of a run has their name
 # these need an earlier run: tests/test_compress.py, tests/test_experiments.py
-TAUGHT = {"distill", "distill_data", "dalle", "maskgit", "gat_latents"}
+TAUGHT = {"distill", "distill_data", "distill_text", "dalle", "maskgit", "gat_latents"}
 EXPERIMENTS = sorted({*OPTIONS["experiment"]} - TAUGHT)
 # where a part stands that has no place of its own at the root
 INSIDE = {

@@ -315,7 +315,7 @@ def test_the_encoder_inside_reads_as_the_one_outside(pretrained, tmp_path, kind)
     expected = [encoder([caption]) for caption in captions]
     module, node = included(encoder, tmp_path)
     tokens = instantiate(node | {"path": str(tmp_path / "tokenizer.json")})(captions)
-    found = module(tokens.tokens, tokens.mask)
+    found = module(tokens)
     for i, alone in enumerate(expected):
         assert torch.equal(found.mask[i], alone.mask[0])
         torch.testing.assert_close(found.tokens[i], alone.tokens[0], rtol=2e-3, atol=1e-5)

@@ -2,8 +2,9 @@
 
 from hydra.utils import instantiate
 
-from trainer.exports.text import Tokens, included
+from trainer.exports.text import included
 from trainer.runs.export_files import TOKENIZER
+from trainer.text.pieces import Tokens
 
 
 def test_cut_captions_are_told(pretrained, tmp_path, capfd):

@@ -1,5 +1,6 @@
 """Tiny objectives on random batches, run by the real Trainer."""
 
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from trainer.networks.prior import Prior
 from trainer.networks.quantizers import FSQ
 from trainer.networks.token_generators import Autoregressive, Parallel
 from trainer.networks.tokenizer import Decoder, Encoder, Tokenizer
+from trainer.networks.worded import WordedGenerator
 from trainer.objectives import schedules
 from trainer.objectives.attngan import AttnGAN
 from trainer.objectives.gan import GAN
@@ -29,13 +31,15 @@ from trainer.objectives.matching import DualEncoder
 from trainer.objectives.priors import DallE, MaskGIT
 from trainer.objectives.progressive import Progressive
 from trainer.objectives.stylegan2 import StyleGAN2
+from trainer.objectives.text_distillation import TextDistillation
 from trainer.objectives.tokenizer import Autoencoding
 from trainer.objectives.vae import VAE
 from trainer.objectives.vae_gan import VAEGAN
 from trainer.objectives.vqgan import VQGAN
 from trainer.strategies.single import Single
+from trainer.text.scratch import TextTransformer
 
-TEXT, LATENT, RESOLUTION = 12, 6, 16
+TEXT, LATENT, RESOLUTION, WORDS = 12, 6, 16, 20
 SIZES = {"resolution": RESOLUTION, "text_channels": TEXT, "base_channels": 4, "max_channels": 8}
 
 
@@ -177,6 +181,53 @@ def make_dalle(**options):
 
 def make_maskgit(**options):
     return make_token_prior(MaskGIT, partial(Parallel, num_steps=3), **options)
+
+
+def ids_of(batch):
+    """A batch of `random_batch` whose captions are ids of words."""
+    own = batch.condition
+    ids = own.tokens[..., 0].mul(10).long().remainder(WORDS) * own.mask
+    return replace(batch, condition=Condition(ids, own.mask, own.pooled[:, :0]))
+
+
+class Known:
+    """`known[(N,) array] -> Condition` of as many captions, of features or of ids, all random."""
+
+    def __init__(self, count, of_ids=False):
+        self.count, self.of_ids = count, of_ids
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        one = [random_batch(1, 1000 + int(i) % self.count) for i in index]
+        rows = [(ids_of(each) if self.of_ids else each).condition for each in one]
+        return Condition(*map(torch.cat, zip(*rows, strict=True)))
+
+
+class GivenText(TextDistillation):
+    """Learns of a table in place of the text encoder of a run; 30 captions of the data and 9 others."""
+
+    def on_fit_start(self):
+        self.lines, self.ids, self.features = ["other"] * 9, Known(9, of_ids=True), Known(40)
+
+    def text_loss(self, batch):
+        return super().text_loss(replace(ids_of(batch), caption=batch.caption % 30))
+
+    def sample(self, latent, condition):
+        if condition.tokens.is_floating_point():
+            condition = ids_of(Batch(latent, condition, latent, latent)).condition
+        return super().sample(latent, condition)
+
+
+def make_text_distillation(optimizer=None, **changes):
+    generator = make_gan().generator
+    torch.manual_seed(4)
+    text = TextTransformer(TEXT, num_layers=1, num_heads=2, vocabulary=WORDS, max_tokens=5, channels=8)
+    loop = {"optimizer": {"text": optimizer}} if optimizer else {}
+    keys = ("schedule", "clip", "accumulate", "seed")
+    loop |= {k: changes.pop(k) for k in keys if k in changes}
+    return GivenText(WordedGenerator(text, generator), **changes, **loop_arguments(("text",), **loop))
 
 
 class See(nn.Module):

@@ -30,6 +30,7 @@ from conftest_objectives import (
     make_progressive,
     make_stylegan2,
     make_taught_gan,
+    make_text_distillation,
     make_tokenizer,
     make_vae,
     make_vae_gan,
@@ -163,6 +164,7 @@ OBJECTIVES = {
     "vae_gan+split": partial(make_vae_gan, ADAM, matching=1.0, **SPLIT),
     "vqgan": lambda **options: make_vqgan(None, ADAM, **VQGAN, **SPLIT, **options),
     "dalle": partial(make_dalle, optimizer=ADAM, **SPLIT),
+    "worded": partial(make_text_distillation, ADAM, pixel=0.5, **SPLIT),
     "maskgit": partial(make_maskgit, optimizer=ADAM, **SPLIT),
     "vq": lambda **options: make_tokenizer(VQ(16, 4, halflife_kimg=0.05), ADAM, **SPLIT, **options),
     # by Adam it is chaotic: one process with weights of 1 + 1e-7 times the size ends 1e-2 elsewhere

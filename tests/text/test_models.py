@@ -68,8 +68,8 @@ def test_real_minilm_is_sentence_transformers_recipe(tmp_path: Path):
     encoder = Pretrained("minilm", 384, 24, cache_dir=str(tmp_path))
     captions = ["a red apple", "an apple that is red", "two dogs run along a wet beach at sunset"]
     condition = encoder(captions)
-    model = transformers.AutoModel.from_pretrained(encoder._find_folder()).eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(encoder._find_folder())
+    model = transformers.AutoModel.from_pretrained(encoder.folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(encoder.folder)
     inputs = tokenizer(captions, padding=True, return_tensors="pt")
     with torch.no_grad():
         output = model(**inputs).last_hidden_state

@@ -65,7 +65,7 @@ def test_the_folder_is_made_once_by_one_of_several(package, tmp_path, monkeypatc
     assert len(made) == 1
     encoder = Pretrained("smollm2", 16, 8, cache_dir=str(tmp_path))
     assert encoder(["a red apple"]).mask.sum() == 3
-    assert encoder._find_folder() == made[0]
+    assert encoder.folder == made[0]
 
 
 def test_half_a_folder_is_never_left(tmp_path, monkeypatch):
@@ -93,7 +93,7 @@ def test_the_real_one_knows_the_capital_of_france(tmp_path, capfd):
     condition = encoder(["The capital of France is", "a red apple", "an apple that is red"])
     told = capfd.readouterr()
     assert (told.out, told.err.count("\n")) == ("", 1), "it says that it reads the package, and no more"
-    model, tokenizer = models.load("smollm2", encoder._find_folder())
+    model, tokenizer = models.load("smollm2", encoder.folder)
     assert sum(each.numel() for each in model.parameters()) == 134_515_008
     logits = condition.pooled[0] @ model.embed_tokens.weight.T  # its head: embeddings are tied
     assert tokenizer.decode(logits.argmax()) == " Paris"

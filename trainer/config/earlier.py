@@ -18,15 +18,17 @@ from trainer.config.entry import conf_folders
 from trainer.config.mistakes import options
 from trainer.errors import UserError
 from trainer.runs import allowlist
+from trainer.runs.export_files import PRETRAINED
 from trainer.runs.judges import taught_by
 from trainer.runs.run_folder import COMPOSED, PLACE, VARIABLE
 
 KEPT = {"data": ("resolution", "batch_size", "num_workers", "cache_dir")}  # what networks and machine hang on
 TRAINED = {  # key -> experiments that need it, and the group of the network that they take of it
-    "teacher": (("distill",), "discriminator"),
+    "teacher": (("distill", "distill_data", "distill_text"), "discriminator"),
     "tokenizer": (("dalle", "maskgit", "gat_latents"), "autoencoder"),
 }
 EXAMPLES = {"teacher": "cgan", "tokenizer": "fsq"}
+WORDED = "distill_text"  # the experiment in which the teacher's text encoder is learned, and its generator stays
 LATENTS, STUDENT = "objective.generator.latent_channels", 64  # of a student, and what it has by default
 GROUPS = ("objective", "data", "text", "strategy", "trainer", "callbacks", "logger")
 
@@ -128,14 +130,31 @@ def register_trained(arguments: list[str]) -> None:
             raise UserError(f"{key}={path} has no codes: give a run of experiment={EXAMPLES[key]}, vqvae or vqgan")
         if network is None or network.get("_partial_"):  # there is none of images
             network = {"defaults": ["dcgan"]}
-        nodes = {"data": saved["data"], "text": saved["text"], group: network}
+        nodes = {"data": saved["data"], "text": saved["text"], group: network, "generator": drawing(saved["objective"])}
         for name, node in nodes.items():
             ConfigStore.instance().store(f"of_{key}", node, group=name)
-        latents = latents_of(saved["objective"])
-        if key == "teacher" and latents != STUDENT and not value(arguments, LATENTS):
-            arguments.insert(at + 1, f"{LATENTS}={latents}")  # both draw from the same
+        if any(argument.lstrip("+") == f"experiment={WORDED}" for argument in arguments):
+            arguments[at + 1 : at + 1] = read_by(saved["text"], f"{key}={path}")
+        elif key == "teacher" and not value(arguments, LATENTS):  # both draw from the same
+            arguments.insert(at + 1, f"{LATENTS}={latents_of(saved['objective'])}")
         if taught := list(taught_by([saved["objective"], saved.get("backbones")])):  # and so may not judge the new run
             arguments.insert(at + 1, f"backbones=[{','.join(map(written, taught))}]")
+
+
+def read_by(text: dict[str, Any], name: str) -> list[str]:
+    """Arguments by which a student reads what a frozen text encoder reads. UserError if `text` has none."""
+    encoder = text["encoder"]
+    if encoder.get("_target_") != PRETRAINED:
+        remedy = "give a run of text=minilm, bert, clip or alike"
+        raise UserError(f"{name} has no frozen text encoder to learn from: {remedy}")
+    given = {f"text.{key}": text.get(key) for key in ("width", "max_tokens", "uncaptioned", "caption_dropout")}
+    given |= {f"text.encoder.{key}": encoder.get(key) for key in ("name", "path")}
+    return [f"{key}={quoted(str(value))}" for key, value in given.items() if value is not None]
+
+
+def drawing(objective: dict[str, Any]) -> dict[str, Any]:
+    """The network of an objective that draws, by its configuration."""
+    return objective.get("generator") or (objective.get("autoencoder") or {}).get("decoder") or {}
 
 
 def latents_of(objective: dict[str, Any]) -> int:
@@ -143,7 +162,7 @@ def latents_of(objective: dict[str, Any]) -> int:
 
     Those of a caption's Gaussian, as of attngan, are drawn with the others.
     """
-    network = objective.get("generator") or (objective.get("autoencoder") or {}).get("decoder") or {}
+    network = drawing(objective)
     own = network.get("latent_channels")
     return int(own) + int(network.get("caption_channels") or 0) if own else STUDENT
 

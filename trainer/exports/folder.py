@@ -17,8 +17,10 @@ from trainer.runs.export_files import (
     CARD,
     INFER,
     PICTURES,
+    PIECES,
     PRETRAINED,
     PROGRAMS,
+    TOKENS,
     WEIGHTS,
     merge_programs,
     without_paths,
@@ -43,7 +45,7 @@ def write_generator(cfg: DictConfig, path: Path, out: Path, formats: list[str]) 
             programs.make(each)
         if PROGRAMS["onnx"] in programs.entries:
             (out / INFER).unlink(missing_ok=True)  # of an earlier export, with text
-            if programs.encoder_node:
+            if programs.encoder_node or drawing.config["text"]["encoder"]["_target_"] in (PIECES, TOKENS):
                 shutil.copy(Path(__file__).with_name(INFER), out)
         settings["programs"], failed = programs.entries, programs.failed
         drawing.to("cpu")

@@ -26,6 +26,7 @@ from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.exports.program import FromFeatures, FromIds, exported, inputs, reason
 from trainer.exports.text import included
+from trainer.networks.worded import WordedGenerator
 from trainer.process.progress import EVERY_SECONDS, say
 from trainer.runs.export_files import PROGRAMS, TOKENIZER
 from trainer.text.pretrained import Pretrained
@@ -62,14 +63,14 @@ class Programs:
         self.references = batches(generator, encoder, device)
         features = self.references[0][1].tokens.is_floating_point()
         self.encoder_node: dict[str, Any] | None = None
-        self.batches, program = self.references, FromFeatures(generator) if features else FromIds(generator, None)
+        self.batches, program = self.references, FromFeatures(generator) if features else FromIds(generator)
         if with_text and features:
             if not isinstance(encoder, Pretrained):
                 raise UserError("include_text=true: this model reads no text; leave it out")
             text, self.encoder_node = included(encoder, folder)
             tokens = instantiate(self.encoder_node | {"path": str(folder / TOKENIZER)})
             self.batches = batches(generator, tokens, device)
-            program = FromIds(generator, text.to(device))
+            program = FromIds(WordedGenerator(text.to(device), generator))
         self.open_tokens = isinstance(encoder, Pretrained)  # a text encoder of our own has a position for each
         self.example = inputs(*self.batches[1])
         try:

@@ -25,20 +25,14 @@ class FromFeatures(nn.Module):
 
 
 class FromIds(nn.Module):
-    """(latent (N, Z), input_ids (N, L) int64, attention_mask (N, L) int64) to images (N, 3, H, W) in [-1, 1].
+    """(latent (N, Z), input_ids (N, L) int64, attention_mask (N, L) int64) to images (N, 3, H, W) in [-1, 1]."""
 
-    text: ids and mask to the Condition that the generator reads; None where it reads the ids itself.
-    """
-
-    def __init__(self, generator: nn.Module, text: nn.Module | None):
+    def __init__(self, generator: nn.Module):
         super().__init__()
-        self.generator, self.text = generator, text
+        self.generator = generator
 
     def forward(self, latent: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        mask = attention_mask > 0
-        if self.text is None:
-            return self.generator(latent, Condition(input_ids, mask, latent[:, :0]))
-        return self.generator(latent, self.text(input_ids, mask))
+        return self.generator(latent, Condition(input_ids, attention_mask > 0, latent[:, :0]))
 
 
 def inputs(latent: Tensor, condition: Condition) -> dict[str, Tensor]:

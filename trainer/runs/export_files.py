@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
+
+from hydra.utils import instantiate
 
 from trainer.errors import UserError
 from trainer.pretrained.weights import sha256
@@ -20,7 +23,8 @@ TRAINED = "trainer.exports.generator.TrainedGenerator"
 DRAWING = "trainer.exports.drawing.Drawing"  # the same without the hub
 INFER = "infer.py"  # beside a model.onnx with its text encoder inside
 PRETRAINED = "trainer.text.pretrained.Pretrained"
-TOKENS = "trainer.exports.text.Tokens"
+TOKENS = "trainer.text.pieces.Tokens"
+PIECES = "trainer.text.pieces.Pieces"
 
 
 def example(encoder: dict[str, Any]) -> str:
@@ -52,6 +56,8 @@ def settings(path: Path, draws_only: bool = False) -> dict[str, Any]:
     if draws_only and isinstance(saved["config"], dict):
         saved["config"] = of_drawing(saved["config"])
     saved["config"] = allowlist.check_config(saved["config"], path.with_name(SETTINGS))
+    if (encoder := (saved["config"].get("text") or {}).get("encoder") or {}).get("_target_") == TOKENS:
+        encoder["path"] = str(path.with_name(TOKENIZER))
     if not is_program(path):
         return saved
     program = saved.get("programs", {}).get(path.name)
@@ -78,9 +84,9 @@ def without_paths(config: dict[str, Any]) -> dict[str, Any]:
     path = (config.get("text") or {}).get("encoder", {}).get("path")
     if isinstance(path, str) and path.startswith(("/", "~")):
         found["text"]["encoder"]["path"] = path
-        say(
-            f"export: {SETTINGS} names text.encoder.path={path}, which others lack: take a hub id, or include_text=true"
-        )
+        if Path(path).name != TOKENIZER:  # which `write_settings` takes along
+            remedy = "which others lack: take a hub id, or include_text=true"
+            say(f"export: {SETTINGS} names text.encoder.path={path}, {remedy}")
     return found
 
 
@@ -106,10 +112,24 @@ def merge_programs(folder: Path, new: dict[str, Any]) -> dict[str, Any]:
     return {**old, **new, "programs": old.get("programs", {}) | new.get("programs", {})} if same else new
 
 
+def with_tokenizer(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A configuration as it stands in `folder`: a model that reads ids has its tokenizer.json there from now on."""
+    encoder = (config.get("text") or {}).get("encoder") or {}
+    target, path = encoder.get("_target_"), encoder.get("path")
+    if target == PIECES:
+        instantiate(encoder).save(folder / TOKENIZER)
+    elif target == TOKENS and path and Path(path).resolve() != (folder / TOKENIZER).resolve():
+        shutil.copy(path, folder / TOKENIZER)
+    elif target != TOKENS:
+        return config
+    return config | {"text": config["text"] | {"encoder": {"_target_": TOKENS, "max_tokens": encoder["max_tokens"]}}}
+
+
 def write_settings(folder: Path, new: dict[str, Any]) -> None:
     """config.json, last of all: it has the checksums of the models beside it."""
     known = {name: sha256(folder / name) for name in MODELS if (folder / name).is_file()}
-    content = {**new, "version": moved.VERSION, "sha256": known}
+    config = with_tokenizer(new["config"], folder)
+    content = {**new, "config": config, "version": moved.VERSION, "sha256": known}
     _replace(folder / SETTINGS, (json.dumps(content, indent=1) + "\n").encode())
 
 

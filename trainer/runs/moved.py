@@ -10,6 +10,7 @@ VERSION = 2  # of what checkpoints and exports hold; those of before the first r
 MOVED = {  # module or part of before -> of today
     "trainer.backbones.effnet_lite0": "trainer.backbones.effnet_lite",
     "trainer.compression.runtime": "trainer.sampling.runtime",
+    "trainer.exports.text.Tokens": "trainer.text.pieces.Tokens",
     "trainer.objectives.drawing.Drawing": "trainer.exports.generator.TrainedGenerator",
     "trainer.schedules": "trainer.objectives.schedules",
 }

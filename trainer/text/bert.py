@@ -133,14 +133,28 @@ class FastTokenizer:
         return self.backend_tokenizer.token_to_id(token)
 
 
+def plain(folder: Path) -> dict[str, Any] | None:
+    """The config.json of a folder, None unless of a plain BERT."""
+    config = DEFAULTS | json.loads((folder / "config.json").read_text())
+    return None if any(config[key] != value for key, value in KNOWN.items()) else config
+
+
+def read_tokenizer(folder: Path) -> FastTokenizer | None:
+    """The tokenizer alone of a folder that `read` can read."""
+    try:
+        return FastTokenizer(folder / "tokenizer.json") if plain(folder) else None
+    except Exception:  # as there
+        return None
+
+
 def read(folder: Path) -> tuple[Bert, FastTokenizer] | None:
     """(model, tokenizer) of a folder in this form, as most of BERT's kind are; None of any other, and of damaged ones.
 
     The form: config.json of a plain BERT, one model.safetensors with all its weights, and a tokenizer.json.
     """
     try:
-        config = DEFAULTS | json.loads((folder / "config.json").read_text())
-        if any(config[key] != value for key, value in KNOWN.items()):
+        config = plain(folder)
+        if config is None:
             return None
         found = load_file(folder / "model.safetensors")
         weights = {key.removeprefix("bert."): value for key, value in found.items()}

@@ -88,6 +88,13 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def load_tokenizer(name: str, folder: Path) -> Any:
+    """The tokenizer of `load` without its model."""
+    if "bert" in FAMILIES[name].model_types and (found := bert.read_tokenizer(folder)):
+        return found
+    return load(name, folder)[1]
+
+
 def load(name: str, folder: Path) -> tuple[Any, Any]:
     """(model, tokenizer) of a family from a folder; float32, frozen, in evaluation mode, on the CPU.
 

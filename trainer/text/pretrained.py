@@ -90,7 +90,7 @@ class Pretrained:
 
     def parts(self) -> tuple[Any, Any]:
         """(model, tokenizer) of their own, to be changed by who asks for them."""
-        return load(self.name, self._find_folder())
+        return load(self.name, self.folder)
 
     def _extend(self, cache: TextCache, captions: Sequence[str], keys: np.ndarray) -> None:
         distinct, first = np.unique(keys, return_index=True)
@@ -111,12 +111,14 @@ class Pretrained:
             progress(done)
 
     def _open_cache(self) -> TextCache:
-        identity = fingerprint(self._find_folder(), self.root / "checksums")
+        identity = fingerprint(self.folder, self.root / "checksums")
         cache = TextCache(self.root / f"{self.name}-{self.max_tokens}-{identity[:16]}-v{FORMAT}")
         self._check_width(self.width if cache.width is None else cache.width)
         return cache
 
-    def _find_folder(self) -> Path:
+    @property
+    def folder(self) -> Path:
+        """Of its model and tokenizer."""
         if self._folder is None:
             path = self.path or FAMILIES[self.name].hub_id
             self._folder = find_folder(path) if path else PACKAGED[self.name](self.root)
@@ -128,7 +130,7 @@ class Pretrained:
             raise UserError(f"text.width={self.width}, but {what} has width {actual}: set text.width={actual}")
 
     def _load(self) -> None:
-        model, self._tokenizer = load(self.name, self._find_folder())
+        model, self._tokenizer = load(self.name, self.folder)
         config, what = model.config, self.path or self.name
         self._check_width(config.hidden_size)
         if self._pool is projected and config.projection_dim != self.width:

@@ -98,25 +98,33 @@ class Block(nn.Module):
 class TextTransformer(nn.Module):
     """Condition of token ids to Condition of features: tokens (N, L, D), pooled (N, D) = projected mean over the words.
 
-    width: D, divisible by num_heads (UserError). vocabulary, max_tokens: the tokenizer's. Features of padding are zero.
+    width: D. vocabulary, max_tokens: the tokenizer's. channels: the width within, divisible by num_heads (UserError); D
+    if None. Features of padding are zero.
     """
 
-    def __init__(self, width: int, num_layers: int, num_heads: int, vocabulary: int, max_tokens: int):
+    def __init__(
+        self, width: int, num_layers: int, num_heads: int, vocabulary: int, max_tokens: int, channels: int | None = None
+    ):
         super().__init__()
-        if width % num_heads:
-            raise UserError(f"text.width={width}: expected a multiple of text.network.num_heads={num_heads}")
+        own = channels or width
+        if own % num_heads:
+            key = "text.network.channels" if channels else "text.width"
+            raise UserError(f"{key}={own}: expected a multiple of text.network.num_heads={num_heads}")
         # equal scales of words and positions, well under the norms' 1: unseen combinations of known words are read best
-        self.words = nn.Embedding(vocabulary, width)
-        self.positions = nn.Parameter(torch.empty(max_tokens, width))
+        self.words = nn.Embedding(vocabulary, own)
+        self.positions = nn.Parameter(torch.empty(max_tokens, own))
         for table in (self.words.weight, self.positions):
             nn.init.normal_(table, std=0.3)
-        self.blocks = nn.ModuleList(Block(width, num_heads, num_layers) for _ in range(num_layers))
-        self.norm = nn.LayerNorm(width)
-        self.pooled = nn.Linear(width, width)
+        self.blocks = nn.ModuleList(Block(own, num_heads, num_layers) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(own)
+        self.tokens = nn.Linear(own, width) if channels else nn.Identity()
+        self.pooled = nn.Linear(own, width)
 
     def forward(self, condition: Condition) -> Condition:
         x = self.words(condition.tokens) + self.positions[: condition.tokens.shape[1]]
         for block in self.blocks:
             x = block(x, condition.mask)
-        tokens = self.norm(x) * condition.mask[..., None]
-        return Condition(tokens, condition.mask, self.pooled(tokens.sum(1) / condition.mask.sum(1, keepdim=True)))
+        mask = condition.mask[..., None]
+        x = self.norm(x) * mask
+        pooled = self.pooled(x.sum(1) / condition.mask.sum(1, keepdim=True))
+        return Condition(self.tokens(x) * mask, condition.mask, pooled)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
@@ -19,11 +20,15 @@ from trainer.evaluation.measures import measures, studies
 from trainer.evaluation.teacher_similarity import Likeness
 from trainer.exports import generator
 from trainer.exports.generator import TrainedGenerator
+from trainer.exports.making import CAPTIONS
+from trainer.exports.text import frozen
+from trainer.networks.worded import WordedGenerator
 from trainer.process.progress import say
 from trainer.runs import export_files, results
 from trainer.runs.drawing import draws
 from trainer.runs.trained import require_alike
 from trainer.sampling.pipeline import Pipeline, load
+from trainer.sampling.sampler import Sampler
 
 
 def reference_of(cfg: DictConfig, pipe: Pipeline) -> Pipeline:
@@ -36,10 +41,34 @@ def reference_of(cfg: DictConfig, pipe: Pipeline) -> Pipeline:
     if not path:
         return pipe
     reference = load(path, cfg.device, as_saved=True)
+    if reads_ids(pipe.config) and reference.config["text"]["encoder"]["_target_"] == export_files.PRETRAINED:
+        reference = from_ids(reference, pipe)
     require_alike(pipe.config, reference.config, f"reference={path}")
     if not reference.objective.draws_with or reference.objective.latent_channels != pipe.objective.latent_channels:
         raise UserError(f"reference={path}: expected a run that draws, from {pipe.objective.latent_channels} latents")
     return reference
+
+
+def reads_ids(config: dict[str, Any]) -> bool:
+    """Whether a text encoder stands inside what draws, and a new caption costs what an image costs."""
+    return config["text"]["encoder"]["_target_"] in (export_files.PIECES, export_files.TOKENS)
+
+
+def from_ids(pipe: Pipeline, student: Pipeline) -> Pipeline:
+    """A run with its frozen text encoder inside, too, so that both go from the ids of words to images.
+
+    Not where their tokenizers differ: UserError.
+    """
+    encoder = instantiate(pipe.config["text"]["encoder"])
+    module, tokenizer = frozen(encoder)
+    if tokenizer(list(CAPTIONS))["input_ids"] != [
+        row[mask].tolist() for row, mask in zip(*student.text(CAPTIONS)[:2], strict=True)
+    ]:
+        raise UserError(f"reference={pipe.path} reads captions as other tokens than {student.path}: give its teacher")
+    drawing: Any = TrainedGenerator(WordedGenerator(module, generator_of(pipe)).eval().requires_grad_(False))
+    drawing.config = pipe.config | {"text": student.config["text"]}
+    drawing.images_seen, drawing.trained_steps = pipe.objective.images_seen, pipe.step
+    return Pipeline(pipe.path, Sampler(drawing.to(pipe.sampler.device), student.text))
 
 
 def empty_folder(folder: str | Path) -> Path:

@@ -1,0 +1,96 @@
+"""Captions to the ids of a published tokenizer: for text encoders that stand inside what draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainer.batch import Condition
+from trainer.errors import UserError
+from trainer.process.progress import say
+from trainer.text.models import load_tokenizer
+from trainer.text.pretrained import Pretrained
+
+
+class Ids:
+    """`ids[(N,) int array] -> Condition` of token ids, as data modules want their captions."""
+
+    def __init__(self, condition: Condition):
+        self.condition = condition
+
+    def __len__(self) -> int:
+        return len(self.condition.mask)
+
+    def __getitem__(self, index: Any) -> Condition:
+        return self.condition.rows(torch.from_numpy(np.asarray(index)))
+
+
+class Tokens:
+    """Captions to a Condition of token ids (N, L), padded and cut to L.
+
+    path: a tokenizer.json. max_tokens: L. UserError: there is no such file.
+    """
+
+    width = 0  # ids carry no features
+
+    def __init__(self, path: str, max_tokens: int):
+        from tokenizers import Tokenizer
+
+        if not Path(path).is_file():
+            raise UserError(f"{path} does not exist, and the program beside it needs it: export again")
+        self.max_tokens = max_tokens
+        self._tokenizer = Tokenizer.from_file(path)
+
+    def __call__(self, captions: Sequence[str]) -> Condition:
+        encoded = self._tokenizer.encode_batch(list(captions))
+        ids = torch.tensor([each.ids for each in encoded])
+        mask = torch.tensor([each.attention_mask for each in encoded]) > 0
+        if cut := sum(bool(each.overflowing) for each in encoded):
+            say(f"text: {cut} of {len(encoded)} captions cut to text.max_tokens={self.max_tokens}")
+        mask[:, 0] = True  # of a caption without tokens the first padding, as a frozen encoder has it
+        return Condition(ids, mask, torch.empty(len(ids), 0))
+
+    def prepare(self, captions: Sequence[str]) -> Ids:
+        return Ids(self(captions))
+
+
+class Pieces(Tokens):
+    """The same by the tokenizer of a frozen encoder, for a network that learns from it (`trainer.objectives`).
+
+    name, width, max_tokens, path, cache_dir: as of the `Pretrained` whose captions these are, which is `teacher`; its
+    model is not loaded for ids. UserError: as of that.
+    """
+
+    def __init__(self, name: str, width: int, max_tokens: int, path: str | None = None, cache_dir: str | None = None):
+        self.teacher = Pretrained(name, width, max_tokens, path, cache_dir)
+        self.max_tokens = max_tokens
+        self._tokenizer = padded(load_tokenizer(name, self.teacher.folder), max_tokens, name)
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self._tokenizer.get_vocab_size())
+
+    def words(self) -> list[str]:
+        """The pieces that are words in letters by themselves, in the order of their ids."""
+        ordered = sorted(self._tokenizer.get_vocab().items(), key=lambda pair: pair[1])
+        return [piece for piece, _ in ordered if piece.isalpha() and piece.islower() and len(piece) > 1]
+
+    def save(self, path: Path) -> None:
+        """Its tokenizer.json, which `Tokens` reads."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._tokenizer.save(str(path))
+
+
+def padded(tokenizer: Any, max_tokens: int, name: str) -> Any:
+    """The tokenizer of the library `tokenizers` in one of `transformers`, set to pad and cut to `max_tokens`."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise UserError(f"the tokenizer of {name} makes no tokenizer.json: say include_text=false")
+    pad = tokenizer.pad_token or tokenizer.eos_token
+    backend.enable_truncation(max_tokens)
+    backend.enable_padding(length=max_tokens, pad_id=tokenizer.convert_tokens_to_ids(pad), pad_token=pad)
+    return backend
