@@ -135,8 +135,8 @@ def register_trained(arguments: list[str]) -> None:
             ConfigStore.instance().store(f"of_{key}", node, group=name)
         if any(argument.lstrip("+") == f"experiment={WORDED}" for argument in arguments):
             arguments[at + 1 : at + 1] = read_by(saved["text"], f"{key}={path}")
-        elif key == "teacher" and not value(arguments, LATENTS):  # both draw from the same
-            arguments.insert(at + 1, f"{LATENTS}={latents_of(saved['objective'])}")
+        elif key == "teacher" and not value(arguments, LATENTS) and (own := latents_of(saved["objective"])) != STUDENT:
+            arguments.insert(at + 1, f"{LATENTS}={own}")  # both draw from the same
         if taught := list(taught_by([saved["objective"], saved.get("backbones")])):  # and so may not judge the new run
             arguments.insert(at + 1, f"backbones=[{','.join(map(written, taught))}]")
 

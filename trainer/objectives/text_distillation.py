@@ -32,9 +32,9 @@ class TextDistillation(Objective):
     frozen encoder says of a caption is computed once and cached on disk, as for any training.
     generator: the student (`text`) and G; the weights of G are read from the run `teacher` when a new training begins,
     and kept in checkpoint and export: nothing needs that run afterwards.
-    others: share of a batch, in [0, 1), whose captions are not those of the data but lines of the text file `corpus`, or,
-    if that is None, `made` captions of 1 to 8 words of the tokenizer's vocabulary: so the student reads what the data
-    never say. UserError: no such file, no lines in it.
+    others: share of a batch, in [0, 1), whose captions are not those of the data but lines of the text file `corpus`,
+    or, if that is None, `made` captions of 1 to 8 words of the tokenizer's vocabulary: so the student reads what the
+    data never say. UserError: no such file, no lines in it.
     """
 
     averaged = ("generator.text",)
