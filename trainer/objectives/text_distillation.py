@@ -86,7 +86,7 @@ class TextDistillation(Objective):
     def on_fit_start(self) -> None:
         super().on_fit_start()
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        pieces, own = data.text, len(self.generator.text.words.weight)
+        pieces, own = data.text, self.generator.text.words.num_embeddings
         if own != pieces.vocabulary:
             raise UserError(
                 f"text.network.vocabulary={own}, but the tokenizer of {pieces.teacher.name} has {pieces.vocabulary} "
