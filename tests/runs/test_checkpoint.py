@@ -3,12 +3,13 @@
 import os
 import struct
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 
 from trainer.errors import UserError
-from trainer.runs import checkpoint, checkpoint_files
+from trainer.runs import checkpoint, checkpoint_files, results, run_folder
 
 NEWEST = "kimg000001.500.ckpt"
 
@@ -122,6 +123,31 @@ def test_missing_paths_name_the_newest_run_nearby(trained):
         file.unlink()
     with pytest.raises(UserError, match=r"no whole checkpoint .*: give the folder"):
         checkpoint.newest(trained)
+
+
+def test_a_model_in_the_box_is_there_by_its_name(trained, command, tmp_path, monkeypatch):
+    """What is made of it goes to outputs/NAME; a path of that name comes first."""
+    from trainer.export import main as export
+    from trainer.sample import main as sample
+
+    box = tmp_path / "box"
+    done = command(f"checkpoint={trained}", f"out={box / 'things'}", "formats=[safetensors]", main=export)
+    assert done.code == 0, done.err
+    monkeypatch.setattr(run_folder, "BOX", box)
+    before = sorted(box.rglob("*"))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    done = command("checkpoint=things", "prompts=[a red apple]", main=sample)
+    assert done.code == 0, done.err
+    assert [*(empty / "outputs" / "things" / "samples").glob("*/grid.png")]
+    measured = results.Figure("fd_effnet", 1.0, "lower", "model.safetensors", 1.5)
+    assert results.add(run_folder.of(checkpoint.newest("things")), [measured]) == Path("outputs/things/metrics.json")
+    assert sorted(box.rglob("*")) == before, "nothing is written into the package"
+    with pytest.raises(UserError, match=r"checkpoint thing does not exist.* comes with this package: things$"):
+        checkpoint.newest("thing")
+    trained.rename(empty / "things")
+    assert checkpoint.newest("things").name == NEWEST
 
 
 def test_read_refuses_what_is_no_checkpoint(trained, tmp_path):

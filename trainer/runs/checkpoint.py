@@ -20,7 +20,7 @@ from torch import nn
 
 from trainer.errors import DamagedError, UserError
 from trainer.pretrained import hub
-from trainer.runs import allowlist, checkpoint_files, drawing, moved
+from trainer.runs import allowlist, checkpoint_files, drawing, moved, run_folder
 from trainer.runs.export_files import MODELS, PROGRAMS, WEIGHTS, is_program, settings
 from trainer.strategies.parts import joined
 
@@ -44,9 +44,12 @@ def opened(path: str | Path, draws_only: bool = False) -> tuple[Path, dict[str, 
     """(file, content) of the newest whole checkpoint of a run folder or its checkpoints folder; a file is itself.
 
     One that is damaged (a full disk, a broken copy, a bad sector) is passed over with a line that says so. What is no
-    path here but may be a model of the Hugging Face hub, as me/model, is fetched from there once. Programs are taken
+    path here but may be a model of the Hugging Face hub, as me/model, is fetched from there once; the names in the box
+    (`boxed`) are weights that come with this package. Programs are taken
     only by the names of their files: they are code. UserError if none is left.
     """
+    if str(path) in run_folder.boxed() and not Path(path).exists():
+        path = run_folder.BOX / path
     path = hub.snapshot(str(path), REMEDY) if hub.may_have(path) else Path(path).expanduser()
     if (path / WEIGHTS).is_file():
         path /= WEIGHTS
@@ -196,8 +199,8 @@ def _runs_near(path: Path) -> str:
     runs = sorted(
         {each.parent for each in found if any(each.glob("*.ckpt"))} - {path}, key=lambda run: run.stat().st_mtime
     )
-    return (
-        f"; the newest run there is {runs[-1]}"
-        if runs
-        else ": give the folder that training printed, outputs/NAME/TIME"
-    )
+    where = ": give the folder that training printed, outputs/NAME/TIME"
+    if runs:
+        where = f"; the newest run there is {runs[-1]}"
+    names = ", ".join(run_folder.boxed())
+    return where + (f"; or one that comes with this package: {names}" if names and len(path.parts) == 1 else "")

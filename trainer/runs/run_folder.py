@@ -24,6 +24,7 @@ from trainer.runs.moved import ADDED
 
 VARIABLE = "TRAINER_RUN_DIR"  # children, other ranks and requeued jobs find the folder here
 COMPOSED = "composed.yaml"
+BOX = Path(__file__).parents[1] / "weights"  # a folder a model that comes with this package
 STAMP = time.strftime("%Y-%m-%d_%H-%M-%S")
 PLACE = ("run_dir", "resume", "launch", "nodes", "gpus_per_node", "allow")  # of a start, not of the run
 EARLIER = ("init", "teacher", "tokenizer")  # runs that it began from
@@ -31,6 +32,11 @@ FREE = (*PLACE, *EARLIER, "kimg", "trainer", "callbacks", "logger", "strategy") 
 FREE_ANYWHERE = ("num_workers", "cache_dir", "classes", "accumulate")
 DATA_PATH = "data.source.path"  # where they lie is no matter: a checkpoint has the fingerprint of its data
 PATHS = (DATA_PATH, "data.cache_dir", "text.encoder.cache_dir", "init", "objective.matcher")
+
+
+def boxed() -> list[str]:
+    """The names of the models in the box, which stand for a checkpoint where there is no such path."""
+    return sorted(path.parent.name for path in BOX.glob("*/config.json"))
 
 
 def default(name: str) -> str:
@@ -103,7 +109,12 @@ def agree_on_one(folder: Path) -> Path:
 
 
 def of(checkpoint: Path) -> Path:
-    """The folder of the run that a checkpoint file is of; an export is in its own."""
+    """The folder of the run that a checkpoint file is of; an export is in its own.
+
+    What is made of weights in the box goes to outputs/NAME: the package is no place to write to.
+    """
+    if checkpoint.parent.parent == BOX:
+        return Path("outputs", checkpoint.parent.name)
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
 
 
