@@ -48,7 +48,7 @@ class TextDistillation(Objective):
         pixel: float = 0.0,
         others: float = 0.5,
         corpus: str | None = None,
-        made: int = 16_384,
+        made: int = 32_768,
         **loop: Any,
     ):
         super().__init__(**loop)
