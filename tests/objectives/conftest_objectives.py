@@ -202,7 +202,8 @@ class Known:
     def __getitem__(self, index):
         one = [random_batch(1, 1000 + int(i) % self.count) for i in index]
         rows = [(ids_of(each) if self.of_ids else each).condition for each in one]
-        return Condition(*map(torch.cat, zip(*rows, strict=True)))
+        tokens, mask, pooled = map(torch.cat, zip(*rows, strict=True))
+        return Condition(tokens if self.of_ids else tokens * mask[..., None], mask, pooled)
 
 
 class GivenText(TextDistillation):

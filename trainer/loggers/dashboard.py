@@ -46,6 +46,7 @@ CURVES: dict[str, dict[str, list[str]]] = {
             "throughput/matcher_ms",
         ],
         "Peak memory, GiB": ["memory/peak_gib"],
+        "Minutes of devices": ["throughput/device_minutes"],
     },
     "VAE": {
         "Rate, nats an image": ["autoencoder/rate"],
