@@ -204,6 +204,9 @@ def test_a_text_encoder_from_a_run(command, run, tmp_path):
     for place, most in ((student, 0), (out, 0), (out / "model.onnx", 1), (fast, 32)):
         found = load(place)("a red circle", seeds=range(2)).pixels
         assert (found.int() - drawn.int()).abs().max() <= most
+    done = command(f"checkpoint={student}", f"out={out}", "formats=[safetensors]", main=export)
+    assert done.code == 0, done.err
+    assert load(out / "model.onnx")("a red circle", 1).pixels.shape == (1, 3, 16, 16), "it is still known"
     again = tmp_path / "again"
     done = command(f"checkpoint={out}", f"out={again}", "formats=[safetensors]", main=export)
     assert done.code == 0, done.err

@@ -23,6 +23,7 @@ from trainer.runs.export_files import (
     TOKENS,
     WEIGHTS,
     merge_programs,
+    with_tokenizer,
     without_paths,
     write_settings,
     write_weights,
@@ -49,6 +50,7 @@ def write_generator(cfg: DictConfig, path: Path, out: Path, formats: list[str]) 
                 shutil.copy(Path(__file__).with_name(INFER), out)
         settings["programs"], failed = programs.entries, programs.failed
         drawing.to("cpu")
+    settings["config"] = with_tokenizer(settings["config"], out)
     settings = merge_programs(out, settings)
     if "safetensors" in formats:
         drawing.save_weights(out)
