@@ -7,7 +7,8 @@ import torch
 
 from trainer import load
 from trainer.data.scenes import BACKGROUNDS, COLOURS
-from trainer.runs import run_folder
+from trainer.evaluate import main as evaluate
+from trainer.runs import results, run_folder
 
 BOX = Path(__file__).parent.parent / "trainer" / "weights"
 LARGEST = 20 * 2**20  # bytes of a model with all that it needs
@@ -36,6 +37,14 @@ def test_shapes_reads_colour_and_background():
         for (row, column), table, of in (((16, 16), COLOURS, 0), ((1, 30), BACKGROUNDS, 1))
     ]
     assert (near[0] & near[1]).sum() >= len(pairs) - 1
+
+
+@pytest.mark.slow
+def test_it_is_measured_as_a_run_is(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = command("checkpoint=shapes", "metrics=[attributes]", "num_images=32", "anchors=false", main=evaluate)
+    assert done.code == 0, done.err
+    assert {figure.metric for figure in results.read("outputs/shapes")} >= {"attributes_scene"}
 
 
 @pytest.mark.parametrize("name", run_folder.boxed())

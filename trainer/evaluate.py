@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,8 @@ def measure(cfg: DictConfig, path: str | Path, device: Any) -> list[Figure]:
     pipe = load(path, device, cfg.batch_size).conditioned(guidance=cfg.guidance)
     folder = run_folder.of(pipe.path)
     results.read(folder)  # a file that cannot be added to is told before the work
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)  # of a model in the box there is none yet
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder} cannot be written, and figures are kept there: measure a copy of the run")
     data = data_of(cfg, pipe)

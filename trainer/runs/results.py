@@ -65,7 +65,6 @@ def read(run: str | Path) -> list[Figure]:
 def add(run: str | Path, figures: Iterable[Figure]) -> Path:
     """Writes figures into RUN/metrics.json in place of those of the same metric, checkpoint and protocol; its path."""
     path = Path(run, FILE)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(f".{FILE}.lock"), "w") as lock:  # two evaluations of a run may end at once
         acquire(lock)
         kept = {_key(figure): figure for figure in [*read(run), *figures]}
