@@ -14,7 +14,7 @@ from trainer.config.entry import entry
 from trainer.errors import UserError
 from trainer.runs.export_files import PROGRAMS, WEIGHTS, example
 
-FORMATS = ("safetensors", *PROGRAMS)
+FORMATS = ("safetensors", *PROGRAMS, "web")
 
 
 @dataclass
@@ -35,6 +35,13 @@ class Export:
 def export(cfg: DictConfig) -> None:
     """Writes the formats, config.json and a model card into OUT; UserError in the end for a format that failed."""
     formats = parse_formats(cfg.formats)
+    if "web" in formats:
+        from trainer.exports import web
+
+        web.parts()
+        formats += [] if "onnx" in formats else ["onnx"]  # which the page has inside
+        if cfg.include_text is False:
+            raise UserError("formats=web with include_text=false: a page reads prompts; leave include_text out")
     if "onnx" in formats:
         from trainer.exports import onnx
 
@@ -61,7 +68,7 @@ def export(cfg: DictConfig) -> None:
     if failed:
         raise UserError("; ".join(failed))
     usable = (WEIGHTS, *(PROGRAMS[each] for each in PROGRAMS if each in formats)) if draws else ()
-    prompts = shlex.quote(f"prompts=[{prompt}]") if draws and (prompt := example(config["text"]["encoder"])) else ""
+    prompts = shlex.quote(f"prompts=[{prompt}]") if draws and (prompt := example(config)) else ""
     for name in (each for each in usable if (out / each).is_file()):
         print(f"python -m trainer.sample checkpoint={out / name} {prompts}".rstrip())
 

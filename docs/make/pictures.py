@@ -10,8 +10,10 @@ import io
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
 TRAIN = "python -m trainer +experiment="
@@ -51,6 +53,15 @@ PICTURES = {
         "4 minutes",
     ),
     "report": Picture((TRAIN + "cgan",), "report.html", "22 minutes; needs playwright and Chromium"),
+    "page": Picture(
+        (
+            "npm install onnxruntime-web @huggingface/tokenizers",
+            "python -m trainer.export checkpoint=shapes out=exported formats=[web] 'prompts=[a large purple star on a "
+            "beige background, a small red circle at the top left on a navy background]'",
+        ),
+        "index.html",
+        "3 minutes; needs playwright and Chromium",
+    ),
     "fast": Picture(
         (
             TRAIN + "cgan_shapes64 run_dir=outputs/teacher",
@@ -81,20 +92,35 @@ PICTURES = {
 }
 
 
-def report(page: Path, out: Path) -> None:
-    """A report at desk and phone width, side by side."""
-    from PIL import Image
+@contextmanager
+def opened(page: Path, *sizes: tuple[int, int]) -> Iterator[Any]:
+    """Windows of Chromium in which the page is open, one for each (width, height)."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
         chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        sides = []
-        for width in (730, 272):
-            window = browser.new_page(viewport={"width": width, "height": 1574})
+        windows = [browser.new_page(viewport={"width": width, "height": height}) for width, height in sizes]
+        for window in windows:
             window.goto(page.resolve().as_uri())
-            sides.append(Image.open(io.BytesIO(window.screenshot())))
+        yield windows
         browser.close()
+
+
+def drawing(page: Path, out: Path) -> None:
+    """The page of an export, when it has drawn its first prompt."""
+    with opened(page, (900, 560)) as (window,):
+        window.wait_for_selector("#status[data-milliseconds]", timeout=120_000)
+        print(window.text_content("#status"))
+        window.screenshot(path=out)
+
+
+def report(page: Path, out: Path) -> None:
+    """A report at desk and phone width, side by side."""
+    from PIL import Image
+
+    with opened(page, (730, 1574), (272, 1574)) as windows:
+        sides = [Image.open(io.BytesIO(window.screenshot())) for window in windows]
     sheet = Image.new("RGB", (sides[0].width + 8 + sides[1].width, sides[0].height), "grey")
     sheet.paste(sides[0], (0, 0))
     sheet.paste(sides[1], (sides[0].width + 8, 0))
@@ -113,7 +139,7 @@ def main() -> None:
     if not found:
         sys.exit(f"{folder} has no {PICTURES[name].file}")
     out = ROOT / "docs" / "pictures" / f"{name}.png"
-    report(found[0], out) if name == "report" else shutil.copy(found[0], out)
+    {"report": report, "page": drawing}.get(name, shutil.copy)(found[0], out)
     print(out.relative_to(ROOT))
 
 

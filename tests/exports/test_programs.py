@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from re import findall
 
 import numpy as np
@@ -19,6 +20,7 @@ from trainer.errors import UserError
 from trainer.export import main
 from trainer.exports import aot_inductor, onnx, torch_export
 from trainer.exports.making import BOUND, BOUND_WITH_TEXT, CAPTIONS
+from trainer.exports.program import FromFeatures, exported, inputs
 from trainer.runs import checkpoint
 
 OURS = {"trainer"}
@@ -321,3 +323,24 @@ def test_the_encoder_inside_reads_as_the_one_outside(pretrained, tmp_path, kind)
         torch.testing.assert_close(found.tokens[i], alone.tokens[0], rtol=2e-3, atol=1e-5)
         torch.testing.assert_close(found.pooled[i], alone.pooled[0], rtol=2e-3, atol=1e-5)
         assert torch.equal(found.pooled[i], found.pooled[i].half().float())
+
+
+def test_onnx_stores_what_is_half_as_half_and_no_paths(run, tmp_path):
+    """Weights that are float16 numbers take two bytes each, and where a node was written is not told."""
+    pipe = load(run)
+    generator = pipe.objective.generator.requires_grad_(False)
+    latent, condition = pipe.latents(range(3)), pipe.condition(list(CAPTIONS[:3]))
+    sizes, drawn = [], []
+    for _ in range(2):
+        path = tmp_path / "model.onnx"
+        onnx.write(exported(FromFeatures(generator), inputs(latent, condition), open_tokens=True), path)
+        sizes.append(path.stat().st_size)
+        drawn.append(onnx.Generator(str(path), generator.latent_channels)(latent, condition))
+        torch.testing.assert_close(drawn[-1], generator(latent, condition), atol=BOUND, rtol=0)
+        assert str(Path(onnx.__file__).parents[1]).encode() not in path.read_bytes()
+        for parameter in generator.parameters():
+            parameter.data = parameter.data.half().float()
+    large = sum(p.numel() for p in generator.parameters() if p.numel() >= onnx.LARGE)
+    assert large > 5000
+    assert sizes[0] - sizes[1] > 1.8 * large - 2000
+    assert not torch.equal(*drawn)

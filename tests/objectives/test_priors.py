@@ -8,7 +8,11 @@ import pytest
 import torch
 from conftest_objectives import features_of, make_dalle, make_latent_gan, make_maskgit, random_batch, run
 
+from trainer import noise
+from trainer.batch import Condition
 from trainer.errors import UserError
+from trainer.exports import onnx
+from trainer.exports.program import FromFeatures, exported, inputs
 from trainer.objectives.latents import LatentGAN
 from trainer.sampling.sampler import Sampler
 
@@ -66,6 +70,21 @@ def test_a_seed_is_an_image_at_any_batch_size(make):
         other = Sampler(objective, features_of, batch_size=size)
         assert torch.equal(other(captions, seeds), images)
         assert torch.equal(other(captions[4:5], [4]), images[4:5])
+
+
+@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
+def test_their_onnx_draws_the_same(make, tmp_path):
+    objective = make().eval().requires_grad_(False)
+    generator = objective.generator
+    generator.prior.head.weight.data *= 50
+    latent = noise.normal(0, "sample", torch.arange(5), generator.latent_channels)
+    captions = ["a" * i for i in range(1, 6)]
+    condition = Condition(*map(torch.cat, zip(*(features_of([each]) for each in captions), strict=True)))
+    onnx.write(exported(FromFeatures(generator), inputs(latent, condition), open_tokens=False), tmp_path / "model.onnx")
+    drawn = onnx.Generator(str(tmp_path / "model.onnx"), generator.latent_channels)(latent, condition)
+    expected = generator(latent, condition)
+    assert len({tuple(image.flatten().tolist()) for image in expected}) == 5
+    torch.testing.assert_close(drawn, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("make", [*MAKE.values(), partial(make_latent_gan, matching=1.0)], ids=[*MAKE, "gat_latents"])

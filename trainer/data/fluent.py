@@ -8,6 +8,7 @@ from trainer.data.emoji import Emoji
 from trainer.data.files import existing
 from trainer.data.source import digest
 from trainer.errors import UserError
+from trainer.process import npm
 
 _PACKAGE = "@lobehub/fluent-emoji-3d"
 
@@ -31,12 +32,10 @@ class Fluent(Emoji):
         return digest("fluent", *((item.key, sizes[item.key], item.captions) for item in self.items()))
 
     def _folder(self) -> Path:
-        work = Path.cwd()
-        roots = [place / "node_modules" / _PACKAGE for place in (work, *work.parents)]
-        for root in roots if self.path is None else [existing(self.path)]:
+        for root in npm.places(_PACKAGE) if self.path is None else [existing(self.path)]:
             for folder in (root / "assets", root):
                 if next(folder.glob(self.pattern), None):
                     return folder
-        where = f"{work}/node_modules" if self.path is None else f"data.source.path={self.path}"
+        where = f"{Path.cwd()}/node_modules" if self.path is None else f"data.source.path={self.path}"
         remedy = f"npm install {_PACKAGE}, or give the folder with data.source.path="
         raise UserError(f"data=fluent needs the package {_PACKAGE}, which is not in {where}: {remedy}")

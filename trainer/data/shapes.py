@@ -50,6 +50,7 @@ class Shapes:
     """
 
     attribution = ""
+    example = "a small red circle on a white background"
 
     def __init__(
         self,

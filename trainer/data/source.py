@@ -32,7 +32,10 @@ class Item:
 
 
 class Source(Protocol):
-    """Lists captioned images. `attribution` is the credit their licence asks for, '' if none."""
+    """Lists captioned images. `attribution` is the credit their licence asks for, '' if none.
+
+    A class may have an `example`: a caption that is shown where one is wanted for what learned from it.
+    """
 
     attribution: str
 

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from hydra.utils import get_class
 
 from trainer.runs import results, run_folder
-from trainer.runs.export_files import INFER, PICTURES, PROGRAMS, TOKENIZER, example
+from trainer.runs.export_files import INFER, PAGE, PICTURES, PROGRAMS, TOKENIZER, example
 
 LICENSE = "unknown"  # the hub's word for it
 LOADING = """## Use
@@ -31,11 +31,16 @@ images = torch._inductor.aoti_load_package("model.aot.pt2")(*tensors)""",
 
 
 def model_card(
-    settings: dict[str, Any], source: Path | None = None, license: str | None = None, pictures: bool = False
+    settings: dict[str, Any],
+    source: Path | None = None,
+    license: str | None = None,
+    pictures: bool = False,
+    page: bool = False,
 ) -> ModelCard:
     """Card of a model that config.json describes so. source: the checkpoint that it was taken from, for its figures.
 
     license: identifier of the weights' licence, as apache-2.0. pictures: whether a grid of samples is beside it.
+    page: whether one that draws is.
     """
     config, kimg = settings["config"], settings["images_seen"] / 1000
     front = ModelCardData(
@@ -46,7 +51,8 @@ def model_card(
     )
     parts = [f"---\n{front.to_yaml()}\n---", f"# {plain(config['name'])}", about(config, kimg)]
     parts += [f"![samples]({PICTURES})"] if pictures else []
-    parts += [LOADING.format(prompt=json.dumps(example(config["text"]["encoder"]), ensure_ascii=False))]
+    parts += [LOADING.format(prompt=json.dumps(example(config), ensure_ascii=False))]
+    parts += [f"`{PAGE}` draws in a browser, without a server."] if page else []
     parts += [*(program(name, each) for name, each in sorted(settings.get("programs", {}).items()))]
     parts += [table] if source and (table := results_table(source)) else []
     return ModelCard("\n\n".join(parts) + "\n", ignore_metadata_errors=True)
@@ -62,7 +68,7 @@ def about(config: dict[str, Any], kimg: float) -> str:
     data = config.get("data") or {}
     source = data.get("source") or {}
     encoder = config["text"]["encoder"]
-    of = "of captions" if "max_tokens" in encoder else "of classes" if example(encoder) else "without a prompt"
+    of = "of captions" if "max_tokens" in encoder else "of classes" if example(config) else "without a prompt"
     lines = [f"Draws images {of}. Trained for {kimg:,.1f} thousand images."]
     if target := source.get("_target_"):
         given = plain(", ".join(f"{key} {value}" for key, value in source.items() if key != "_target_"))

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from trainer.exports import card
+from trainer.exports import card, web
 from trainer.exports.generator import KEPT, TrainedGenerator
 from trainer.exports.making import Programs
 from trainer.runs import checkpoint
 from trainer.runs.export_files import (
     CARD,
     INFER,
+    PAGE,
     PICTURES,
-    PIECES,
     PRETRAINED,
     PROGRAMS,
+    TOKENIZER,
     TOKENS,
     WEIGHTS,
+    example,
     merge_programs,
     with_tokenizer,
     without_paths,
@@ -44,22 +47,36 @@ def write_generator(cfg: DictConfig, path: Path, out: Path, formats: list[str]) 
         programs = Programs(drawing.generator.to(device), drawing.config, out, with_text)
         for each in wanted:
             programs.make(each)
-        if PROGRAMS["onnx"] in programs.entries:
-            (out / INFER).unlink(missing_ok=True)  # of an earlier export, with text
-            if programs.encoder_node or drawing.config["text"]["encoder"]["_target_"] in (PIECES, TOKENS):
-                shutil.copy(Path(__file__).with_name(INFER), out)
         settings["programs"], failed = programs.entries, programs.failed
         drawing.to("cpu")
     settings["config"] = with_tokenizer(settings["config"], out)
+    if entry := settings.get("programs", {}).get(PROGRAMS["onnx"]):
+        failed += write_beside_onnx(cfg, out, settings["config"], entry, "web" in formats)
     settings = merge_programs(out, settings)
     if "safetensors" in formats:
         drawing.save_weights(out)
         print_size(path, out, len(drawing.state_dict()))
     write_settings(out, settings)
     write_pictures(cfg, path, out, drawing)
-    written = card.model_card(settings, path, cfg.license, (out / PICTURES).is_file())
+    written = card.model_card(settings, path, cfg.license, (out / PICTURES).is_file(), (out / PAGE).is_file())
     (out / CARD).write_text(written.content, encoding="utf-8")
     return failed
+
+
+def write_beside_onnx(
+    cfg: DictConfig, out: Path, config: dict[str, Any], entry: dict[str, Any], page: bool
+) -> list[str]:
+    """infer.py and, if asked for, the page, of a model.onnx that reads ids; a line for a page that cannot be made."""
+    for each in (INFER, PAGE):
+        (out / each).unlink(missing_ok=True)  # of an earlier export
+    encoder = config["text"]["encoder"]
+    if not entry["encoder"] and encoder["_target_"] != TOKENS:
+        return [f"{PAGE}: this model reads no {TOKENIZER}, by which a page reads prompts"] if page else []
+    shutil.copy(Path(__file__).with_name(INFER), out)
+    if page:
+        path = web.write(out, config, entry, list(cfg.prompts) or [example(config)])
+        print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB; a browser opens it, without a server", flush=True)
+    return []
 
 
 def write_weights_alone(path: Path, out: Path) -> list[str]:

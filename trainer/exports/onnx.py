@@ -6,8 +6,10 @@ import importlib.util
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
@@ -18,7 +20,8 @@ from trainer.process.distribution import install
 
 OPSET = 18
 AXES = ("N", "L")  # images and tokens, by position
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+PACKAGES = ("onnx", "onnxscript", "onnx_ir", "onnxruntime")
+LARGE = 1024  # numbers of a weight that is worth a node
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # the first that is there
 
 
@@ -39,6 +42,8 @@ def write(exported: ExportedProgram, path: Path) -> None:
         dynamic_shapes=axes, verbose=False,
     )  # fmt: skip
     name_dimensions(program.model.graph, axes)
+    store_halves(program.model.graph)
+    forget_sources(program.model)
     program.save(path)
 
 
@@ -54,6 +59,50 @@ def name_dimensions(graph: Any, axes: Sequence[dict[int, str]]) -> None:
         for i, size in enumerate(value.shape or ()):
             if not isinstance(size, int) and size.value:
                 value.shape[i] = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), size.value)
+
+
+def store_halves(graph: Any) -> None:
+    """Stores weights that are numbers of float16, as `compression=half` leaves them, as such: half the file.
+
+    Runtimes widen them once, when they load.
+    """
+    import onnx_ir
+
+    for name, value in list(graph.initializers.items()):
+        whole = value.const_value.numpy()
+        half = whole.astype(np.float16) if whole.dtype == np.float32 and whole.size >= LARGE else whole
+        if half is whole or not np.array_equal(half.astype(np.float32), whole):
+            continue
+        tensor, wide_type = onnx_ir.tensor(half, name=f"{name}.half"), onnx_ir.TensorType(onnx_ir.DataType.FLOAT)
+        stored = onnx_ir.Value(
+            name=tensor.name, const_value=tensor, shape=value.shape, type=onnx_ir.TensorType(tensor.dtype)
+        )
+        del graph.initializers[name]
+        graph.register_initializer(stored)
+        wide = onnx_ir.Value(name=name, shape=value.shape, type=wide_type)
+        value.replace_all_uses_with(wide)
+        graph.insert_before(graph[0], onnx_ir.node("Cast", [stored], {"to": wide_type.dtype}, outputs=[wide]))
+
+
+def optimized(path: Path) -> bytes:
+    """model.onnx as onnxruntime has it once it is loaded, on any processor: so that where it loads slowly need not."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED  # above is this CPU's
+    options.log_severity_level = 3
+    with TemporaryDirectory() as folder:
+        written = Path(folder, path.name)
+        options.optimized_model_filepath = str(written)
+        onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+        return written.read_bytes()
+
+
+def forget_sources(model: Any) -> None:
+    """Where in which file of this machine each node came from is for nobody else, and a fifth of a file."""
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    ClearMetadataAndDocStringPass()(model)
 
 
 class Generator(Runtime):

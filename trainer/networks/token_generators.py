@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from trainer.batch import Condition
 from trainer.errors import UserError
+from trainer.networks.normal_distribution import log_cdf
 from trainer.networks.prior import Past, Prior
 from trainer.networks.tokenizer import Tokenizer
 
@@ -66,15 +67,15 @@ class TokenGenerator(nn.Module, ABC):
         logits = sum(weight * logits.float() for weight, (logits, _) in zip(weights, found, strict=True))
         return torch.as_tensor(logits) / self.temperature, [past for _, past in found]
 
-    def choose(self, logits: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes (N, t) by logits (N, t, K) and normals (N, t), and the logarithm of their probabilities."""
+    def choose(self, logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes (N, t) by logits (N, t, K) and uniform numbers (N, t), and the logarithm of their probabilities."""
         if self.top_k and self.top_k < logits.shape[-1]:
             least = logits.topk(self.top_k, -1).values[..., -1:]
             logits = logits.masked_fill(logits < least, -torch.inf)
         probability = logits.softmax(-1, dtype=torch.float64)
         until = probability.cumsum(-1)
-        uniform = torch.special.ndtr(normals.double())[..., None] * until[..., -1:]
-        codes = torch.searchsorted(until, uniform, right=True).clamp(max=logits.shape[-1] - 1)
+        passed = until <= uniform[..., None] * until[..., -1:]
+        codes = passed.sum(-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
         return codes.squeeze(-1), probability.gather(-1, codes).squeeze(-1).clamp(min=1e-300).log()
 
 
@@ -91,9 +92,9 @@ class Autoregressive(TokenGenerator):
         weights, pasts = [weight for weight, _ in weighed], [self.prior.begin(each) for _, each in weighed]
         code = torch.full((latent.shape[0], 1), self.prior.num_codes, device=latent.device)
         codes = []
-        for normal in latent.split(1, 1):
+        for uniform in log_cdf(latent)[0].split(1, 1):
             logits, pasts = self.step(code, weights, pasts)
-            code, _ = self.choose(logits, normal)
+            code, _ = self.choose(logits, uniform)
             codes.append(code)
         return torch.cat(codes, 1)
 
@@ -116,10 +117,11 @@ class Parallel(TokenGenerator):
         weights, pasts = [weight for weight, _ in weighed], [self.prior.begin(each) for _, each in weighed]
         places, hidden = self.prior.num_places, self.prior.num_codes
         codes = torch.full((latent.shape[0], places), hidden, device=latent.device)
-        for number, normals in enumerate(latent.unflatten(1, (self.num_steps, 2, places)).unbind(1), start=1):
-            drawn, confidence = self.choose(self.step(codes, weights, pasts)[0], normals[:, 0])
+        normals = latent.unflatten(1, (self.num_steps, 2, places))
+        uniforms, gumbels = log_cdf(normals[:, :, 0])[0], -(-log_cdf(normals[:, :, 1])[1]).log()
+        for number, (uniform, gumbel) in enumerate(zip(uniforms.unbind(1), gumbels.unbind(1), strict=True), start=1):
+            drawn, confidence = self.choose(self.step(codes, weights, pasts)[0], uniform)
             left = number / self.num_steps
-            gumbel = -(-torch.special.log_ndtr(normals[:, 1].double())).log()
             known = codes != hidden
             confidence = confidence + self.choice_temperature * (1 - left) * gumbel
             confidence = confidence.masked_fill(known, torch.inf)

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 
 from trainer.errors import UserError
 from trainer.pretrained.weights import sha256
@@ -21,17 +21,19 @@ PROGRAMS = {"onnx": "model.onnx", "aot_inductor": "model.aot.pt2", "torch_export
 MODELS = (WEIGHTS, *PROGRAMS.values())  # files that draw
 TRAINED = "trainer.exports.generator.TrainedGenerator"
 DRAWING = "trainer.exports.drawing.Drawing"  # the same without the hub
-INFER = "infer.py"  # beside a model.onnx with its text encoder inside
+INFER, PAGE = "infer.py", "index.html"  # beside a model.onnx that reads ids
 PRETRAINED = "trainer.text.pretrained.Pretrained"
 TOKENS = "trainer.text.pieces.Tokens"
 PIECES = "trainer.text.pieces.Pieces"
 
 
-def example(encoder: dict[str, Any]) -> str:
-    """A prompt for a model whose text.encoder this is; '' for one that is drawn without."""
+def example(config: dict[str, Any]) -> str:
+    """A prompt for a model of this configuration; '' for one that is drawn without."""
+    encoder, source = config["text"]["encoder"], (config.get("data") or {}).get("source") or {}
     if str(encoder.get("_target_")).endswith(".Nothing"):
         return ""
-    return str(next(iter(encoder.get("classes") or ()), "a red apple"))
+    words = getattr(get_class(source["_target_"]), "example", None) if "_target_" in source else None
+    return str(next(iter(encoder.get("classes") or ()), words or "a red apple"))
 
 
 def is_program(path: Path) -> bool:
