@@ -105,6 +105,21 @@ def test_minutes_are_of_all_that_the_run_does(objective, data, make_trainer, clo
     assert minutes == pytest.approx([(160 + 5 * 0.02) / 120, (160 + 10 * 0.02) / 120], rel=1e-4)
 
 
+def test_minutes_go_on_in_a_resumed_run(objective, data, make_trainer, tmp_path, clock):
+    def start(steps, **resumed):
+        rows = Rows()
+        callbacks = [Throughput(every_steps=5, warmup_steps=2), Checkpoint(times=1)]
+        make_trainer(callbacks, max_steps=steps, logger=rows).fit(type(objective)(), data, **resumed)
+        return [row["throughput/device_minutes"] for row in rows.rows.values()][-1]
+
+    clock.sleep(100)
+    whole = start(5)
+    saved = str(tmp_path / "checkpoints" / "kimg000000.020.ckpt")
+    assert whole == pytest.approx(100 / 120, rel=1e-2)
+    again = start(10, ckpt_path=saved, weights_only=True)  # this clock goes on, that of a new process begins anew
+    assert again == pytest.approx(whole + clock.process_time() / 60, rel=1e-2)
+
+
 def test_peak_memory_grows_with_what_is_held():
     before = peak_gib(torch.device("cpu"))
     held = torch.ones(2**27)  # half a GiB

@@ -38,7 +38,7 @@ def rows(end: float) -> list[dict[str, float]]:
     for i in range(1, 41):
         row = {"step": i, "progress/kimg": i / 10, "generator/loss": 1 / i, "discriminator/loss": 2 - i / 40}
         row |= {"throughput/images_per_second": 100.0 + i, "throughput/data_wait_percent": 0.5}
-        row |= {"throughput/device_minutes": i / 10 if i < 36 else i - 35.5}  # resumed at 36
+        row |= {"throughput/device_minutes": i / 5}
         found.append(row | ({"val/fd_effnet": {10: 900, 20: 300, 30: 310, 40: end}[i]} if i % 10 == 0 else {}))
     return found
 

@@ -26,8 +26,8 @@ class Throughput(Callback):
     - `throughput/data_wait_percent`: the part of it spent in the loader
     - `throughput/NETWORK_ms`: each phase, on every `phases_every`-th step; of a GPU by its events, so nothing waits
     - `memory/peak_gib` of the run so far: of the GPU, or of the main process on a CPU
-    - `throughput/device_minutes` since this start of the run, times the ranks: of a GPU the time since it was taken, of
-      a CPU the time that the main process computed
+    - `throughput/device_minutes` over all starts of the run, times the ranks: of a GPU the time since it was taken, of
+      a CPU the time that the main process computed. A start that was killed counts until its last checkpoint
 
     Of several ranks the largest value counts. Left out of the others: the first `warmup_steps`, and sampling,
     evaluation and checkpoints: the count begins anew after a pause between two steps, which is all that the callbacks
@@ -40,11 +40,13 @@ class Throughput(Callback):
         self.warmup_steps = warmup_steps
         self._born = time.perf_counter()
         self._steps = self._images = self._first_step = 0
+        self._minutes_before, self._on_gpu, self._ranks = 0.0, False, 1
         self._started = self._ended = self._waited = 0.0
         self._phases: dict[str, list[SupportsFloat]] = {}
 
     def on_train_start(self, trainer: Trainer, objective: Any) -> None:
         self._first_step = trainer.global_step
+        self._on_gpu, self._ranks = objective.device.type == "cuda", trainer.world_size
         fetcher: Any = trainer.fit_loop._data_fetcher
         fetcher.iterator = self._watch(trainer, fetcher.iterator)
         self._restart(trainer)
@@ -92,12 +94,12 @@ class Throughput(Callback):
             images / elapsed if warm else 0.0,
             100 * self._waited / elapsed if warm else 0.0,
             peak_gib(objective.device),
-            self._device_minutes(objective.device),
+            self._device_minutes(),
             *(1000 * sum(map(float, times)) / len(times) if times else 0.0 for times in phases),
         ]
         values: Tensor = torch.tensor(measured, device=objective.device)
         speed, wait, memory, minutes, *phase_ms = trainer.strategy.reduce(values, reduce_op="max").tolist()
-        metrics = {"memory/peak_gib": memory, "throughput/device_minutes": minutes * trainer.world_size}
+        metrics = {"memory/peak_gib": memory, "throughput/device_minutes": minutes}
         if speed:
             metrics["throughput/images_per_second"] = speed
             metrics["throughput/images_per_second_per_rank"] = speed / trainer.world_size
@@ -106,9 +108,15 @@ class Throughput(Callback):
         metrics |= {f"throughput/{name}_ms": ms for name, ms in zip(objective.phases, phase_ms, strict=True) if ms}
         record(trainer, metrics)
 
-    def _device_minutes(self, device: torch.device) -> float:
-        held = time.perf_counter() - self._born if device.type == "cuda" else time.process_time()
-        return held / 60
+    def _device_minutes(self) -> float:
+        held = time.perf_counter() - self._born if self._on_gpu else time.process_time()
+        return self._minutes_before + self._ranks * held / 60
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"device_minutes": self._device_minutes()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._minutes_before = float(state_dict["device_minutes"])
 
 
 def peak_gib(device: torch.device) -> float:

@@ -126,15 +126,9 @@ def about(runs: Sequence[Run]) -> list[str]:
     """Number of runs, thousand images seen, minutes of devices, images a second in training, parameters."""
     speeds = [statistics.median(v for _, v in points) for run in runs if (points := run.finite(SPEED))]
     parameters = dict.fromkeys(run.panel.get("parameters", "") for run in runs)
-    costs = [cost for run in runs if (cost := minutes(run))]
+    costs = [points[-1][1] for run in runs if (points := run.finite(MINUTES))]
     numbers = [spread([run.kimg for run in runs]), spread(costs), spread(speeds)]
     return [str(len(runs)), *numbers, "; ".join(filter(None, parameters))]
-
-
-def minutes(run: Run) -> float:
-    """Of the devices, over all starts of the run: each begins to count at nothing."""
-    counted = [value for _, value in run.finite(MINUTES)]
-    return sum(now for now, after in zip(counted, [*counted[1:], 0.0], strict=True) if after < now)
 
 
 def mean_of(measured: Sequence[Measured], members: Sequence[int], column: tuple[str, str]) -> str:
