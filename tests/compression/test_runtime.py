@@ -43,6 +43,8 @@ def test_half_on_a_cpu_is_stored_so_and_computed_in_float(generator, inputs, dty
     again = make(node)
     again.load_state_dict(state)
     assert torch.equal(again(*inputs[0]), images)
+    assert torch.equal(runtime.half(again, dtype)(*inputs[0]), images)
+    assert capsys.readouterr().err == "", "as of every load of a file that is in half already"
 
 
 def test_half_of_a_gpu_takes_and_gives_float32(inputs, monkeypatch):

@@ -31,7 +31,9 @@ def half(network: nn.Module, dtype: str = "float16") -> nn.Module:
         raise UserError(f"passes.half.dtype={dtype}: expected {' or '.join(HALVES)}")
     kind = HALVES[dtype]
     if device_of(network).type == "cpu":
-        say(f"half: this CPU computes {dtype} more slowly than float32; weights are stored in it, computed in float32")
+        saved = [each for each in network.state_dict().values() if is_halved(each)]
+        if not all(torch.equal(each, each.to(kind).float()) for each in saved):  # else they come from a file of halves
+            say(f"half: a CPU computes {dtype} more slowly than float32; weights are stored in it, computed in float32")
         for tensor in (*network.parameters(), *network.buffers()):
             if is_halved(tensor):
                 tensor.data = tensor.data.to(kind).float()
