@@ -132,7 +132,7 @@ def test_the_hub_out_of_reach(monkeypatch):
     with pytest.raises(UserError) as told:
         dinov2.load()
     assert str(told.value) == (
-        "facebook/dinov2-base is not on this machine and the Hugging Face hub gave none (no route to host): "
+        "facebook/dinov2-large is not on this machine and the Hugging Face hub gave none (no route to host): "
         "check id and network, or give a local folder in its place"
     )
 

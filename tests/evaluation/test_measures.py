@@ -52,20 +52,20 @@ def test_fidelity_equals_the_functions_on_all_features(study, tmp_path):
     samples, references = everything(study)
     net = Classifier()
     found = {figure.metric: figure for figure in run(study, [Fidelity(net, tmp_path)])}
-    assert list(found) == ["fid", "kid", *(f"{n}_inception" for n in METRICS[2:6]), "inception_score"]
+    assert list(found) == ["clean_fid", "clean_kid", *(f"{n}_inception" for n in METRICS[2:6]), "inception_score"]
     real, fake = net.features(references), net.features(samples)
     numpy_moments = [m for x in (real, fake) for m in (x.double().mean(0), torch.from_numpy(np.cov(x.double().T)))]
-    assert found["fid"].value == pytest.approx(frechet_distance(*numpy_moments), rel=1e-6)
-    assert (found["kid"].value, found["kid"].std) == pytest.approx(kernel_distance(real, fake))
+    assert found["clean_fid"].value == pytest.approx(frechet_distance(*numpy_moments), rel=1e-6)
+    assert (found["clean_kid"].value, found["clean_kid"].std) == pytest.approx(kernel_distance(real, fake))
     values = [found[f"{name}_inception"].value for name in METRICS[2:6]]
     assert values == pytest.approx([*precision_recall(real, fake), *density_coverage(real, fake)])
     score, std = inception_score(score_sums(net.logits(samples), torch.arange(40), 40))
     assert (found["inception_score"].value, found["inception_score"].std) == pytest.approx((score, std))
-    protocol = found["fid"].protocol
+    protocol = found["clean_fid"].protocol
     assert protocol["num_references"] == 25 and protocol["num_images"] == 40 and protocol["seed"] == 3
     assert protocol["sha256"] == net.sha256[:12] and protocol["resizer"] == net.resizer
     assert "num_references" not in found["inception_score"].protocol
-    assert found["fid"].better == "lower" and found["recall_inception"].better == "higher"
+    assert found["clean_fid"].better == "lower" and found["recall_inception"].better == "higher"
 
 
 def test_a_run_of_one_picture_is_measured_by_its_own():
@@ -79,8 +79,11 @@ def test_text_match(study):
     judge = Classifier()
 
     def captions(texts):  # a judge that knows: the caption's number is in the first pixel's features of no image
+        seen.append(all(text.startswith("A photo depicts ") for text in texts))
+        texts = [text.removeprefix("A photo depicts ") for text in texts]
         return torch.stack([judge.features(samples[study.captions.index(text)][None])[0] for text in texts])
 
+    seen = []
     measure = TextMatch(judge, judge.features, captions, ["r_precision", "clip_score"], num_candidates=15)
     precision, score = run(study, [measure])
     assert precision.metric == "r_precision_inception" and score.metric == "clip_score"
@@ -91,6 +94,7 @@ def test_text_match(study):
     assert precision.value == pytest.approx((cosine.argmax(1) == own).double().mean().item())
     assert score.value == pytest.approx(2.5 * cosine[torch.arange(40), own].mean().item())
     assert precision.protocol["candidates"] == 15 and "candidates" not in score.protocol
+    assert score.protocol["prefix"] == "A photo depicts" and seen == [False, True, False]
 
 
 def test_reconstruction(study):

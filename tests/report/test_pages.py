@@ -14,6 +14,7 @@ import pytest
 from trainer.errors import UserError
 from trainer.report import __main__ as verb
 from trainer.report import compare, single
+from trainer.report.run import Run
 
 CHROMIUM = (
     *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
@@ -224,3 +225,17 @@ def test_the_prompt_to_type_next_is_a_caption_of_the_data(make):
     with open(run / "README.md", "a") as file:
         file.write(f"| draw | python -m trainer.sample checkpoint={run} 'prompts=[a large red circle]' |\n")
     assert "prompts=[a large red circle]" in text(single.write(run))
+
+
+@pytest.mark.parametrize(
+    ("metric", "which"),
+    [
+        *((each, "lowest") for each in ("fd_effnet", "rfd_effnet2", "kd_effnet", "fid", "rfid", "clean_fid")),
+        *((each, "lowest") for each in ("bits_per_value", "iwae_bits_per_value", "lpips")),
+        *((each, "highest") for each in ("psnr", "ssim", "r_precision", "precision_effnet", "inception_score")),
+    ],
+)
+def test_the_best_of_a_metric_is_its_lowest_or_highest(make, table, metric, which):
+    rows = [{**row, f"val/{metric}": row["val/fd_effnet"]} for row in table(305) if "val/fd_effnet" in row]
+    values = {name: remark for name, _, remark in single.facts(Run(make(table=rows)))}
+    assert values[f"val/{metric}"].startswith(which)

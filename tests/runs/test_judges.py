@@ -32,8 +32,8 @@ def test_backbones_are_found_at_any_depth_of_the_objective():
         ({"_target_": LITE, "resolution": 32}, {"_target_": LITE, "resolution": 64, "variant": 0}, True),
         ({"_target_": "trainer.backbones.effnet_lite0.load"}, {"_target_": LITE}, True),
         ({"_target_": LITE}, {"_target_": LITE, "variant": 2}, False),
-        ({"_target_": DINO}, {"_target_": DINO, "path": "facebook/dinov2-base"}, True),
-        ({"_target_": DINO}, {"_target_": DINO, "path": "facebook/dinov2-large"}, False),
+        ({"_target_": DINO}, {"_target_": DINO, "path": "facebook/dinov2-large"}, True),
+        ({"_target_": DINO}, {"_target_": DINO, "path": "facebook/dinov2-base"}, False),
         ({"_target_": DINO}, {"_target_": LITE}, False),
     ],
 )

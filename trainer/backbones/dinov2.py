@@ -31,7 +31,7 @@ class DinoV2(hub.HubBackbone):
         return torch.cat([self.model(pixel_values=each).last_hidden_state[:, 0] for each in self.pixels(images)])
 
 
-def load(path: str = "facebook/dinov2-base") -> DinoV2:
+def load(path: str = "facebook/dinov2-large") -> DinoV2:
     """From a hub id or a local folder. UserError if it cannot be had."""
     model, sha256, _ = hub.load(path, "Dinov2Model")
     return DinoV2(model, sha256).eval()

@@ -108,9 +108,11 @@ class Fidelity:
 
     def _figure(self, name: str, value: float, std: float | None) -> Figure:
         backbone = self.backbone
-        titles = {"fd": "fid", "kd": "kid"} if backbone.name == "inception" else {}
-        title = titles.get(name, name if name == "inception_score" else f"{name}_{backbone.name}")
+        of_inception = {"fd": "fid", "kd": "kid"} if backbone.name == "inception" else {}
+        title = of_inception.get(name, name if name == "inception_score" else f"{name}_{backbone.name}")
         title = f"r{title}" if self.study.reconstructs else title  # rFID, as that of a tokenizer is called
+        if name in of_inception and backbone.resizer.startswith("clean"):
+            title = f"clean_{title}"  # another figure than that of the original graph (Parmar et al. 2022)
         better = "lower" if name in ("fd", "kd") else "higher"
         protocol: dict[str, Any] = {"num_references": self.study.num_references} if name != "inception_score" else {}
         protocol |= {"backbone": backbone.name, "sha256": backbone.sha256[:12], "resizer": backbone.resizer}

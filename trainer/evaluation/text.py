@@ -14,6 +14,8 @@ from trainer.metrics import distributed
 from trainer.metrics.text_match import clip_score, r_precision
 from trainer.runs.results import Figure
 
+PREFIX = "A photo depicts "  # of each caption that CLIPScore reads (Hessel et al. 2021, section 3)
+
 
 class TextMatch:
     """R-precision (Xu et al. 2018) by a judge, and CLIPScore (Hessel et al. 2021) where the judge is a CLIP.
@@ -64,6 +66,7 @@ class TextMatch:
             more = protocol | {"candidates": self.num_candidates}
             found.append(self.study.figure(f"r_precision_{judge.name}", right, "higher", **more))
         if "clip_score" in self.metrics:
-            value = clip_score(images, texts[own]).mean().item()
-            found.append(self.study.figure("clip_score", value, "higher", **protocol))
+            described = self.captions([PREFIX + caption for caption in distinct]).float()
+            value = clip_score(images, described[own]).mean().item()
+            found.append(self.study.figure("clip_score", value, "higher", **protocol, prefix=PREFIX.strip()))
         return found

@@ -16,7 +16,7 @@ from trainer.runs import run_folder
 from trainer.runs.results import Figure
 
 METRICS = (  # how their names begin, in the order of the columns
-    *("fd_", "fid", "precision_", "recall_", "attributes_colour", "attributes_shape", "attributes_scene"),
+    *("fd_", "fid", "clean_fid", "precision_", "recall_", "attributes_colour", "attributes_shape", "attributes_scene"),
     *("r_precision_", "diversity_"),
 )
 SHARES = ("attributes_", "r_precision_")  # in percent

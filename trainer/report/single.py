@@ -30,6 +30,7 @@ MAIN_PACKAGES = (
     "deepspeed",
     "numpy",
 )
+LOWER = re.compile(r"val/(clean_)?r?(fd_|kd_|fid|kid)|val/(iwae_)?bits_|val/lpips")  # which is better
 MOST_SHOTS = 12  # of the evolution of samples; evenly spread over those there are
 
 
@@ -72,7 +73,7 @@ def facts(run: Run) -> Iterator[tuple[str, str, str]]:
         yield "took", duration(seconds), "since its last start" if len(run.starts) > 1 else ""
     for key in sorted(key for key in run.curves if key.startswith("val/")):
         if points := run.finite(key):
-            rising = not key.startswith(("val/fd", "val/kd", "val/fid", "val/kid"))
+            rising = not LOWER.match(key)
             kimg, best = (max if rising else min)(points, key=lambda point: point[1])
             yield key, f"{points[-1][1]:.5g}", f"{'highest' if rising else 'lowest'} {best:.5g} at kimg {kimg:,.10g}"
     if speed := run.finite("throughput/images_per_second"):

@@ -31,4 +31,4 @@ class Stage:
     @property
     def distance(self) -> float | None:
         """The Fréchet distance, whichever backbone it is of."""
-        return self.figure("fd_", "fid")
+        return self.figure("fd_", "fid", "clean_fid")
