@@ -72,6 +72,17 @@ def test_a_seed_is_an_image_at_any_batch_size(make):
         assert torch.equal(other(captions[4:5], [4]), images[4:5])
 
 
+def test_a_code_is_where_the_sum_of_the_probabilities_passes_phi():
+    logits, normals = torch.randn(7, 5, 32) * 3, torch.randn(7, 5)
+    codes, log_probability = make_dalle().generator.choose(logits, torch.special.ndtr(normals.double()))
+    probability = logits.softmax(-1, dtype=torch.float64)
+    until = probability.cumsum(-1)
+    expected = torch.searchsorted(until / until[..., -1:], torch.special.ndtr(normals.double())[..., None], right=True)
+    assert torch.equal(codes, expected.squeeze(-1))
+    torch.testing.assert_close(log_probability, probability.gather(-1, expected).squeeze(-1).log())
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
 def test_their_onnx_draws_the_same(make, tmp_path):
     objective = make().eval().requires_grad_(False)

@@ -75,7 +75,7 @@ class TokenGenerator(nn.Module, ABC):
         probability = logits.softmax(-1, dtype=torch.float64)
         until = probability.cumsum(-1)
         passed = until <= uniform[..., None] * until[..., -1:]
-        codes = passed.sum(-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
+        codes = passed.sum(-1, keepdim=True, dtype=torch.int32).clamp(max=logits.shape[-1] - 1).long()
         return codes.squeeze(-1), probability.gather(-1, codes).squeeze(-1).clamp(min=1e-300).log()
 
 
