@@ -63,6 +63,15 @@ def test_runs_of_other_settings_or_other_data_are_no_seeds_of_each_other(measure
     assert found == {"data at None pixels": ["a, kimg=5.0", "a, kimg=4.0", "b"], "data at 64 pixels": ["a"]}
 
 
+def test_a_budget_from_a_table_is_its_entry(measured):
+    """Two seeds are of one experiment where another entry of the table changed in between."""
+    for i, folder in enumerate(measured):
+        text = (folder / "composed.yaml").read_text()
+        (folder / "composed.yaml").write_text(text.replace("kimg: 4.0", f"kimg: ${{by_name:small,4,other,{i}}}"))
+    (found,) = tables([Run(folder) for folder in measured])
+    assert [row[:2] for row in found.rows[1:-1]] == [["a", "2"], ["b", "1"]]
+
+
 def test_without_figures_there_is_no_table(make):
     assert list(tables([Run(make("a")), Run(make("b"))])) == []
 

@@ -103,10 +103,15 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Dotted key -> value as the user set it: before ${} is filled in, and without what says where the run is."""
+        """Dotted key -> value as the user set it: before ${} is filled in, and without what says where the run is.
+
+        What was looked up in a table of experiments is the entry, as a table may change where this entry does not.
+        """
         path = self.folder / run_folder.COMPOSED
         composed: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else self.config
         leaves = run_folder.flat({key: node for key, node in composed.items() if key not in run_folder.PLACE})
+        entries = run_folder.flat(self.config)
+        leaves |= {key: entries.get(key, each) for key, each in leaves.items() if str(each).startswith("${by_name:")}
         return {key: value for key, value in leaves.items() if value is not None}
 
     def _text(self, name: str) -> str:
