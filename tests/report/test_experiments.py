@@ -64,12 +64,12 @@ def test_runs_of_other_settings_or_other_data_are_no_seeds_of_each_other(measure
 
 
 def test_a_budget_from_a_table_is_its_entry(measured):
-    """Two seeds are of one experiment where another entry of the table changed in between."""
+    """Seeds are of one experiment where another entry of the table changed in between."""
     for i, folder in enumerate(measured):
         text = (folder / "composed.yaml").read_text()
         (folder / "composed.yaml").write_text(text.replace("kimg: 4.0", f"kimg: ${{by_name:small,4,other,{i}}}"))
     (found,) = tables([Run(folder) for folder in measured])
-    assert [row[:2] for row in found.rows[1:-1]] == [["a", "2"], ["b", "1"]]
+    assert [row[:2] for row in found.rows[1:-1]] == [["a", "3"], ["b", "1"]]
 
 
 def test_without_figures_there_is_no_table(make):
