@@ -97,18 +97,18 @@ def test_positions_turn_by_row_and_column():
 def test_codes_are_drawn_by_their_probabilities():
     generator = make_generator(Autoregressive)
     logits = torch.tensor([0.0, 1.0, -1.0, 2.0])
-    normals = torch.special.ndtri((torch.arange(1000, dtype=torch.float64) + 0.5) / 1000)
-    drawn, confidence = generator.choose(logits.expand(1000, 1, 4), normals[:, None])
+    uniform = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    drawn, confidence = generator.choose(logits.expand(1000, 1, 4), uniform[:, None])
     shares = torch.bincount(drawn.flatten(), minlength=4) / 1000
     torch.testing.assert_close(shares, logits.softmax(0), atol=1e-3, rtol=0)
     assert drawn.flatten().diff().min() >= 0, "not the inverse of a running sum"
     torch.testing.assert_close(confidence.flatten(), logits.double().log_softmax(0)[drawn.flatten()])
     generator.top_k = 2
-    drawn, _ = generator.choose(logits.expand(1000, 1, 4), normals[:, None])
+    drawn, _ = generator.choose(logits.expand(1000, 1, 4), uniform[:, None])
     torch.testing.assert_close(
         torch.bincount(drawn.flatten(), minlength=4)[[1, 3]] / 1000, logits[[1, 3]].softmax(0), atol=1e-3, rtol=0
     )
-    far = torch.tensor([[-40.0], [40.0]])
+    far = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
     assert generator.choose(logits.expand(2, 1, 4), far)[0].flatten().tolist() == [1, 3]
 
 
@@ -143,7 +143,7 @@ def test_the_most_confident_are_kept():
     latent = torch.randn(1, generator.latent_channels)
     drawn = generator.draw(latent, [(1.0, condition)])
     logits = generator.prior(torch.full((1, 16), CODES), condition)
-    first, confidence = generator.choose(logits, latent[:, :16])
+    first, confidence = generator.choose(logits, torch.special.ndtr(latent[:, :16].double()))
     kept = confidence[0].argsort(descending=True)[: 16 - num_hidden(0.5, 16)]
     assert torch.equal(drawn[0, kept], first[0, kept])
 
