@@ -68,6 +68,22 @@ def test_fidelity_equals_the_functions_on_all_features(study, tmp_path):
     assert found["clean_fid"].better == "lower" and found["recall_inception"].better == "higher"
 
 
+@pytest.mark.parametrize(
+    ("resizer", "reconstructs", "names"),
+    [
+        ("legacy bilinear 299", False, ["fid", "kid"]),
+        ("legacy bilinear 299", True, ["rfid", "rkid"]),
+        ("clean bicubic 299", True, ["clean_rfid", "clean_rkid"]),
+    ],
+)
+def test_each_resizer_has_a_name_of_its_own(study, tmp_path, monkeypatch, resizer, reconstructs, names):
+    monkeypatch.setattr(Classifier, "resizer", resizer)
+    measure = Fidelity(Classifier(), tmp_path, ["fd", "kd"])
+    run(study, [measure])
+    measure.study.reconstructs = reconstructs
+    assert [measure._figure(name, 1.0, None).metric for name in ("fd", "kd")] == names
+
+
 def test_a_run_of_one_picture_is_measured_by_its_own():
     pipe = SimpleNamespace(objective=SimpleNamespace(measured_by=DeepImagePrior.measured_by))
     with pytest.raises(UserError, match=r"checkpoint=RUN: it draws one picture; generator/psnr in its metrics.csv"):

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
-from hydra.utils import get_class
 
 from trainer.runs import results, run_folder
-from trainer.runs.export_files import INFER, PAGE, PICTURES, PROGRAMS, TOKENIZER, example
+from trainer.runs.export_files import INFER, PAGE, PICTURES, PROGRAMS, TOKENIZER, example, of_source
 
 LICENSE = "unknown"  # the hub's word for it
 LOADING = """## Use
@@ -73,7 +72,7 @@ def about(config: dict[str, Any], kimg: float) -> str:
     if target := source.get("_target_"):
         given = plain(", ".join(f"{key} {value}" for key, value in source.items() if key != "_target_"))
         lines.append(f"Data: {target.rpartition('.')[2]} at {data['resolution']} pixels. {given}")
-        if credit := getattr(get_class(target), "attribution", ""):
+        if credit := of_source(config, "attribution"):
             lines.append(f"Credit: {credit}.")
     if "max_tokens" not in encoder:
         names = [plain(each) for each in encoder.get("classes") or ()]

@@ -32,7 +32,9 @@ from trainer.runs.export_files import PROGRAMS, TOKENIZER
 from trainer.text.pretrained import Pretrained
 
 BOUND = 1e-4  # of a value in [-1, 1]: 0.013 of the 255 grey levels, so a rounded image differs by at most one
-BOUND_WITH_TEXT = 1e-3  # features that lie between two float16 numbers may be rounded to the other: 0.13 grey levels
+# Features that lie between two float16 numbers may be rounded to the other: half a grey level. A `cgan` of 80 kimg
+# differs by 1.1e-3, one of 1 kimg by 4e-5.
+BOUND_WITH_TEXT = 1 / 255
 BOUND_OF_8_BITS = 2 / 255  # activations that lie between two steps, too: one grey level
 BATCHES = (1, 3, 16)
 CAPTIONS = (

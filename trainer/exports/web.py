@@ -11,12 +11,10 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_class
-
 from trainer.errors import UserError
 from trainer.exports import onnx
 from trainer.process import npm
-from trainer.runs.export_files import PAGE, PROGRAMS, TOKENIZER
+from trainer.runs.export_files import PAGE, PROGRAMS, TOKENIZER, of_source
 
 ORT, TOKENIZERS = "onnxruntime-web", "@huggingface/tokenizers"
 # blob of the page -> (package of npm, the file in it)
@@ -54,7 +52,7 @@ def write(folder: Path, config: dict[str, Any], entry: dict[str, Any], prompts: 
     files["model"] = onnx.optimized(folder / PROGRAMS["onnx"])
     fields = {
         "title": html.escape(config["name"]),
-        "about": html.escape(credit(config)),
+        "about": html.escape(f"Learned from {owner}." if (owner := of_source(config, "attribution")) else ""),
         "facts": json.dumps(facts).replace("<", "\\u003c"),
         "blobs": "\n".join(blob(name, content) for name, content in files.items()),
     }
@@ -68,10 +66,3 @@ def blob(name: str, content: bytes) -> str:
     """The bytes as gzip in base64, in an element that a browser does not run."""
     packed = base64.b64encode(gzip.compress(content, mtime=0)).decode()
     return f'<script type="application/gzip" id="{name}">{packed}</script>'
-
-
-def credit(config: dict[str, Any]) -> str:
-    """Whose pictures taught it, as a sentence; '' where nobody is named."""
-    target = ((config.get("data") or {}).get("source") or {}).get("_target_")
-    owner = getattr(get_class(target), "attribution", "") if target else ""
-    return f"Learned from {owner}." if owner else ""

@@ -15,10 +15,11 @@ DEGREE = 24  # Phi differs from torch.special.ndtr by less than 1e-15
 
 def chebyshev(degree: int) -> list[float]:
     """Coefficients of erfcx(z) / t on t = 2 / (2 + z) in (0, 1], interpolated at Chebyshev's nodes."""
-    node = math.pi * (torch.arange(degree, dtype=torch.float64) + 0.5) / degree
+    number = torch.arange(degree, dtype=torch.float64, device="cpu")  # wherever what imports this is being built
+    node = math.pi * (number + 0.5) / degree
     t = (node.cos() + 1) / 2
     values = torch.special.erfcx(2 / t - 2) / t
-    found = torch.cos(torch.arange(degree)[:, None] * node) @ values * 2 / degree
+    found = torch.cos(number[:, None] * node) @ values * 2 / degree
     return [found[0].item() / 2, *found[1:].tolist()]
 
 

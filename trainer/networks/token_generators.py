@@ -117,8 +117,8 @@ class Parallel(TokenGenerator):
         weights, pasts = [weight for weight, _ in weighed], [self.prior.begin(each) for _, each in weighed]
         places, hidden = self.prior.num_places, self.prior.num_codes
         codes = torch.full((latent.shape[0], places), hidden, device=latent.device)
-        normals = latent.unflatten(1, (self.num_steps, 2, places))
-        uniforms, gumbels = log_cdf(normals[:, :, 0])[0], -(-log_cdf(normals[:, :, 1])[1]).log()
+        probability, logarithm = log_cdf(latent.unflatten(1, (self.num_steps, 2, places)))
+        uniforms, gumbels = probability[:, :, 0], -(-logarithm[:, :, 1]).log()
         for number, (uniform, gumbel) in enumerate(zip(uniforms.unbind(1), gumbels.unbind(1), strict=True), start=1):
             drawn, confidence = self.choose(self.step(codes, weights, pasts)[0], uniform)
             left = number / self.num_steps

@@ -29,11 +29,16 @@ PIECES = "trainer.text.pieces.Pieces"
 
 def example(config: dict[str, Any]) -> str:
     """A prompt for a model of this configuration; '' for one that is drawn without."""
-    encoder, source = config["text"]["encoder"], (config.get("data") or {}).get("source") or {}
+    encoder = config["text"]["encoder"]
     if str(encoder.get("_target_")).endswith(".Nothing"):
         return ""
-    words = getattr(get_class(source["_target_"]), "example", None) if "_target_" in source else None
-    return str(next(iter(encoder.get("classes") or ()), words or "a red apple"))
+    return str(next(iter(encoder.get("classes") or ()), of_source(config, "example") or "a red apple"))
+
+
+def of_source(config: dict[str, Any], name: str) -> str:
+    """`attribution` or `example` of the data that a model learned from; '' where nothing is known of it."""
+    target = ((config.get("data") or {}).get("source") or {}).get("_target_")
+    return str(getattr(get_class(target), name, "")) if target else ""
 
 
 def is_program(path: Path) -> bool:
