@@ -99,6 +99,21 @@ class Autoregressive(TokenGenerator):
         return torch.cat(codes, 1)
 
 
+class Steps(nn.Module):
+    """How many steps of what the latent has numbers for are taken, and how much chance is in the order of places.
+
+    A module without weights, so that a pass can put another in its place (`compression.few_steps`).
+    """
+
+    def __init__(self, num_steps: int, choice_temperature: float):
+        super().__init__()
+        self.num_steps, self.choice_temperature = num_steps, choice_temperature
+
+    def node(self) -> dict[str, Any]:
+        numbers = {"num_steps": self.num_steps, "choice_temperature": self.choice_temperature}
+        return {"_target_": f"{__name__}.Steps", **numbers}
+
+
 class Parallel(TokenGenerator):
     """All codes in `num_steps` steps, in each the most confident ones (MaskGIT, Chang et al. 2022, section 3.2).
 
@@ -106,24 +121,26 @@ class Parallel(TokenGenerator):
     logarithm of its probability plus Gumbel noise times `choice_temperature` (1 - (s + 1)/S).
     """
 
+    steps: Steps
+
     def __init__(self, *arguments: Any, num_steps: int = 8, choice_temperature: float = 4.5, **options: Any):
         super().__init__(*arguments, **options)
         if not 1 <= num_steps <= self.prior.num_places:
             raise UserError(f"generator.num_steps={num_steps}: expected 1 to {self.prior.num_places}, as many as codes")
-        self.num_steps, self.choice_temperature = num_steps, choice_temperature
+        self.steps = Steps(num_steps, choice_temperature)
         self.latent_channels = 2 * num_steps * self.prior.num_places
 
     def draw(self, latent: Tensor, weighed: list[tuple[float, Condition]]) -> Tensor:
         weights, pasts = [weight for weight, _ in weighed], [self.prior.begin(each) for _, each in weighed]
-        places, hidden = self.prior.num_places, self.prior.num_codes
+        places, hidden, steps = self.prior.num_places, self.prior.num_codes, self.steps.num_steps
         codes = torch.full((latent.shape[0], places), hidden, device=latent.device)
-        probability, logarithm = log_cdf(latent.unflatten(1, (self.num_steps, 2, places)))
+        probability, logarithm = log_cdf(latent[:, : 2 * steps * places].unflatten(1, (steps, 2, places)))
         uniforms, gumbels = probability[:, :, 0], -(-logarithm[:, :, 1]).log()
         for number, (uniform, gumbel) in enumerate(zip(uniforms.unbind(1), gumbels.unbind(1), strict=True), start=1):
             drawn, confidence = self.choose(self.step(codes, weights, pasts)[0], uniform)
-            left = number / self.num_steps
+            left = number / steps
             known = codes != hidden
-            confidence = confidence + self.choice_temperature * (1 - left) * gumbel
+            confidence = confidence + self.steps.choice_temperature * (1 - left) * gumbel
             confidence = confidence.masked_fill(known, torch.inf)
             codes = torch.where(known, codes, drawn)
             if count := num_hidden(left, places):

@@ -19,7 +19,7 @@ from trainer.errors import UserError
 from trainer.evaluation.fidelity import Fidelity
 
 MOVES = ("prune", "low_rank")  # each takes a share of what is left
-LOSSY = ("sparsify", "int8", "int8_dynamic", "int8_weights", "fp8", "half")  # tried with and without
+LOSSY = ("few_steps", "sparsify", "int8", "int8_dynamic", "int8_weights", "fp8", "half")  # tried with and without
 FIRST = "average"  # before all others
 SEED = 1 << 32  # the search looks at other latents than what is told of its answer
 
