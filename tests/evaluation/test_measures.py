@@ -1,6 +1,7 @@
 """What measures make of a study, against the metrics' own functions on all images at once."""
 
 import hashlib
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from trainer.errors import UserError
+from trainer.evaluation import fidelity
 from trainer.evaluation import protocol as of_study
 from trainer.evaluation.diversity import Diversity
 from trainer.evaluation.fidelity import METRICS, Fidelity
@@ -58,14 +60,35 @@ def test_fidelity_equals_the_functions_on_all_features(study, tmp_path):
     assert found["clean_fid"].value == pytest.approx(frechet_distance(*numpy_moments), rel=1e-6)
     assert (found["clean_kid"].value, found["clean_kid"].std) == pytest.approx(kernel_distance(real, fake))
     values = [found[f"{name}_inception"].value for name in METRICS[2:6]]
-    assert values == pytest.approx([*precision_recall(real, fake), *density_coverage(real, fake)])
+    equal = fake[np.ceil(np.arange(25) * 40 / 25).astype(int)]  # as many as there are references
+    assert values == pytest.approx([*precision_recall(real, equal), *density_coverage(real, equal)])
     score, std = inception_score(score_sums(net.logits(samples), torch.arange(40), 40))
     assert (found["inception_score"].value, found["inception_score"].std) == pytest.approx((score, std))
     protocol = found["clean_fid"].protocol
     assert protocol["num_references"] == 25 and protocol["num_images"] == 40 and protocol["seed"] == 3
     assert protocol["sha256"] == net.sha256[:12] and protocol["resizer"] == net.resizer
     assert "num_references" not in found["inception_score"].protocol
+    neighbours = found["recall_inception"].protocol
+    assert (neighbours["num_images"], neighbours["num_references"]) == (25, 25)
     assert found["clean_fid"].better == "lower" and found["recall_inception"].better == "higher"
+
+
+@pytest.mark.parametrize(("num_images", "num_references"), [(200, 30), (47, 30), (30, 30), (20, 25)])
+def test_neighbours_are_of_equal_numbers_one_sample_a_caption(study, tmp_path, monkeypatch, num_images, num_references):
+    seen = []
+    monkeypatch.setattr(fidelity, "precision_recall", lambda *sets: seen.append(sets) or (0.0, 0.0))
+    numbered = replace(study, num_images=num_images, num_references=num_references)
+    net = Classifier()
+    run(numbered, [Fidelity(net, tmp_path, ["precision"])])
+    real, fake = seen[0]
+    assert len(real) == len(fake) == min(num_images, num_references)
+    if num_references == 30 <= num_images:  # all that there are: sample i is for the caption of reference i
+        first = [numbered.chosen.index(i) for i in range(30)]
+        drawn = numbered.sampler([numbered.captions[i] for i in first], [numbered.seed + i for i in first])
+        assert torch.equal(fake, net.features(drawn))
+    pictures = net.features(torch.from_numpy(study.references.images).permute(0, 3, 1, 2))
+    found = torch.cdist(real, pictures).argmin(1).tolist()
+    assert found == sorted(set(found)), "no reference twice"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trainer.errors import UserError
 from trainer.evaluation.feature_cache import cached_features
-from trainer.evaluation.protocol import Study
+from trainer.evaluation.protocol import Study, spread
 from trainer.metrics import distributed
 from trainer.metrics.frechet import frechet_distance, mean_and_covariance, moments, square_root
 from trainer.metrics.inception_score import inception_score, score_sums
@@ -30,7 +30,8 @@ class Fidelity:
     cache_dir: where features of references are kept, named after all that they depend on, the pixels included.
 
     With the Inception backbone the distances are FID (Heusel et al. 2017) and KID (Bińkowski et al. 2018), under these
-    names; with another they are fd_NAME and kd_NAME. Memory: moments are (D + 1)^2 doubles, the metrics that need
+    names; with another they are fd_NAME and kd_NAME. Precision, recall, density and coverage compare as many samples as
+    references, one a caption where there are several. Memory: moments are (D + 1)^2 doubles, the metrics that need
     neighbours or kernels keep all features, N x D floats.
     """
 
@@ -96,11 +97,12 @@ class Fidelity:
             found["fd"] = frechet_distance(mean, covariance, *mean_and_covariance(drawn), root), None
         if "kd" in self.metrics:
             found["kd"] = kernel_distance(reference, fake)
+        equal = self._equal(reference, fake)
         if self.metrics & {"precision", "recall"}:
-            precision, recall = precision_recall(reference, fake)
+            precision, recall = precision_recall(*equal)
             found |= {"precision": (precision, None), "recall": (recall, None)}
         if self.metrics & {"density", "coverage"}:
-            density, coverage = density_coverage(reference, fake)
+            density, coverage = density_coverage(*equal)
             found |= {"density": (density, None), "coverage": (coverage, None)}
         if "inception_score" in self.metrics:
             found["inception_score"] = inception_score(distributed.add(self._scores, self.study.device))
@@ -115,8 +117,22 @@ class Fidelity:
             title = f"clean_{title}"  # another figure than that of the original graph (Parmar et al. 2022)
         better = "lower" if name in ("fd", "kd") else "higher"
         protocol: dict[str, Any] = {"num_references": self.study.num_references} if name != "inception_score" else {}
+        protocol |= dict.fromkeys(("num_images", "num_references"), self.num_equal) if name in NEIGHBOURS else {}
         protocol |= {"backbone": backbone.name, "sha256": backbone.sha256[:12], "resizer": backbone.resizer}
         return self.study.figure(title, value, better, std, **protocol)
+
+    @property
+    def num_equal(self) -> int:
+        """Of samples and of references, where their balls are compared: as many of both."""
+        return min(self.study.num_images, self.study.num_references)
+
+    def _equal(self, reference: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """Of references and samples the same number, evenly spread: a ball is the wider the fewer there are in a set,
+        so unequal ones are never alike. Of several samples a caption that is the first."""
+        if not self.metrics & NEIGHBOURS:
+            return reference, fake
+        count = self.num_equal
+        return reference[spread(len(reference), count)], fake[[-(-i * len(fake) // count) for i in range(count)]]
 
     def _gathered(self, numbers: list[int], rows: list[Tensor]) -> Tensor:
         own = torch.cat(rows) if rows else torch.zeros(0, self.backbone.width)
