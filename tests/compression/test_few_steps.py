@@ -83,7 +83,7 @@ def test_what_does_not_fit_is_refused_or_said(capfd):
 @pytest.mark.parametrize("node", [NODE, SENTENCED], ids=["features", "ids"])
 @pytest.mark.parametrize("name", [name for name in PASSES if name not in COMPILED])
 def test_every_pass_behind_it(name, node, saved):
-    """As `test_pairs` has it for generators of one step. A code is a choice: where logits round, another may be made."""
+    """As `test_pairs` has it for other generators. A code is a choice: where logits round, another may be made."""
     network, inputs = make(node), [given(node, seed) for seed in range(2)]
     with torch.no_grad():
         small = few_steps(network, inputs)

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from tests.loggers.offline import records
 from trainer.config import sweeps
+from trainer.config.command_line import parsed
 from trainer.config.entry import Training, entry
 from trainer.errors import DivergedError
 
@@ -65,6 +66,35 @@ def test_the_search_of_a_gan_names_keys_that_it_has(command, tmp_path, monkeypat
     result = command(*arguments, main=lambda: entry(composed.append, "config", Training))
     assert result.code == 0, result.err
     assert [key for key in searched if OmegaConf.select(composed[0], key) is None] == []
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [("0.5", 0.5), ("[1,2]", [1, 2]), ("{a: 1}", {"a": 1}), ("'x, y'", "x, y"), ("''", ""), ("true", True)],
+)
+def test_keys_of_swept_parts_wait_for_their_run(value, meant):
+    key = f"+data.source.thing={value}"
+    given = ["-m", "+experiment=cgan_shapes,cvae", key, "kimg=1", "seed=0,1", "hydra.verbose=true"]
+    put_off = sweeps.later(given, {"experiment": {}})
+    assert [at for at in range(len(given)) if put_off[at] != given[at]] == [2]
+    assert sweeps.later(put_off, {"experiment": {}}) == put_off
+    [value] = parsed(put_off[2]).sweep_string_iterator()  # what Hydra gives to each run
+    assert parsed(f"x={value}").value() == meant
+    for other in (given[1:], ["-m", "+experiment=cvae", *given[2:]], [*given, "hydra/sweeper=optuna"]):
+        assert sweeps.later(other, {"experiment": {}}) == other, "no sweep over groups, or one of Optuna's"
+
+
+def test_a_sweep_over_experiments_takes_keys_that_only_these_have(command, tmp_path, monkeypatch):
+    """Hydra composes once without the swept experiments: emoji, which the default is of, have no max_objects."""
+    monkeypatch.chdir(tmp_path)
+    composed = []
+    keys = ["data.source.max_objects=1", "data.batch_size=8", "bottleneck@objective.autoencoder.bottleneck=vq"]
+    arguments = ["-m", "+experiment=fsq_shapes,vqvae", "data=shapes", "seed=0,1", *keys]
+    result = command(*arguments, main=lambda: entry(composed.append, "config", Training))
+    assert result.code == 0, result.err
+    assert [(cfg.name, cfg.seed) for cfg in composed] == [(n, s) for n in ("fsq_shapes", "vqvae") for s in (0, 1)]
+    assert {(cfg.data.source.max_objects, cfg.data.batch_size) for cfg in composed} == {(1, 8)}
+    assert {cfg.objective.autoencoder.bottleneck._target_.rpartition(".")[2] for cfg in composed} == {"VQ"}
 
 
 @pytest.fixture

@@ -141,10 +141,11 @@ def entry(
             print(help_text(config_name), flush=True)
             return
         roots = [field.name for field in fields(schema)]
-        experiments = mistakes.options(conf_folders()).get("experiment", {}) if "objective" in roots else {}
+        groups = mistakes.options(conf_folders()) if "objective" in roots else {}
+        experiments = groups.get("experiment", {})
         sys.argv[1:] = command_line.overrides(sys.argv[1:], roots, [*experiments])
         offer(sys.argv)
-        sys.argv[1:] = group_overrides(sys.argv[1:])
+        sys.argv[1:] = sweeps.later(group_overrides(sys.argv[1:]), groups)
         hydra.main(version_base="1.3", config_path=str(conf_folders()[-1]), config_name=config_name)(job)()
     sweeps.exit_if_failed()
 

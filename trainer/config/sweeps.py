@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,9 +12,35 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from trainer.config.command_line import OVERRIDE, SWEEPS, parsed
 from trainer.errors import DivergedError, UserError
 
 _failed: list[str] = []  # job and overrides of runs of this process
+
+
+def later(arguments: Sequence[str], groups: Container[str]) -> list[str]:
+    """Of a sweep over groups, as -m experiment=a,b, the arguments with keys of parts, as data.source.seed=1, put off.
+
+    Hydra merges what is not swept once before the first run, without any of the swept groups: keys of these it did not
+    know. A sweep over one value it leaves to each run; of null there is none. Optuna would count that as a dimension.
+    """
+    readings = [parsed(argument) for argument in arguments]
+    swept = any(each and each.is_sweep_override() and each.key_or_group in groups for each in readings)
+    if not swept or not {*SWEEPS} & {*arguments} or any(each.startswith("hydra/sweeper=") for each in arguments):
+        return [*arguments]
+    return [
+        put_off(argument) if reading and not reading.is_sweep_override() else argument
+        for argument, reading in zip(arguments, readings, strict=True)
+    ]
+
+
+def put_off(argument: str) -> str:
+    """An override of a key or group within a part as a sweep over its value; any other as it is."""
+    override = OVERRIDE.fullmatch(argument)
+    if not override or "." not in override[1] or override[1].lstrip("+").startswith("hydra"):
+        return argument
+    alone = f"{override[1]}=choice({override[2]})"
+    return alone if parsed(alone) else argument
 
 
 @contextmanager
