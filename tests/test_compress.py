@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from trainer import compress, evaluate, load
 from trainer.compression.comparison import latency
@@ -233,3 +234,18 @@ def test_distillation_without_a_teacher_is_one_line(command):
     done = command("experiment=distill", "teacher=outputs/nothing")
     assert done.code == 2
     assert "teacher=outputs/nothing does not exist" in done.err
+
+
+@pytest.mark.parametrize("run", ["gan"], indirect=True)
+def test_an_export_of_a_halved_one_stays_halved(command, run, tmp_path):
+    done = command(f"checkpoint={run}", "compression=[half]", "metrics=[]", *FEW, main=compress.main)
+    assert done.code == 0, done.err
+    halved, again = run / "compressed" / "half", tmp_path / "exported"
+    done = command(f"checkpoint={halved}", f"out={again}", main=export)
+    assert done.code == 0, done.err
+    before, after = (load_file(folder / "model.safetensors") for folder in (halved, again))
+    assert before.keys() == after.keys()
+    assert all(before[key].dtype == after[key].dtype and torch.equal(before[key], after[key]) for key in before)
+    assert any(each.dtype == torch.float16 for each in after.values())
+    images = [load(folder)("a red apple", seeds=[0, 1]).pixels for folder in (halved, again)]
+    assert torch.equal(*images)

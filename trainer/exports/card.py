@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from trainer.runs import results, run_folder
-from trainer.runs.export_files import INFER, PAGE, PICTURES, PROGRAMS, TOKENIZER, example, of_source
+from trainer.runs.export_files import INFER, PAGE, PICTURES, PIECES, PROGRAMS, TOKENIZER, TOKENS, example, of_source
 
 LICENSE = "unknown"  # the hub's word for it
 LOADING = """## Use
@@ -80,6 +80,7 @@ def about(config: dict[str, Any], kimg: float) -> str:
     path = encoder.get("path") or ""
     own = path.startswith(("/", ".", "~"))  # a folder of this machine says nothing to others
     name = (not own and path) or encoder.get("name") or encoder["_target_"].rpartition(".")[2]
+    name = "a text encoder inside" if encoder["_target_"] in (TOKENS, PIECES) else name
     lines.append(f"Captions are read by {plain(name)}, at most {encoder['max_tokens']} tokens.")
     return "\n".join(lines)
 

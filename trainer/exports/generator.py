@@ -24,6 +24,7 @@ from trainer.runs.export_files import (
     write_weights,
 )
 from trainer.runs.judges import taught_by
+from trainer.sampling.runtime import stored
 
 # of a run's configuration, beside the generator's
 KEPT = ("name", "text", "data", "runtime", "teacher", "matcher", "backbones")
@@ -67,7 +68,7 @@ class TrainedGenerator(Drawing, PyTorchModelHubMixin):
     # Of the hub's mixin -----------------------------------------------------------------------------------------------
 
     def save_weights(self, folder: Path) -> None:
-        write_weights(folder, self.state_dict())
+        write_weights(folder, stored(self.state_dict(), list(self.config.get("runtime") or ())))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         self.save_weights(save_directory)
