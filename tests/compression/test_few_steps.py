@@ -75,7 +75,7 @@ def test_what_does_not_fit_is_refused_or_said(capfd):
     with pytest.raises(UserError, match=r"passes.few_steps.num_steps=0: expected 1 to 8"):
         few_steps(make(NODE), inputs, num_steps=0)
     with pytest.raises(UserError, match=r"num_steps=4: expected 1 to 2"):
-        few_steps(few_steps(make(NODE), inputs), inputs, num_steps=4)
+        few_steps(few_steps(make(NODE), inputs, num_steps=2), inputs, num_steps=4)
     assert few_steps(make(NODE), inputs, num_steps=8).steps.num_steps == 8
     assert capfd.readouterr().err == "few_steps: it draws in 8 already: nothing changed\n"
 
@@ -86,7 +86,7 @@ def test_every_pass_behind_it(name, node, saved):
     """As `test_pairs` has it for other generators. A code is a choice: where logits round, another may be made."""
     network, inputs = make(node), [given(node, seed) for seed in range(2)]
     with torch.no_grad():
-        small = few_steps(network, inputs)
+        small = few_steps(network, inputs, num_steps=2)
         changed, nodes = applied(small, [name], inputs)
         steps = [module for module in changed.modules() if isinstance(module, Steps)]
         assert [each.num_steps for each in steps] == [2]

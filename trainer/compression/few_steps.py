@@ -13,7 +13,7 @@ from trainer.networks.token_generators import Steps
 from trainer.process.progress import say
 
 
-def few_steps(network: nn.Module, inputs: Sequence[tuple[Tensor, Condition]], num_steps: int = 2) -> nn.Module:
+def few_steps(network: nn.Module, inputs: Sequence[tuple[Tensor, Condition]], num_steps: int = 4) -> nn.Module:
     """The network (of experiment=maskgit) with `num_steps` of its steps; no weight changes, so nothing is trained.
 
     A latent stays as long as it is, and its first numbers are used: a seed begins as it did. In one step codes are
