@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from trainer import compress, evaluate, load
-from trainer.compression.comparison import latency
+from trainer.compression.comparison import baselines, latency
 from trainer.compression.search import measurement
 from trainer.evaluation import attributes
 from trainer.evaluation.fidelity import Fidelity
 from trainer.export import main as export
+from trainer.exports.onnx import PACKAGES
 from trainer.runs import results
 from trainer.sample import main as sample
 
@@ -36,6 +37,7 @@ def quick(monkeypatch):
     measure = latency.measure  # whether figures are steady is no matter here; search and proof call it by its module
     monkeypatch.setattr(latency, "measure", lambda *given, **_: measure(*given, rounds=2, seconds=0.01))
     monkeypatch.setattr(measurement, "fresh", partial(measurement.fresh, repeats=1))
+    monkeypatch.setattr(baselines, "PACKAGES", ("no_such_package",))  # seconds of export in every test
 
 
 def trained_by(folder, *arguments):
@@ -69,8 +71,9 @@ def test_passes_measured_saved_and_drawn_from(command, run, tmp_path):
     assert done.code == 0, done.err
     out = run / "compressed" / "prune-fold"
     stages = json.loads((out / "proof.json").read_text())["stages"]
-    assert [stage["name"] for stage in stages] == ["as trained", "prune", "fold"]
-    before, pruned, folded = stages
+    assert [stage["name"] for stage in stages] == ["as trained", "as trained + fold", "prune", "fold"]
+    before, beside, pruned, folded = stages
+    assert beside["beside"] and not beside["figures"] and beside["speed"]["p50_rounds"]
     assert pruned["size"]["parameters"] < before["size"]["parameters"]
     assert pruned["size"]["multiply_adds"] < 0.8 * before["size"]["multiply_adds"]
     assert before["figures"]["psnr_teacher"] == 80, "the first stage is what the others are compared with"
@@ -102,7 +105,7 @@ def test_quality_is_measured_once_for_stages_that_draw_the_same(command, run, mo
     done = command(f"checkpoint={run}", passes, "metrics=[fd]", *FEW, main=compress.main)
     assert done.code == 0, done.err
     out = run / "compressed" / "prune-channels_last-half"
-    _, pruned, same, rounded = json.loads((out / "proof.json").read_text())["stages"]
+    _, _, pruned, same, rounded = json.loads((out / "proof.json").read_text())["stages"]
     assert len(measured) == 3
     assert same["figures"]["fd_effnet"] == pruned["figures"]["fd_effnet"] != rounded["figures"]["fd_effnet"]
     assert same["figures"]["psnr_teacher"] == pytest.approx(pruned["figures"]["psnr_teacher"], abs=0.05)
@@ -130,13 +133,31 @@ def test_fine_tuning_goes_on_with_the_pruned_generator(command, run):
 
 
 @pytest.mark.parametrize("run", ["gan"], indirect=True)
+def test_gains_are_stated_over_the_best_that_loses_nothing(command, run, monkeypatch):
+    monkeypatch.setattr(baselines, "PACKAGES", PACKAGES)
+    given = [f"checkpoint={run}", "compression=[half,fold]", "metrics=[]", *FEW]
+    done = command(*given, main=compress.main)
+    assert done.code == 0, done.err
+    names = ["as trained", "as trained + fold", "as trained in onnxruntime", "half", "fold"]
+    proof = run / "compressed" / "half-fold"
+    assert [stage["name"] for stage in json.loads((proof / "proof.json").read_text())["stages"]] == names
+    said = re.search(r"without loss: \S+× the images/s of (.+); one image \S+× as quick as (.+)", done.out)
+    assert {*said.groups()} <= {*names[:3]}
+    assert "- over the best without loss: **" in (proof / "proof.md").read_text()
+
+    done = command(f"checkpoint={run}", "compression=[fold]", "metrics=[]", *FEW, main=compress.main)
+    stages = json.loads((run / "compressed" / "fold" / "proof.json").read_text())["stages"]
+    assert [stage["name"] for stage in stages] == ["as trained", "fold"], "nothing is lost: these are the best"
+
+
+@pytest.mark.parametrize("run", ["gan"], indirect=True)
 def test_search_for_a_smaller_one(command, run):
     arguments = ["target=size:1.5x", "finetune_kimg=0", "metrics=[fd]", "passes.prune.multiple_of=1", "max_rounds=3"]
     done = command(f"checkpoint={run}", *arguments, "compression=[prune,fold]", *FEW, main=compress.main)
     assert done.code == 0, done.err
     out = run / "compressed" / "size-1.5x"
     saved = json.loads((out / "proof.json").read_text())
-    first, last = saved["stages"]
+    first, _, last = saved["stages"]
     assert len(saved["points"]) > 1 and saved["points"][0]["cost"] == 1
     assert first["size"]["bytes"] >= 1.5 * last["size"]["bytes"] * 0.98  # a file has a header
     assert "prune" in last["name"]

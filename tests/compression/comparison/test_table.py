@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from trainer.compression.comparison.table import markdown, rows, text
+from trainer.compression.comparison.latency import Speed
+from trainer.compression.comparison.table import markdown, over_the_best, rows, text
 from trainer.compression.comparison.variant import Stage
 
 
@@ -35,3 +36,17 @@ def test_lines_up_in_a_terminal_and_in_markdown(stages):
     lines = text(stages).splitlines()
     assert lines[0].startswith("stage")
     assert all(line.startswith("| ") and line.count("|") == 14 for line in markdown(stages).splitlines())
+
+
+def test_what_stands_beside_is_on_no_way_and_a_gain_is_over_the_best_of_it(stages):
+    assert over_the_best(stages) is None
+    bulk = Stage("teacher + fold", speed=Speed({"p50": 8.0}, [8.0] * 3, {4: [400.0, 440.0, 420.0]}), beside=True)
+    quick = Stage("teacher in onnxruntime", speed=Speed({"p50": 5.0}, [5.0] * 3, {1: [150.0] * 3}), beside=True)
+    beside = [stages[0], bulk, quick, *stages[1:]]
+    head, cells = rows(beside)
+    found = {row[0]: dict(zip(head, row, strict=True)) for row in cells}
+    assert found["teacher + fold"]["speed-up of the step"] == "2.00×"
+    assert found["fold"]["speed-up of the step"] == "2.00×", "over the teacher, as without them"
+    assert found["teacher + fold"]["FD"] == found["teacher in onnxruntime"]["MiB"] == ""
+    told = "4.00× the images/s of teacher + fold; one image 2.50× as quick as teacher in onnxruntime"
+    assert over_the_best(beside) == ("4.00×", told)

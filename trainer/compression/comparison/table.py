@@ -19,10 +19,24 @@ def rows(stages: Sequence[Stage]) -> tuple[list[str], list[list[str]]]:
     over its own. FD and attribute accuracy with their change from the first, in % and in points. PSNR in dB and SSIM:
     to the first's images.
     """
-    pairs = list(zip(stages, [stages[0], *stages], strict=False))
+    pairs, way = list[tuple[Stage, Stage]](), stages[0]
+    for stage in stages:
+        pairs.append((stage, way))
+        way = way if stage.beside else stage
     columns = {name: [cell(stage, before, stages[0]) for stage, before in pairs] for name, cell in COLUMNS.items()}
     known = {name: cells for name, cells in columns.items() if any(cells)}
     return list(known), [list(row) for row in zip(*known.values(), strict=True)]
+
+
+def over_the_best(stages: Sequence[Stage]) -> tuple[str, str] | None:
+    """The last stage's gain in images/s over the best of the first and those beside it, and what that is told with its
+    gain in latency, over the best in that. None where nothing is beside."""
+    last, others = stages[-1], [stage for stage in stages if stage.beside or stage is stages[0]]
+    if len(others) < 2 or last.beside or not last.speed:
+        return None
+    rate, name = min((last.speed.versus(each.speed), each.name) for each in others if each.speed)
+    latency, quickest = min((last.speed.latency_versus(each.speed), each.name) for each in others if each.speed)
+    return times(rate), f"{times(rate)} the images/s of {name}; one image {times(latency)} as quick as {quickest}"
 
 
 def text(stages: Sequence[Stage]) -> str:

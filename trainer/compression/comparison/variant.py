@@ -15,6 +15,7 @@ class Stage:
 
     note: one line of what the pass did.
     figures: metric -> value, named as trainer.evaluate names them: fd_effnet, attributes_scene, psnr_teacher ...
+    beside: not on the way, but the first stage as fast as it goes without a loss.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Stage:
     size: Size | None = None
     figures: dict[str, float] = field(default_factory=dict)
     fresh: Fresh | None = None
+    beside: bool = False
 
     def figure(self, *prefixes: str) -> float | None:
         """The first figure whose name begins so, None where there is none."""

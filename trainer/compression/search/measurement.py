@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer.compression.comparison import latency, size
 from trainer.compression.comparison.fresh_process import fresh
@@ -24,15 +24,18 @@ def prove(
     quality: Quality,
     batch_sizes: Sequence[int],
     captions: Sequence[str],
+    beside: Mapping[str, nn.Module],
 ) -> tuple[list[Stage], list[Figure], dict[str, Tensor]]:
     """The stages of candidates by name, the first what all others are compared with; the figures of the last; images.
 
     places: where the first and the last are saved; new processes load them there. captions: of the images (N, 3, H, W)
     uint8 by name, with seeds from 0. A stage that draws what the one before draws is compared with the first's images,
-    and has its other figures from there: its note says so.
+    and has its other figures from there: its note says so. beside: networks that draw as the first, and are timed with
+    it alone: their stages are behind the first.
     """
     networks = {name: candidate.ready() for name, candidate in candidates.items()}
-    speeds = latency.measure(networks, bench.batch, list(batch_sizes))
+    first = next(iter(networks))
+    speeds = latency.measure({first: networks[first], **beside, **networks}, bench.batch, list(batch_sizes))
     stages, found, images = list[Stage](), list[Figure](), {}
     last: Candidate | None = None
     for name, network in networks.items():
@@ -59,4 +62,5 @@ def prove(
     for stage, place in zip((stages[0], stages[-1]), places, strict=True):
         if stage.speed:
             stage.fresh = fresh(place, captions[0], stage.speed.best_batch, bench.inputs[0][0].device.type)
-    return stages, found, images
+    same = [Stage(name, f"draws as {first} does, and is timed alone", speeds[name], beside=True) for name in beside]
+    return [stages[0], *same, *stages[1:]], found, images
