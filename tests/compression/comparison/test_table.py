@@ -38,15 +38,19 @@ def test_lines_up_in_a_terminal_and_in_markdown(stages):
     assert all(line.startswith("| ") and line.count("|") == 14 for line in markdown(stages).splitlines())
 
 
-def test_what_stands_beside_is_on_no_way_and_a_gain_is_over_the_best_of_it(stages):
+def test_what_stands_beside_is_on_no_way_and_a_gain_is_of_the_best_over_the_best(stages):
     assert over_the_best(stages) is None
     bulk = Stage("teacher + fold", speed=Speed({"p50": 8.0}, [8.0] * 3, {4: [400.0, 440.0, 420.0]}), beside=True)
     quick = Stage("teacher in onnxruntime", speed=Speed({"p50": 5.0}, [5.0] * 3, {1: [150.0] * 3}), beside=True)
-    beside = [stages[0], bulk, quick, *stages[1:]]
+    last = Stage("int8 in onnxruntime", speed=Speed({"p50": 0.5}, [0.5] * 3, {1: [900.0] * 3}), beside=True)
+    assert over_the_best([*stages, last]) is None, "the first alone is no rival"
+    beside = [stages[0], bulk, quick, *stages[1:], last]
     head, cells = rows(beside)
     found = {row[0]: dict(zip(head, row, strict=True)) for row in cells}
     assert found["teacher + fold"]["speed-up of the step"] == "2.00×"
     assert found["fold"]["speed-up of the step"] == "2.00×", "over the teacher, as without them"
     assert found["teacher + fold"]["FD"] == found["teacher in onnxruntime"]["MiB"] == ""
-    told = "4.00× the images/s of teacher + fold; one image 2.50× as quick as teacher in onnxruntime"
+    told = "int8 draws 4.00× the images/s of teacher + fold; "
+    told += "int8 in onnxruntime one image 10.0× as fast as teacher in onnxruntime"
     assert over_the_best(beside) == ("4.00×", told)
+    assert over_the_best(beside[:-1])[1].endswith("; int8 one image 2.50× as fast as teacher in onnxruntime")

@@ -1,9 +1,10 @@
-"""The first stage at its fastest without any loss: what a gain is over, if it is one of the compression at all."""
+"""A stage at its fastest without a loss: what a gain is over, if it is one of the compression, and what it is of."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,22 +26,26 @@ def baselines(
     bench: Bench, name: str, first: Candidate, passes: Mapping[str, Any], config: dict[str, Any]
 ) -> dict[str, nn.Module]:
     """Ways to run the network of the first stage, `name`, without a loss: by those of the `passes` that have none, and
-    on a CPU in onnxruntime, where that is installed. config: of its run. One that fails is told, and left out."""
-    found: dict[str, nn.Module] = {}
+    in onnxruntime. config: of its run."""
     exact = {each: node for each, node in passes.items() if each in EXACT}
-    if exact:
-        best = bench.steps(first, exact.items())[-1]
-        found[f"{name} + {' + '.join(exact)}"] = best.ready()
+    folded = {f"{name} + {' + '.join(exact)}": bench.steps(first, exact.items())[-1].ready()} if exact else {}
+    return folded | in_onnxruntime(bench, name, first, config)
+
+
+def in_onnxruntime(bench: Bench, name: str, candidate: Candidate, config: dict[str, Any]) -> dict[str, nn.Module]:
+    """The network of a stage in onnxruntime, on a CPU and where that is installed. If that fails a line says so."""
     on_cpu = bench.inputs[0][0].device.type == "cpu"
-    if on_cpu and all(importlib.util.find_spec(package) for package in PACKAGES):
-        try:
-            found[f"{name} in onnxruntime"] = in_onnxruntime(first.ready(), config)
-        except UserError as error:
-            say(f"{name} in onnxruntime: {error}")
-    return found
+    if not on_cpu or not all(importlib.util.find_spec(package) for package in PACKAGES):
+        return {}
+    network = replace(candidate, runtime=tuple(candidate.rounding)).ready()  # without what PyTorch alone runs
+    try:
+        return {f"{name} in onnxruntime": as_onnx(network, config)}
+    except UserError as error:
+        say(f"{name} in onnxruntime: {error}")
+        return {}
 
 
-def in_onnxruntime(network: nn.Module, config: dict[str, Any]) -> nn.Module:
+def as_onnx(network: nn.Module, config: dict[str, Any]) -> nn.Module:
     """UserError where it cannot be exported to ONNX."""
     with TemporaryDirectory() as folder:
         programs = Programs(network, config, Path(folder), with_text=False)

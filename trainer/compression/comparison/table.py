@@ -29,14 +29,19 @@ def rows(stages: Sequence[Stage]) -> tuple[list[str], list[list[str]]]:
 
 
 def over_the_best(stages: Sequence[Stage]) -> tuple[str, str] | None:
-    """The last stage's gain in images/s over the best of the first and those beside it, and what that is told with its
-    gain in latency, over the best in that. None where nothing is beside."""
-    last, others = stages[-1], [stage for stage in stages if stage.beside or stage is stages[0]]
-    if len(others) < 2 or last.beside or not last.speed:
+    """What the last stage gains in images/s over the first, both at their best: each with those beside it. And that in
+    words, with one image's time, of what is best in that. None where nothing is beside the first."""
+    ends = [at for at, stage in enumerate(stages) if not stage.beside]
+    known = [(stage.name, stage.speed) for stage in stages if stage.speed]
+    if len(known) < len(stages) or len(ends) < 2 or ends[1] == 1:
         return None
-    rate, name = min((last.speed.versus(each.speed), each.name) for each in others if each.speed)
-    latency, quickest = min((last.speed.latency_versus(each.speed), each.name) for each in others if each.speed)
-    return times(rate), f"{times(rate)} the images/s of {name}; one image {times(latency)} as quick as {quickest}"
+    lasts, firsts = known[ends[-1] :], known[: ends[1]]
+    (fastest, rate), (base, base_rate) = (max(some, key=lambda each: each[1].best) for some in (lasts, firsts))
+    (quickest, one), (start, start_one) = (
+        min(some, key=lambda each: each[1].latency_ms["p50"]) for some in (lasts, firsts)
+    )
+    gain, sooner = times(rate.versus(base_rate)), times(one.latency_versus(start_one))
+    return gain, f"{fastest} draws {gain} the images/s of {base}; {quickest} one image {sooner} as fast as {start}"
 
 
 def text(stages: Sequence[Stage]) -> str:

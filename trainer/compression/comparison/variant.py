@@ -15,7 +15,7 @@ class Stage:
 
     note: one line of what the pass did.
     figures: metric -> value, named as trainer.evaluate names them: fd_effnet, attributes_scene, psnr_teacher ...
-    beside: not on the way, but the first stage as fast as it goes without a loss.
+    beside: not on the way, but the stage before it run in another way, without a loss.
     """
 
     name: str

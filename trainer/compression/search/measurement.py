@@ -24,18 +24,18 @@ def prove(
     quality: Quality,
     batch_sizes: Sequence[int],
     captions: Sequence[str],
-    beside: Mapping[str, nn.Module],
+    beside: Mapping[str, Mapping[str, nn.Module]],
 ) -> tuple[list[Stage], list[Figure], dict[str, Tensor]]:
     """The stages of candidates by name, the first what all others are compared with; the figures of the last; images.
 
     places: where the first and the last are saved; new processes load them there. captions: of the images (N, 3, H, W)
     uint8 by name, with seeds from 0. A stage that draws what the one before draws is compared with the first's images,
-    and has its other figures from there: its note says so. beside: networks that draw as the first, and are timed with
-    it alone: their stages are behind the first.
+    and has its other figures from there: its note says so. beside: name of a stage -> networks that draw as it does and
+    are only timed: their stages are behind it.
     """
     networks = {name: candidate.ready() for name, candidate in candidates.items()}
-    first = next(iter(networks))
-    speeds = latency.measure({first: networks[first], **beside, **networks}, bench.batch, list(batch_sizes))
+    alone = {name: network for ways in beside.values() for name, network in ways.items()}
+    speeds = latency.measure(networks | alone, bench.batch, list(batch_sizes))
     stages, found, images = list[Stage](), list[Figure](), {}
     last: Candidate | None = None
     for name, network in networks.items():
@@ -62,5 +62,8 @@ def prove(
     for stage, place in zip((stages[0], stages[-1]), places, strict=True):
         if stage.speed:
             stage.fresh = fresh(place, captions[0], stage.speed.best_batch, bench.inputs[0][0].device.type)
-    same = [Stage(name, f"draws as {first} does, and is timed alone", speeds[name], beside=True) for name in beside]
-    return [stages[0], *same, *stages[1:]], found, images
+    shown = list[Stage]()
+    for stage in stages:
+        ways = beside.get(stage.name, {})
+        shown += [stage, *(Stage(name, speed=speeds[name], beside=True) for name in ways)]
+    return shown, found, images
