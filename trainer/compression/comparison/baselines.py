@@ -33,9 +33,13 @@ def baselines(
 
 
 def in_onnxruntime(bench: Bench, name: str, candidate: Candidate, config: dict[str, Any]) -> dict[str, nn.Module]:
-    """The network of a stage in onnxruntime, on a CPU and where that is installed. If that fails a line says so."""
+    """The network of a stage in onnxruntime, on a CPU and where that is installed. If that fails a line says so.
+
+    Not of a prior of codes, whose steps are written out one by one: minutes of export.
+    """
     on_cpu = bench.inputs[0][0].device.type == "cpu"
-    if not on_cpu or not all(importlib.util.find_spec(package) for package in PACKAGES):
+    installed = all(importlib.util.find_spec(package) for package in PACKAGES)
+    if not on_cpu or not installed or getattr(candidate.network, "chooses", False):
         return {}
     network = replace(candidate, runtime=tuple(candidate.rounding)).ready()  # without what PyTorch alone runs
     try:
