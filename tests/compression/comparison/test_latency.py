@@ -10,6 +10,7 @@ import torch
 
 from trainer.batch import Condition
 from trainer.compression.comparison.latency import LATENCY_CALLS, Speed, latencies, measure
+from trainer.compression.search.measurement import of_speed
 
 
 class Machine:
@@ -78,6 +79,20 @@ def test_ratios_are_of_the_same_round_while_the_machine_drifts():
     slow = Speed({}, [30.0, 60.0, 40.0], {1: [30.0, 10.0, 40.0]})
     assert (fast.best, slow.best) == (40.0, 30.0)
     assert fast.versus(slow) == fast.latency_versus(slow) == 2.0
+
+
+def test_rounds_that_differ_are_told_by_their_quartiles():
+    def speed(*rates):
+        return Speed({"p50": 1.0}, [1.0] * len(rates), {4: [*rates]})
+
+    first, even, uneven = speed(*[100.0] * 5), speed(200, 205, 210, 200, 205), speed(150, 200, 210, 300, 205)
+    assert uneven.quartiles_versus(first) == (2.0, 2.1)
+    assert of_speed(even, [first]) == []
+    assert of_speed(first, []) == []
+    assert of_speed(speed(150, 180, 200, 240, 300), [first]) == [
+        "rounds differ, its speed-up has quartiles 1.80 and 2.40: was the machine idle?"
+    ]
+    assert of_speed(even, [first, even]) == ["no faster on this device than the stage before"]
 
 
 def test_sizes_that_do_not_pay_are_not_tried_further(capsys):

@@ -53,8 +53,16 @@ class Speed:
 
     def versus(self, reference: Speed) -> float:
         """How many times the images/s of `reference`, each at its best batch size: median of the rounds' ratios."""
+        return median(self._ratios(reference))
+
+    def quartiles_versus(self, reference: Speed) -> tuple[float, float]:
+        """The lower and the upper quartile of these ratios, of two rounds or more."""
+        lower, _, upper = quantiles(self._ratios(reference), n=4, method="inclusive")
+        return lower, upper
+
+    def _ratios(self, reference: Speed) -> list[float]:
         own, other = self.throughput_rounds[self.best_batch], reference.throughput_rounds[reference.best_batch]
-        return median(a / b for a, b in zip(own, other, strict=True))
+        return [a / b for a, b in zip(own, other, strict=True)]
 
     def latency_versus(self, reference: Speed) -> float:
         """Speed-up of the latency of one image: median of the rounds' ratios of medians."""

@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from trainer.compression.comparison import latency, size
 from trainer.compression.comparison.fresh_process import fresh
+from trainer.compression.comparison.latency import Speed
 from trainer.compression.comparison.variant import Stage
 from trainer.compression.search.candidate import Bench, Candidate
 from trainer.compression.search.quality import Quality
 from trainer.runs.results import Figure
 
 PAYS = 1.02  # times: less is told apart by no measurement here
+UNEVEN = 0.1  # of a gain, between its quartiles over the rounds: as where other work comes and goes
 
 
 def prove(
@@ -39,9 +41,7 @@ def prove(
     stages, found, images = list[Stage](), list[Figure](), {}
     last: Candidate | None = None
     for name, network in networks.items():
-        notes = []
-        if stages and stages[-1].speed and speeds[name].versus(stages[-1].speed) < PAYS:
-            notes.append("no faster on this device than the stage before")
+        notes = of_speed(speeds[name], [stage.speed for stage in stages if stage.speed])
         if found and last and candidates[name].draws_as(last):
             notes.append(f"it draws as {stages[-1].name} does: PSNR and SSIM are its own, other figures of that stage")
             own = {figure.metric: figure for figure in quality.likeness(network)}
@@ -67,3 +67,16 @@ def prove(
         ways = beside.get(stage.name, {})
         shown += [stage, *(Stage(name, speed=speeds[name], beside=True) for name in ways)]
     return shown, found, images
+
+
+def of_speed(speed: Speed, before: Sequence[Speed]) -> list[str]:
+    """Notes on the speed of a stage beside those of the stages before it, the first among them."""
+    notes = []
+    if before and speed.versus(before[-1]) < PAYS:
+        notes.append("no faster on this device than the stage before")
+    if before:
+        lower, upper = speed.quartiles_versus(before[0])
+        if upper - lower > UNEVEN * speed.versus(before[0]):
+            uneven = f"its speed-up has quartiles {lower:.2f} and {upper:.2f}"
+            notes.append(f"rounds differ, {uneven}: was the machine idle?")
+    return notes
