@@ -25,7 +25,7 @@ from trainer import noise
 from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.exports.program import FromFeatures, FromIds, exported, inputs, reason
-from trainer.exports.text import included
+from trainer.exports.text import Encoder, included
 from trainer.networks.worded import WordedGenerator
 from trainer.process.progress import EVERY_SECONDS, say
 from trainer.runs.export_files import PROGRAMS, TOKENIZER
@@ -89,7 +89,8 @@ class Programs:
         """How much a program may differ from eager, of values in [-1, 1]."""
         if any(each.element_size() == 1 and each.dtype != torch.bool for each in self.generator.state_dict().values()):
             return BOUND_OF_8_BITS
-        return BOUND_WITH_TEXT if self.encoder_node else BOUND
+        rounds = self.encoder_node or any(isinstance(each, Encoder) for each in self.generator.modules())
+        return BOUND_WITH_TEXT if rounds else BOUND
 
     def make(self, format_name: str) -> None:
         """One more of the files; its entry or its line in `failed`."""

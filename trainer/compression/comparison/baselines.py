@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from hydra.utils import instantiate
-from torch import nn
+from torch import Tensor, nn
 
+from trainer.batch import Condition
 from trainer.compression.search.candidate import Bench, Candidate
 from trainer.errors import UserError
 from trainer.exports.making import Programs
 from trainer.exports.onnx import PACKAGES
 from trainer.process.progress import say
 from trainer.runs.export_files import PROGRAMS
+from trainer.sampling.features import resized
 
 EXACT = ("fold", "channels_last", "compile", "cuda_graphs")  # passes that lose nothing
 
@@ -53,9 +57,22 @@ def as_onnx(network: nn.Module, config: dict[str, Any]) -> nn.Module:
     """UserError where it cannot be exported to ONNX."""
     with TemporaryDirectory() as folder:
         programs = Programs(network, config, Path(folder), with_text=False)
-        programs.make("onnx")
+        with redirect_stdout(io.StringIO()):  # where the file is and how large: it does not stay
+            programs.make("onnx")
         if programs.failed:
             raise UserError(programs.failed[0])
         path = Path(folder, PROGRAMS["onnx"])
         runtime: nn.Module = instantiate(programs.entries[path.name]["generator"] | {"path": str(path)})
-        return runtime
+    return runtime if programs.open_tokens else Whole(runtime, programs.batches[0][1].tokens.shape[1])
+
+
+class Whole(nn.Module):
+    """A program that takes captions of `length` tokens alone, with pads in place of those that were cut."""
+
+    def __init__(self, program: nn.Module, length: int):
+        super().__init__()
+        self.program, self.length = program, length
+
+    def forward(self, latent: Tensor, condition: Condition) -> Tensor:
+        images: Tensor = self.program(latent, resized(condition, self.length))
+        return images
