@@ -81,6 +81,12 @@ def test_a_scale_by_name_says_which_names_it_has(command, compose):
     assert refused.err.startswith("name=cvae has no value here: expected one of cgan, dcgan, gat, ")
 
 
+@pytest.mark.parametrize("experiment", ["cgan", "cgan_shapes"])  # with an augmentation and without
+def test_a_part_is_left_out_by_null(compose, experiment):
+    assert compose(f"experiment={experiment}", "augment@objective.augment=ada").objective.augment
+    assert not compose(f"experiment={experiment}", "augment@objective.augment=null").objective.get("augment")
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_callbacks_stand_in_order(compose, experiment):
     """What measures sees the averages of this step, and stands before what uses its values; pauses come late."""

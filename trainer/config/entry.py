@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -158,7 +159,11 @@ def help_text(config_name: str) -> str:
 
 
 def group_overrides(arguments: list[str]) -> list[str]:
-    """Groups that reach everywhere need no `+`; an experiment is merged before a scale, whichever came first."""
+    """Groups that reach everywhere need no `+`; an experiment is merged before a scale, whichever came first.
+
+    group@key=null is key=null: to Hydra that is no option.
+    """
+    arguments = [re.sub(r"^[\w/]+@([\w.]+=null)$", r"++\1", a) for a in arguments]
     arguments = [f"+{a}" if a.startswith(("experiment=", "scale=")) else a for a in arguments]
     arguments.sort(key=lambda a: a not in ("-m", "--multirun"))  # argparse takes overrides on one side of a flag only
     everywhere = iter(sorted(a for a in arguments if a.startswith(("+experiment=", "+scale="))))
