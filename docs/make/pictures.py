@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
 TRAIN = "python -m trainer +experiment="
+THIN = "objective.generator.base_channels=16 objective.generator.max_channels=96"
 
 
 class Picture(NamedTuple):
@@ -71,6 +72,19 @@ PICTURES = {
         ),
         "grid.png",
         "104 minutes",
+    ),
+    "words": Picture(
+        (
+            TRAIN + "cgan_shapes generator@objective.generator=dcgan run_dir=outputs/scenes",
+            TRAIN + f"distill teacher=outputs/scenes run_dir=outputs/thin {THIN}",
+            TRAIN + f"distill_data teacher=outputs/scenes init=outputs/thin run_dir=outputs/thinner kimg=40 {THIN}",
+            TRAIN + "distill_text teacher=outputs/thinner run_dir=outputs/small objective.others=0.2 "
+            "objective.made=16384 text.network.channels=128 kimg=100",
+            "OMP_NUM_THREADS=1 python -m trainer.compress checkpoint=outputs/small reference=outputs/scenes "
+            "'compression=[vocabulary,fold,half]' 'batch_sizes=[1,16,64]' backbone=effnet_lite2",
+        ),
+        "grid.png",
+        "50 minutes",
     ),
     "front": Picture(
         (
