@@ -12,6 +12,7 @@ from huggingface_hub import hub_mixin
 from trainer import load
 from trainer.errors import UserError
 from trainer.export import main
+from trainer.exports.card import about
 from trainer.exports.generator import TrainedGenerator
 from trainer.objectives.gan import GAN
 from trainer.pretrained import hub
@@ -118,6 +119,7 @@ def test_the_card(export):
     assert "pytorch_model_hub_mixin" in front["tags"]
     assert "| fd_effnet | 41.5 | lower | 123 |" in body and "99.5" not in body, "figures of this checkpoint"
     assert "Shapes at 16 pixels" in body and "read by minilm, at most 24 tokens" in body
+    assert "read by a text encoder inside, at most 24 tokens" in about(load("shapes").config, 1.0)
     assert "![samples](samples.png)" in body and (export / "samples.png").read_bytes() == b"a picture"
 
 

@@ -80,7 +80,7 @@ def about(config: dict[str, Any], kimg: float) -> str:
     path = encoder.get("path") or ""
     own = path.startswith(("/", ".", "~"))  # a folder of this machine says nothing to others
     name = (not own and path) or encoder.get("name") or encoder["_target_"].rpartition(".")[2]
-    name = "a text encoder inside" if encoder["_target_"] in (TOKENS, PIECES) else name
+    name = "a text encoder inside" if encoder.get("_target_") in (TOKENS, PIECES) else name
     lines.append(f"Captions are read by {plain(name)}, at most {encoder['max_tokens']} tokens.")
     return "\n".join(lines)
 
