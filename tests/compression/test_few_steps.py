@@ -15,7 +15,7 @@ from .test_pairs import COMPILED, PASSES, STEPS, applied, running
 from .test_vocabulary import NODE as WORDED
 from .test_vocabulary import batch as batch_of_ids
 
-CODES, PLACES, NUM_STEPS = 60, 16, 8
+PLACES, NUM_STEPS = 16, 8
 TEXTED = {"text_channels": TEXT, "text": {"_target_": "torch.nn.Identity"}}
 SIZES = {"size": 4, "base_channels": 4, "max_channels": 8}
 NODE = {

@@ -24,9 +24,10 @@ def later(arguments: Sequence[str], groups: Container[str]) -> list[str]:
     Hydra merges what is not swept once before the first run, without any of the swept groups: keys of these it did not
     know. A sweep over one value it leaves to each run; of null there is none. Optuna would count that as a dimension.
     """
+    if not {*SWEEPS} & {*arguments} or any(each.startswith("hydra/sweeper=") for each in arguments):
+        return [*arguments]
     readings = [parsed(argument) for argument in arguments]
-    swept = any(each and each.is_sweep_override() and each.key_or_group in groups for each in readings)
-    if not swept or not {*SWEEPS} & {*arguments} or any(each.startswith("hydra/sweeper=") for each in arguments):
+    if not any(each and each.is_sweep_override() and each.key_or_group in groups for each in readings):
         return [*arguments]
     return [
         put_off(argument) if reading and not reading.is_sweep_override() else argument
