@@ -97,9 +97,7 @@ def drop_chosen_groups(node: dict[str, Any], arguments: list[str]) -> set[str]:
             holder = holder.get(name) if isinstance(holder, dict) else None
         if isinstance(holder, dict):
             holder.pop(last, None)
-            arguments[at] = f"{package}=null" if option == "null" else f"+{group}@{package}={option}"
-            if option == "null":
-                holder[last] = None
+            arguments[at] = f"+{group}@{package}={option}"
     return chosen
 
 

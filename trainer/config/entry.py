@@ -163,7 +163,7 @@ def group_overrides(arguments: list[str]) -> list[str]:
 
     group@key=null is key=null: to Hydra that is no option.
     """
-    arguments = [re.sub(r"^[\w/]+@([\w.]+=null)$", r"++\1", a) for a in arguments]
+    arguments = [re.sub(r"^\+*[\w/]+@([\w.]+=null)$", r"++\1", a) for a in arguments]
     arguments = [f"+{a}" if a.startswith(("experiment=", "scale=")) else a for a in arguments]
     arguments.sort(key=lambda a: a not in ("-m", "--multirun"))  # argparse takes overrides on one side of a flag only
     everywhere = iter(sorted(a for a in arguments if a.startswith(("+experiment=", "+scale="))))
