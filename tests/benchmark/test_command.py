@@ -18,7 +18,7 @@ NARROW = [f"objective.{n}.{k}=8" for n in ("generator", "discriminator") for k i
 
 TODAY = ["objective.feature_matching=1", "objective.reuse_fakes=true"]
 AS_DCGAN = ["discriminator@objective.discriminator=dcgan_patches", *TODAY]
-AS_CGAN = ["objective=attngan", "data.resolution=32", *TODAY]
+AS_CGAN = ["objective=attngan", "generator@objective.generator=attngan", "data.resolution=32", *TODAY]
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,15 @@ def test_every_experiment_takes_other_data_in_place_of_its_own(compose, experime
     assert "max_objects" not in data.source
 
 
+@pytest.mark.parametrize("chosen", ["objective=attngan", "discriminator@objective.discriminator=attngan"])
+def test_a_part_that_needs_another_names_it(command, tmp_path, monkeypatch, chosen):
+    monkeypatch.chdir(tmp_path)
+    result = command("experiment=cgan_shapes", chosen, main=lambda: entry(print, "config", Training))
+    assert result.code == 2
+    expected = "'objective.generator.stages' not found; choose another part, or generator@objective.generator=attngan\n"
+    assert result.err.endswith(expected)
+
+
 @pytest.mark.parametrize("scale", [name for name in OPTIONS["scale"] if name.removeprefix("gpu_") not in TAUGHT])
 def test_scale_changes_an_experiment_wherever_it_stands(compose, scale):
     family = scale.removeprefix("gpu").lstrip("_")  # that it is for

@@ -11,7 +11,13 @@ from typing import Any
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf import DictConfig
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from trainer.config import habits
 from trainer.config.synonyms import suggestion
@@ -128,7 +134,17 @@ def wrong_key(message: str, cause: OmegaConfBaseException, folders: list[Path]) 
         known = [name for name in keys(root) if not name.startswith("hydra.")]
         groups = options(folders) if "objective" in known else []  # other verbs take few of them
         return f"{where}{key}: no such key" + nearest(key, [*known, *groups])
-    return f"{where}{key}: {one_line(str(cause.msg))}"
+    elsewhere = parts_with(str(cause.msg), folders) if isinstance(cause, InterpolationKeyError) else ""
+    return f"{where}{key}: {one_line(str(cause.msg))}{elsewhere}"
+
+
+def parts_with(message: str, folders: list[Path]) -> str:
+    """For a part that reads a key of another part, of which an option without that key was chosen."""
+    group, _, key = message.split("'")[1].rpartition(".")  # Interpolation key 'objective.generator.stages' not found
+    kind = group.rpartition(".")[2]
+    files = options(folders).get(kind, {})
+    have = [name for name, file in files.items() if re.search(rf"^{re.escape(key)}:", file.read_text("utf-8"), re.M)]
+    return f"; choose another part, or {kind}@{group}={' or '.join(have)}" if have else ""
 
 
 def one_line(text: str) -> str:
