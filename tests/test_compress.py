@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from trainer import compress, evaluate, load
 from trainer.compression.comparison import baselines, latency
-from trainer.compression.search import measurement
+from trainer.compression.search import batches, measurement
 from trainer.evaluation import attributes
 from trainer.evaluation.fidelity import Fidelity
 from trainer.export import main as export
@@ -150,6 +150,28 @@ def test_gains_are_stated_over_the_best_that_loses_nothing(command, run, monkeyp
     stages = json.loads((run / "compressed" / "fold" / "proof.json").read_text())["stages"]
     names = ["as trained", "fold", "fold in onnxruntime"]
     assert [stage["name"] for stage in stages] == names, "nothing is lost: these are the first at its best"
+
+
+@pytest.mark.parametrize("run", ["gan"], indirect=True)
+def test_few_images_in_onnxruntime(command, run, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    monkeypatch.setenv("TRAINER_CACHE", str(tmp_path / "programs"))
+    monkeypatch.setattr(batches, "largest", lambda name, network, other, inputs: 2)
+    given = [f"checkpoint={run}", "compression=[fold,onnxruntime]", "metrics=[]", *FEW]
+    done = command(*given, main=compress.main)
+    assert done.code == 0, done.err
+    out = run / "compressed" / "fold-onnxruntime"
+    stages = json.loads((out / "proof.json").read_text())["stages"]
+    names = ["as trained", "fold", "onnxruntime"]
+    assert [stage["name"] for stage in stages] == names, "nothing is lost, and its last row is in onnxruntime already"
+    (node,) = json.loads((out / "config.json").read_text())["config"]["runtime"]
+    assert node["max_batch"] == 2
+    fast, captions = load(out), ["a small red circle", "a large blue square"]
+    assert [*fast.objective.generator._compiled_call_impl.programs] == []
+    pictures, plain = fast(captions).pixels, load(run)(captions).pixels
+    assert (pictures.int() - plain.int()).abs().max() <= 1
+    assert None not in fast.objective.generator._compiled_call_impl.programs.values()
 
 
 @pytest.mark.parametrize("run", ["gan"], indirect=True)

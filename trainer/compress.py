@@ -35,7 +35,7 @@ class Compression(Measuring):
 def compress(cfg: DictConfig) -> None:
     """Applies the passes, or searches with them, measures what each gains and costs, and leaves a checkpoint."""
     from trainer.compression.comparison import page, table
-    from trainer.compression.comparison.baselines import EXACT, baselines, in_onnxruntime
+    from trainer.compression.comparison.baselines import baselines, exact, in_onnxruntime
     from trainer.compression.search.candidate import Bench, Candidate, calibration
     from trainer.compression.search.measurement import prove
     from trainer.compression.search.outcome import empty_folder, generator_of, quality_of, reference_of, save
@@ -76,10 +76,10 @@ def compress(cfg: DictConfig) -> None:
         name = (step.name if goal else step.passes[-1]) if step.passes else untouched
         candidates[f"{name} ({len(candidates)})" if name in candidates else name] = step
     places, captions = (reference.path, out), data.fixed_captions(8)
-    lossless = reference is pipe and not passes.keys() - {*EXACT}  # the stages themselves are the baselines
+    lossless = reference is pipe and passes == exact(passes)  # the stages themselves are the baselines
     (one, *_), (*_, end) = candidates, candidates
-    beside = {end: in_onnxruntime(bench, end, steps[-1], pipe.config)}
-    beside |= {} if lossless else {one: baselines(bench, one, first, passes, reference.config)}
+    beside = {end: in_onnxruntime(bench, end, steps[-1])}
+    beside |= {} if lossless else {one: baselines(bench, one, first, passes)}
     stages, found, images = prove(candidates, places, bench, quality, cfg.batch_sizes, captions, beside)
     results.add(out, found)
     notes = [f"{each.name}: {each.note}" for each in stages if each.note]

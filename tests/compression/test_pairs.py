@@ -7,8 +7,8 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from trainer.compression.search.candidate import RUNTIME
 from trainer.errors import UserError
-from trainer.sampling import runtime
 
 from .conftest import DRAWING, make, node_of
 
@@ -17,19 +17,19 @@ OF_A_RUN = ("finetune", "average")  # these need one; see tests/test_compress.py
 OF_IDS = ("vocabulary",)  # this needs a text encoder inside; see test_vocabulary.py
 OF_CODES = ("few_steps",)  # and this a generator that draws in steps; see test_few_steps.py
 PASSES = sorted(file.stem for file in CONF.glob("*.yaml") if file.stem not in (*OF_A_RUN, *OF_IDS, *OF_CODES))
-COMPILED = ("compile", "cuda_graphs")
+COMPILED = ("compile", "cuda_graphs", "onnxruntime")  # seconds each
 ROUNDING = 2e-5  # what runs a network otherwise, and what rewrites it exactly, may change images by
 STEPS = {"half", "int8", "int8_dynamic"}  # round activations: by the last bit of a float one falls on the next level
 
 
 def config(name):
     node = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
-    return node | ({"multiple_of": 4} if name == "prune" else {})
+    return node | {"prune": {"multiple_of": 4}, "onnxruntime": {"max_batch": 4}}.get(name, {})
 
 
 def applied(network, names, inputs):
     """The network to be saved, and as it runs."""
-    runs = [name for name in names if config(name)["_target_"].startswith(f"{runtime.__name__}.")]
+    runs = [name for name in names if config(name)["_target_"] in RUNTIME]
     for name in names:
         if name not in runs:
             network = instantiate(config(name), _convert_="all")(network, inputs)

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from trainer.batch import Condition
 from trainer.compression.fold import fold
 from trainer.compression.quantize import quantize
+from trainer.compression.search.candidate import RUNTIME
 from trainer.errors import UserError
 from trainer.sampling import runtime
 
@@ -160,7 +161,11 @@ def test_mistakes_are_told(generator):
 
 
 @pytest.mark.parametrize(
-    "name", ["fold", "int8", "int8_dynamic", "int8_weights", "fp8", "half", "channels_last", "compile", "cuda_graphs"]
+    "name",
+    [
+        *("fold", "int8", "int8_dynamic", "int8_weights", "fp8"),
+        *("half", "channels_last", "compile", "cuda_graphs", "onnxruntime"),
+    ],
 )
 def test_configs(name, generator, inputs, monkeypatch):
     """Every pass's file names a function and options that it has."""
@@ -168,7 +173,7 @@ def test_configs(name, generator, inputs, monkeypatch):
     node = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
     assert (CONF / f"{name}.yaml").read_text().startswith(f"# @package passes.{name}\n")
     change = instantiate(node, _convert_="all")
-    arguments = (generator[1],) if node["_target_"].startswith(runtime.__name__) else (generator[1], inputs)
+    arguments = (generator[1],) if node["_target_"] in RUNTIME else (generator[1], inputs)
     images = change(*arguments)(*inputs[0])
     assert images.shape == generator[1](*inputs[0]).shape
     assert images.isfinite().all()

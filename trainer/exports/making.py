@@ -76,7 +76,7 @@ class Programs:
         self.open_tokens = isinstance(encoder, Pretrained)  # a text encoder of our own has a position for each
         self.example = inputs(*self.batches[1])
         try:
-            with patience("tracing the generator"), quiet():
+            with patience("export: tracing the generator"), quiet():
                 self.exported = exported(program.eval().requires_grad_(False), self.example, self.open_tokens)
         except Exception as error:  # as whatever an operator raises that knows no open number of images
             kind = type(generator).__name__
@@ -99,7 +99,7 @@ class Programs:
         node = {"_target_": f"{module.__name__}.Generator", "latent_channels": self.generator.latent_channels}
         began = time.monotonic()
         try:
-            with patience(f"writing {path.name}"), quiet():
+            with patience(f"export: writing {path.name}"), quiet():
                 self._write(module.write, path)
             runtime = instantiate(node | {"path": str(path)})
             with torch.no_grad():
@@ -178,7 +178,7 @@ def quiet() -> Iterator[None]:
 @contextmanager
 def patience(work: str) -> Iterator[None]:
     """Says what takes so long, if it does."""
-    timer = Timer(EVERY_SECONDS, say, [f"export: {work}, this may take a minute or two"])
+    timer = Timer(EVERY_SECONDS, say, [f"{work}, this may take a minute or two"])
     timer.daemon = True
     timer.start()
     try:

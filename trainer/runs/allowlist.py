@@ -83,7 +83,10 @@ PARTS: dict[str, dict[str, Callable[[Any], bool]]] = {  # place -> module or pac
     },
     "text": {**NETWORKS, "trainer.text": has("prepare", "forward")},
     "data": {"trainer.data": has("prepare", "items", "__call__")},
-    "runtime": {"trainer.sampling.runtime": functions_named("half", "channels_last", "compiled", "cuda_graphs")},
+    "runtime": {
+        "trainer.sampling.runtime": functions_named("half", "channels_last", "compiled", "cuda_graphs"),
+        "trainer.exports.small_batches": functions_named("onnxruntime"),
+    },
     "strategy": {"trainer.strategies": lambda part: part.__name__ == "auto" or STRATEGY(part)},
     "trainer": {"pytorch_lightning": functions_named("Trainer")},
     "callbacks": {

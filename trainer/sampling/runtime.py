@@ -16,7 +16,6 @@ from trainer.process import caches
 from trainer.process.progress import say
 
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-EXACT = ("channels_last", "compiled", "cuda_graphs")  # leave images as they are, within a grey level
 LONG = 4096
 MAX_GRAPHS = 64  # of a network, one for each (batch size, number of tokens); further ones run eagerly
 

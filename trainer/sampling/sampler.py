@@ -201,5 +201,6 @@ def as_pixels(images: Tensor) -> Tensor:
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """By `torch.compile(module)` or `module.compile()`."""
-    return type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None
+    """By `torch.compile(module)` or `module.compile()`: each number of images anew."""
+    call = module._compiled_call_impl
+    return type(module).__name__ == "OptimizedModule" or (call is not None and not getattr(call, "of_any_size", False))

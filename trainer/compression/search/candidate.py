@@ -15,13 +15,22 @@ from torch import Tensor, nn
 
 from trainer import noise
 from trainer.batch import Condition
+from trainer.compression.search import batches
 from trainer.compression.search.finetune import finetune
 from trainer.errors import UserError
 from trainer.evaluation.protocol import spread
-from trainer.sampling.runtime import EXACT, stored
+from trainer.sampling.runtime import stored
 from trainer.sampling.sampler import Sampler
 
-RUNTIME = "trainer.sampling.runtime."  # passes that change how a network runs, and are applied again at every load
+# passes that change how a network runs, and are applied again at every load; whether images stay, within a grey level
+ONNXRUNTIME = "trainer.exports.small_batches.onnxruntime"
+RUNTIME = {
+    "trainer.sampling.runtime.half": False,
+    "trainer.sampling.runtime.channels_last": True,
+    "trainer.sampling.runtime.compiled": True,
+    "trainer.sampling.runtime.cuda_graphs": True,
+    ONNXRUNTIME: True,
+}
 FINETUNE = "finetune"
 UNTRAINABLE = ("int8", "int8_dynamic", "int8_weights", "fp8", "sparsify")  # a training would leave or undo these
 ROWS = 16  # images of a batch that passes look at
@@ -65,7 +74,7 @@ class Candidate:
 
     @property
     def rounding(self) -> list[dict[str, Any]]:
-        return [node for node in self.runtime if node["_target_"].removeprefix(RUNTIME) not in EXACT]
+        return [node for node in self.runtime if not RUNTIME[node["_target_"]]]
 
 
 @dataclass(frozen=True)
@@ -79,8 +88,9 @@ class Bench:
     def apply(self, candidate: Candidate, name: str, node: Mapping[str, Any]) -> Candidate:
         """The candidate after one more pass, `node` its configuration."""
         passes = (*candidate.passes, name)
-        if str(node.get("_target_", "")).startswith(RUNTIME):
-            return replace(candidate, passes=passes, runtime=(*candidate.runtime, dict(node)))
+        if node.get("_target_") in RUNTIME:
+            found = self.measured(candidate, node) if node["_target_"] == ONNXRUNTIME else dict(node)
+            return replace(candidate, passes=passes, runtime=(*candidate.runtime, *([found] if found else [])))
         if name == FINETUNE:
             folder = self.folder / f"{len([*self.folder.glob('*')]):02}-after-{(candidate.passes or ('nothing',))[-1]}"
             return replace(
@@ -96,10 +106,23 @@ class Bench:
         for name in {*names} & {*UNTRAINABLE} if FINETUNE in names else ():
             if names.index(name) < names.index(FINETUNE):
                 raise UserError(f"compression={names}: training would leave or undo {name}; put {FINETUNE} before it")
+        if ONNXRUNTIME in [node.get("_target_") for _, node in nodes[:-1]]:
+            raise UserError(f"compression={names}: what comes behind onnxruntime would draw in its place; put it last")
         found = [candidate]
         for name, node in nodes:
             found.append(self.apply(found[-1], name, node))
         return found
+
+    def measured(self, candidate: Candidate, node: Mapping[str, Any]) -> dict[str, Any]:
+        """The node of onnxruntime with the largest batch that it draws sooner than the candidate; {} if there is none.
+
+        A number that the user gave stays.
+        """
+        if node.get("max_batch"):
+            return dict(node)
+        other = instantiate({**node, "max_batch": batches.TRIED[-1]}, _convert_="all")(candidate.ready())
+        found = batches.largest("onnxruntime", candidate.ready(), other, self.batch)
+        return {**node, "max_batch": found} if found else {}
 
     def batch(self, count: int) -> Inputs:
         """A batch of any size, of the inputs again and again."""

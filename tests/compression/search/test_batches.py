@@ -1,0 +1,46 @@
+"""Up to how many images at once another way is the quicker one, by networks that sleep."""
+
+import time
+
+import pytest
+import torch
+
+from trainer.batch import Condition
+from trainer.compression.search import batches
+from trainer.compression.search.candidate import ONNXRUNTIME, Bench, Candidate
+from trainer.errors import UserError
+
+
+def sleeping(*ms):
+    """A network that takes so many milliseconds for 1, 2, 4 and 8 images."""
+    return lambda latent, condition: time.sleep(ms[len(latent).bit_length() - 1] / 1000)
+
+
+def inputs(count):
+    return torch.zeros(count, 2), Condition(torch.zeros(count, 3, 2), torch.ones(count, 3) > 0, torch.zeros(count, 2))
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [((2, 4, 9, 20), 4), ((2, 9, 4, 6), 1), ((6, 2, 2, 2), 0), ((1, 1, 1, 1), 8)],
+    ids=["the smaller ones", "one alone, whatever larger ones take", "none, where one alone is not", "all"],
+)
+def test_the_largest_that_is_drawn_sooner(other, expected, capsys):
+    assert batches.largest("other", sleeping(5, 7, 12, 15), sleeping(*other), inputs) == expected
+    assert f"other: for up to {expected} images at once; its speed beside" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("found", "given", "kept"), [(4, None, [4]), (0, None, []), (0, 2, [2])])
+def test_it_stays_where_it_pays_or_was_asked_for(found, given, kept, monkeypatch, tmp_path):
+    monkeypatch.setattr(batches, "largest", lambda name, network, other, inputs: found)
+    node = {"_target_": ONNXRUNTIME, "_partial_": True, "max_batch": given}
+    bench = Bench(tmp_path, [inputs(4)], tmp_path)
+    after = bench.apply(Candidate(torch.nn.Linear(2, 2)), "onnxruntime", node)
+    assert [node["max_batch"] for node in after.runtime] == kept
+    assert after.passes == ("onnxruntime",)
+
+
+def test_it_comes_last(tmp_path):
+    nodes = {"onnxruntime": {"_target_": ONNXRUNTIME}, "compile": {"_target_": "trainer.sampling.runtime.compiled"}}
+    with pytest.raises(UserError, match=r"compression=\['onnxruntime', 'compile'\]: what comes .* put it last"):
+        Bench(tmp_path, [inputs(4)], tmp_path).steps(Candidate(torch.nn.Linear(2, 2)), nodes.items())

@@ -1,0 +1,189 @@
+"""Few images in onnxruntime: the network's own within a grey level, and the network wherever that cannot be."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from tests.compression.conftest import TEXT, inputs, make, node_of  # noqa: F401
+from trainer.batch import Condition
+from trainer.errors import UserError
+from trainer.exports import onnx, small_batches
+from trainer.exports.drawing import Drawing
+from trainer.sampling.runtime import compiled
+from trainer.sampling.sampler import Sampler, is_compiled
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+BOUND = 1e-4
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAINER_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache/onnxruntime"
+
+
+@pytest.fixture
+def batch(inputs):  # noqa: F811
+    """16 latents and captions of different lengths."""
+    latents = torch.cat([latent for latent, _ in inputs] * 2) + torch.arange(16)[:, None] / 16
+    return latents, Condition(*(torch.cat([a, b, a, b]) for a, b in zip(*(each for _, each in inputs), strict=True)))
+
+
+def rows(batch, count):
+    return batch[0][:count], batch[1].rows(slice(count))
+
+
+def test_few_images_are_drawn_by_it_and_many_by_the_network(batch, cache, monkeypatch):
+    plain, network = make(node_of("dcgan")), make(node_of("dcgan"))
+    assert small_batches.onnxruntime(network, 4) is network
+    assert network.state_dict().keys() == plain.state_dict().keys()
+    ran = []
+    monkeypatch.setattr(onnx.Generator, "run", record(onnx.Generator.run, ran))
+    with torch.inference_mode():
+        for count in (1, 3, 4, 2):
+            images = network(*rows(batch, count))
+            assert (images - plain(*rows(batch, count))).abs().max() < BOUND
+        short = batch[0][:2], Condition(batch[1].tokens[:2, :3], batch[1].mask[:2, :3], batch[1].pooled[:2])
+        assert (network(*short) - plain(*short)).abs().max() < BOUND
+        assert ran == [1, 1, 3, 4, 2, 2], "the first once more, to be compared"
+        for count in (5, 16):
+            assert torch.equal(network(*rows(batch, count)), plain(*rows(batch, count)))
+    assert len(ran) == 6
+    assert len([*cache.iterdir()]) == 1
+
+
+def record(run, ran):
+    def recorded(self, given):
+        ran.append(len(given["latent"]))
+        return run(self, given)
+
+    return recorded
+
+
+def test_a_program_is_written_once_and_anew_for_other_weights(batch, cache, monkeypatch):
+    def drawn(change=0.0):
+        network = make(node_of("dcgan"))
+        network.image.bias += change
+        small_batches.onnxruntime(network, 4)(*rows(batch, 2))
+        return len([*cache.iterdir()])
+
+    assert drawn() == 1
+    write = onnx.write
+    monkeypatch.setattr(onnx, "write", None)
+    assert drawn() == 1
+    monkeypatch.setattr(onnx, "write", write)
+    assert drawn(0.5) == 2
+
+
+def test_each_program_is_for_the_lengths_that_it_was_traced_for(batch, cache):
+    class Positions(nn.Module):
+        """Otherwise with captions of its full length, in a way that a program of the others does not hold."""
+
+        def __init__(self):
+            super().__init__()
+            self.inside = make(node_of("dcgan"))
+            self.latent_channels = self.inside.latent_channels
+
+        def forward(self, latent, condition):
+            length = condition.mask.shape[1]
+            tokens = condition.tokens + torch.arange(float(length))[:, None] if length == 6 else condition.tokens
+            return self.inside(latent, condition._replace(tokens=tokens))
+
+    network = Positions()
+    with torch.inference_mode():
+        given = rows(batch, 2)
+        short = given[0], Condition(given[1].tokens[:, :3], given[1].mask[:, :3], given[1].pooled)
+        expected = network(*given), network(*short)
+        small_batches.onnxruntime(network, 4)
+        assert (network(*given) - expected[0]).abs().max() < BOUND
+        assert (network(*short) - expected[1]).abs().max() < BOUND
+        assert (network(*given) - expected[0]).abs().max() < BOUND
+    assert {*network._compiled_call_impl.programs} == {6, 3}
+    assert len([*cache.iterdir()]) == 2
+
+
+def test_what_cannot_be_exported_is_drawn_by_the_network(batch, monkeypatch, capsys):
+    plain, network = make(node_of("dcgan")), small_batches.onnxruntime(make(node_of("dcgan")), 4)
+    asked = []
+    monkeypatch.setattr(onnx, "write", lambda *_: asked.append(1) or 1 / 0)
+    for _ in range(3):
+        assert torch.equal(network(*rows(batch, 2)), plain(*rows(batch, 2)))
+    assert capsys.readouterr().err == "onnxruntime: division by zero: PyTorch draws\n"
+    assert len(asked) == 2, "with up to so many tokens and with so many, and not again"
+
+
+def test_a_program_that_draws_otherwise_is_not_used(batch, cache, capsys):
+    network = make(node_of("dcgan"))
+    small_batches.onnxruntime(network, 4)(*rows(batch, 2))
+    other = make(node_of("dcgan"))
+    other.image.bias += 0.5
+    (program,) = cache.iterdir()
+    wrong = small_batches.onnxruntime(other, 4)
+    for is_open in (True, False):
+        name = small_batches.fingerprint(other, small_batches.inputs(*rows(batch, 2)), is_open)
+        program.with_name(f"{name}.onnx").write_bytes(program.read_bytes())
+    capsys.readouterr()
+    plain = make(node_of("dcgan"))
+    plain.image.bias += 0.5
+    assert torch.equal(wrong(*rows(batch, 2)), plain(*rows(batch, 2)))
+    assert "its images differ by" in capsys.readouterr().err
+
+
+def test_without_its_packages(batch, monkeypatch, capsys):
+    monkeypatch.setattr(small_batches.importlib.util, "find_spec", lambda name: None)
+    network = small_batches.onnxruntime(make(node_of("dcgan")), 4)
+    assert network._compiled_call_impl is None
+    assert "onnx is not installed; pip install" in capsys.readouterr().err
+
+
+def encode(captions):
+    tokens = torch.tensor([[[ord(each) / 64] * TEXT] * 6 for each in captions])
+    return Condition(tokens, torch.ones(len(captions), 6, dtype=torch.bool), tokens[:, 0])
+
+
+def test_a_sampler_keeps_to_a_grey_level_and_to_bits_where_asked(inputs, cache):  # noqa: F811
+    def sampler(max_batch=None):
+        network = make(node_of("dcgan"))
+        drawing = Drawing(small_batches.onnxruntime(network, max_batch) if max_batch else network)
+        return Sampler(drawing.eval(), encode)
+
+    plain, fast = sampler(), sampler(8)
+    captions = ["a", "b", "a"]
+    assert not fast.fixed
+    few, expected = fast(captions, range(3)), plain(captions, range(3))
+    assert (few.int() - expected.int()).abs().max() <= 1
+    assert [*cache.iterdir()]
+    assert not fast.exact
+    assert torch.equal(fast(captions * 6, range(18)), plain(captions * 6, range(18)))
+    fast.keep_bits()
+    assert torch.equal(fast(captions, range(3)), fast(captions * 6, range(18))[:3])
+
+
+def test_a_copy_is_plain_and_a_compiled_network_counts_as_such(monkeypatch):
+    network = small_batches.onnxruntime(make(node_of("dcgan")), 4)
+    assert deepcopy(network)._compiled_call_impl is None
+    assert not is_compiled(network)
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **_: setattr(self, "_compiled_call_impl", self._call_impl))
+    assert is_compiled(small_batches.onnxruntime(compiled(make(node_of("dcgan"))), 4))
+
+
+def test_truncated_styles_are_drawn_by_the_network(batch):
+    network = small_batches.onnxruntime(make(node_of("stylegan2")), 4)
+    plain = make(node_of("stylegan2"))
+    network.truncation = plain.truncation = 0.5
+    assert torch.equal(network(*rows(batch, 2)), plain(*rows(batch, 2)))
+    assert not network._compiled_call_impl.programs
+
+
+def test_what_it_refuses():
+    network = make(node_of("dcgan"))
+    with pytest.raises(UserError, match=r"passes\.onnxruntime\.max_batch=16: expected 1 to 15"):
+        small_batches.onnxruntime(network, 16)
+    network.chooses = True
+    with pytest.raises(UserError, match="a prior of codes takes minutes to export"):
+        small_batches.onnxruntime(network)

@@ -1,0 +1,119 @@
+"""Few images at a time in onnxruntime, whose calls begin sooner than PyTorch's; the network draws all others."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.batch import Condition
+from trainer.errors import UserError
+from trainer.exports import onnx
+from trainer.exports.making import patience, quiet
+from trainer.exports.program import FromFeatures, FromIds, exported, inputs, reason
+from trainer.process import caches
+from trainer.process.distribution import install
+from trainer.process.progress import say
+from trainer.sampling.batch_invariance import FULL, GREY_LEVEL, unpatched
+
+
+def onnxruntime(network: nn.Module, max_batch: int | None = None) -> nn.Module:
+    """Batches of up to `max_batch` images are drawn in onnxruntime, larger ones as before. Changes `network`.
+
+    max_batch: less than 16, so that large batches have the bits they had; None for 1, in the place of which
+    trainer.compress puts what it finds to be quicker on its machine. The first call writes an ONNX program
+    into $TRAINER_CACHE, for good, and compares its images with the network's: where they differ by more than a grey
+    level, where onnxruntime is not installed, or on a GPU, the network draws all, and a line says so. Weights and their
+    names stay. UserError for a prior of codes, whose steps would be written out one by one, and for another max_batch.
+    """
+    if max_batch is not None and not 1 <= max_batch < FULL:
+        raise UserError(f"passes.onnxruntime.max_batch={max_batch}: expected 1 to {FULL - 1}")
+    if getattr(network, "chooses", False):
+        raise UserError("onnxruntime: a prior of codes takes minutes to export: leave it out, or take few_steps")
+    device = next(network.parameters()).device
+    missing = next((each for each in onnx.PACKAGES if importlib.util.find_spec(each) is None), None)
+    if device.type != "cpu" or missing:
+        why = f"{missing} is not installed; {install('export')}" if missing else f"this network is on {device}"
+        say(f"onnxruntime: {why}: PyTorch draws")
+        return network
+    network._compiled_call_impl = SmallBatches(network, max_batch or 1)
+    return network
+
+
+class SmallBatches:
+    """What calling `network` becomes: (latent, condition) -> images (N, 3, H, W) in [-1, 1].
+
+    It stands where PyTorch keeps a compiled call, which copies of a network do not take with them.
+    """
+
+    def __init__(self, network: nn.Module, max_batch: int):
+        self.network, self.max_batch = network, max_batch
+        self.otherwise: Any = network._compiled_call_impl or network._call_impl
+        self.of_any_size = network._compiled_call_impl is None  # else what is not small is compiled for each size
+        self.programs: dict[int, nn.Module | None] = {}  # by number of tokens
+        self.longest = 0  # tokens of the longest captions for which one program takes any number of them
+
+    def __call__(self, latent: Tensor, condition: Condition) -> Tensor:
+        if torch.compiler.is_exporting():
+            traced: Tensor = self.network._call_impl(latent, condition)
+            return traced
+        as_exported = getattr(self.network, "truncation", 1.0) == 1.0
+        program = self.program(latent, condition) if as_exported and len(latent) <= self.max_batch else None
+        images: Tensor = (program or self.otherwise)(latent, condition)
+        return images
+
+    def program(self, latent: Tensor, condition: Condition) -> nn.Module | None:
+        """What draws batches like this one, of any size, in onnxruntime; None where that cannot be."""
+        length = condition.mask.shape[1]
+        length = self.longest if length <= self.longest else length
+        if length not in self.programs:
+            with torch.inference_mode(False), torch.no_grad(), unpatched(self.network):
+                self.programs[length] = self._learn(latent.clone(), Condition(*(each.clone() for each in condition)))
+        return self.programs[length]
+
+    def _learn(self, latent: Tensor, condition: Condition) -> nn.Module | None:
+        """A program for up to as many tokens as these, for as many alone, or none."""
+        why = ""
+        for open_tokens in (True, False):
+            try:
+                program = self._made(latent, condition, open_tokens)
+                difference = (program(latent, condition) - self.otherwise(latent, condition)).abs().max().item()
+                if not difference <= GREY_LEVEL:
+                    raise UserError(f"its images differ by {difference:.1e}")
+            except Exception as error:  # exporters and onnxruntime raise what they like
+                why = reason(error)
+                continue
+            if open_tokens:
+                self.longest = condition.mask.shape[1]
+            return program
+        say(f"onnxruntime: {why}: PyTorch draws")
+        return None
+
+    def _made(self, latent: Tensor, condition: Condition, open_tokens: bool) -> nn.Module:
+        two = [0, *range(len(latent))][: max(2, len(latent))]
+        example = inputs(latent[two], condition.rows(two))
+        path = caches.root() / "onnxruntime" / f"{fingerprint(self.network, example, open_tokens)}.onnx"
+        if not path.exists():
+            program = (FromFeatures if "tokens" in example else FromIds)(self.network)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                with patience("onnxruntime: writing a program of the network"), quiet():
+                    onnx.write(exported(program.eval(), example, open_tokens), Path(folder, path.name))
+                os.replace(Path(folder, path.name), path)
+        return onnx.Generator(str(path), latent.shape[1])
+
+
+def fingerprint(network: nn.Module, example: dict[str, Tensor], open_tokens: bool) -> str:
+    """Of what a program is made of: weights, layers, what it takes, and what writes it."""
+    takes = {name: (each.dtype, each.shape[1:]) for name, each in example.items()}
+    content = hashlib.sha256(f"{network} {takes} {open_tokens} {torch.__version__}".encode())
+    for name, weight in network.state_dict().items():
+        content.update(name.encode())
+        content.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return content.hexdigest()[:32]
