@@ -1,10 +1,12 @@
 """The sampler beside plain PyTorch."""
 
+import pytest
 import torch
 
 from trainer import speed
 from trainer.compression.comparison import sampler
 from trainer.export import main as export
+from trainer.exports.small_batches import onnxruntime
 from trainer.sampling.pipeline import load
 
 
@@ -18,16 +20,21 @@ def test_every_way_is_measured_and_has_its_line(trained, command):
     assert lines[1].split()[-1] == "1.00"
 
 
-def test_all_ways_draw_the_same(trained, monkeypatch):
-    drawn = {}
+@pytest.mark.parametrize("in_onnxruntime", [False, True])
+def test_all_ways_draw_the_same(trained, monkeypatch, in_onnxruntime):
+    drawn, pipe = {}, load(trained, "cpu")
+    if in_onnxruntime:
+        pytest.importorskip("onnxruntime")
+        onnxruntime(pipe.objective.get_submodule(pipe.objective.draws_with), 4)
 
     def measure(ways, inputs, batch_sizes, rounds):
         with torch.inference_mode():
             drawn.update({name: way(*inputs(3)) for name, way in ways.items()})
 
     monkeypatch.setattr(sampler, "measure", measure)
-    sampler.compare(load(trained, "cpu"), [1], 1)
-    assert len(drawn) == 4
+    sampler.compare(pipe, [1], 1)
+    assert len(drawn) == 4 + in_onnxruntime
+    assert (sampler.ONNXRUNTIME in drawn) == in_onnxruntime
     for images in drawn.values():
         assert (images.int() - drawn[sampler.PLAIN].int()).abs().max() <= 1
     assert drawn[sampler.PLAIN].float().std() > 0

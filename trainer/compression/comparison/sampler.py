@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,20 +12,23 @@ from torch import Tensor
 from trainer.batch import Condition
 from trainer.compression.comparison.latency import Network, Speed, measure
 from trainer.errors import UserError
+from trainer.exports.program import MAX_IMAGES
+from trainer.exports.small_batches import SmallBatches
 from trainer.report import table as report
 from trainer.runs.export_files import is_program
 from trainer.sampling.pipeline import Pipeline
 from trainer.sampling.runtime import compiled
 from trainer.sampling.sampler import Sampler
 
-PLAIN, PROGRAM = "plain PyTorch", "the program itself"
+PLAIN, PROGRAM, ONNXRUNTIME = "plain PyTorch", "the program itself", "onnxruntime alone"
 CAPTIONS = ("a red apple", "a small blue circle on a white background", "two cats in a green garden")
 
 
 def compare(pipe: Pipeline, batch_sizes: Sequence[int], rounds: int, compile: bool = False) -> dict[str, Speed]:
     """The speed of each way to draw with the network of a run, plain PyTorch first. Latents and conditions to uint8.
 
-    Of an exported program its own call comes first. UserError: it cannot be compiled again.
+    Of an exported program its own call comes first. UserError: it cannot be compiled again. With the pass onnxruntime
+    there is a row of that alone, at all batch sizes.
 
     Plain PyTorch is the eager network with its weights as a state dict leaves them, under inference mode. "captions and
     seeds" makes latents and conditions as well, of captions that were encoded before.
@@ -38,19 +41,21 @@ def compare(pipe: Pipeline, batch_sizes: Sequence[int], rounds: int, compile: bo
         weight.data = weight.data.contiguous()
     network = plain.get_submodule(plain.draws_with)
 
-    def eager(latents: Tensor, condition: Condition) -> Tensor:
-        images: Tensor = network(latents, condition)
-        return images.float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+    def with_pixels(images: Callable[[Tensor, Condition], Tensor]) -> Network:
+        return lambda *batch: images(*batch).float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
     def whole(latents: Tensor, condition: Condition) -> Tensor:
         return pipe.sampler(captions(len(latents)), range(len(latents)))
 
     ways: dict[str, Network] = {
-        PROGRAM if program else PLAIN: eager,
+        PROGRAM if program else PLAIN: with_pixels(network),
         "sampler": pipe.sampler.draw,
         "of captions and seeds": whole,
         "mode=latency": fixed_size_network(pipe.objective, pipe.text),
     }
+    if isinstance(pipe.objective.get_submodule(pipe.objective.draws_with)._compiled_call_impl, SmallBatches):
+        batches = SmallBatches(copy.deepcopy(network), MAX_IMAGES)
+        ways[ONNXRUNTIME] = with_pixels(lambda *batch: (batches.program(*batch) or network)(*batch))
     if compile:
         fast = copy.deepcopy(pipe.objective)
         compiled(fast.get_submodule(fast.draws_with))
