@@ -65,6 +65,7 @@ def test_fidelity_equals_the_functions_on_all_features(study, tmp_path):
     score, std = inception_score(score_sums(net.logits(samples), torch.arange(40), 40))
     assert (found["inception_score"].value, found["inception_score"].std) == pytest.approx((score, std))
     protocol = found["clean_fid"].protocol
+    assert protocol["version"] == of_study.VERSION
     assert protocol["num_references"] == 25 and protocol["num_images"] == 40 and protocol["seed"] == 3
     assert protocol["sha256"] == net.sha256[:12] and protocol["resizer"] == net.resizer
     assert "num_references" not in found["inception_score"].protocol

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from trainer.errors import UserError
-from trainer.evaluation.protocol import Study, run
+from trainer.evaluation.protocol import VERSION, Study, run
 from trainer.sampling.conditioning import Conditioning
 
 
@@ -43,7 +43,7 @@ def test_captions_are_spread_and_seeds_counted():
     assert figure.value == 10 and figure.kimg == 1.0 and figure.checkpoint == "x.ckpt"
     assert figure.protocol == {
         "num_images": 10, "split": "heldout", "captions": "of heldout images, evenly spread", "seed": 7,
-        "resolution": 4, "data": "data", "extra": 1,
+        "version": VERSION, "resolution": 4, "data": "data", "extra": 1,
     }  # fmt: skip
 
 

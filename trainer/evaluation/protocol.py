@@ -17,6 +17,7 @@ from trainer.process.progress import Progress
 from trainer.runs.results import Figure
 from trainer.sampling.sampler import Sampler
 
+VERSION = 2  # of how figures are measured: one more whenever the same settings begin to give another value
 AT_ONCE = 256  # images in memory on their way past the measures
 
 
@@ -104,6 +105,7 @@ class Study:
     def figure(self, metric: str, value: float, better: str, std: float | None = None, **protocol: Any) -> Figure:
         """A figure of this study; protocol: what the measure adds to that."""
         shared = {
+            "version": VERSION,
             "num_images": self.num_images,
             "split": self.split,
             "captions": f"of {self.split} images, evenly spread",
