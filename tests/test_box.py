@@ -39,6 +39,14 @@ def test_shapes_reads_colour_and_background():
     assert (near[0] & near[1]).sum() >= len(pairs) - 1
 
 
+def test_emoji_reads_colours():
+    """In the middle of eight samples the colour of the caption is the strongest."""
+    pipe = load("emoji")
+    for channel, caption in enumerate(("red heart", "green tree", "blue car")):
+        middle = pipe(caption, seeds=range(8)).pixels[:, :, 10:20, 10:20].float().mean((0, 2, 3))
+        assert middle.argmax() == channel and middle.max() > middle.mean() + 20, (caption, middle)
+
+
 @pytest.mark.slow
 def test_it_is_measured_as_a_run_is(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -58,10 +58,11 @@ def test_the_wheel_is_one_package_with_conf_and_no_tests(wheel):
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"trainer"}
 
 
-def test_what_is_in_the_box_draws_before_anything_is_trained(installed, tmp_path):
-    drawn = run(installed, tmp_path, "-m", "trainer.sample", "checkpoint=shapes", "prompts=[a red star]", "seeds=0,1")
+@pytest.mark.parametrize("name", ["shapes", "emoji"])
+def test_what_is_in_the_box_draws_before_anything_is_trained(installed, tmp_path, name):
+    drawn = run(installed, tmp_path, "-m", "trainer.sample", f"checkpoint={name}", "prompts=[a red star]", "seeds=0,1")
     assert drawn.returncode == 0, drawn.stderr
-    assert len([*(tmp_path / "outputs/shapes/samples").rglob("a-red-star_seed*.png")]) == 2
+    assert len([*(tmp_path / "outputs" / name / "samples").rglob("a-red-star_seed*.png")]) == 2
 
 
 def test_an_index_would_take_it(built):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import random
 from collections.abc import Sequence
 from itertools import permutations
@@ -13,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from trainer.data.scenes import BACKGROUNDS, COLOURS, POSITIONS, SHAPES, SIZES, Scene, Thing, random_scene, relation
@@ -25,6 +26,7 @@ from trainer.process.progress import say
 from trainer.runs.results import Figure
 
 NUM_SCENES, NUM_TESTS = 16000, 2000
+BOX = Path(__file__).with_name("probes")  # of data=shapes_single at 32 and 64 pixels, and of data=shapes
 WORDS = {"colour": list(COLOURS), "shape": list(SHAPES), "size": list(SIZES)}  # of an object
 # what a probe reads: of each place, the words of what stands there, 0 for nothing; then the background
 HEADS = [len(values) + 1 for _ in POSITIONS for values in WORDS.values()] + [len(BACKGROUNDS)]
@@ -37,7 +39,7 @@ class Attributes:
     colour, shape, size: of the objects that the caption names; position: of a lone object; relation: of the first
     object to each other one; background, count: of images; scene: images in which all of these are right. Objects that
     are read are given to those of the caption so that as many words as possible fit. The probe is a convolutional
-    network trained once on 16,000 scenes, and its own accuracy on 2,000 others is part of the figure's protocol.
+    network trained on 16,000 scenes, and its own accuracy on 2,000 others is part of the figure's protocol.
     """
 
     def __init__(self, max_objects: int, cache_dir: str | Path):
@@ -45,7 +47,7 @@ class Attributes:
 
     def prepare(self, study: Study) -> None:
         self.study = study
-        self.probe, self.on_real = scenes_probe(study.references.images.shape[1], self.max_objects, self.cache_dir)
+        self.probe, self.protocol = probe_of(study, self.max_objects, self.cache_dir)
         self.wanted = study.references.attributes
         self._sums = torch.zeros(2, len(NAMES), dtype=torch.float64)
 
@@ -55,13 +57,18 @@ class Attributes:
 
     def figures(self) -> list[Figure]:
         right, asked = distributed.add(self._sums, self.study.device).tolist()
-        weights = digest(*(value.contiguous().numpy().tobytes() for value in self.probe.state_dict().values()))
-        protocol: dict[str, Any] = {"probe": weights, "probe_accuracy": self.on_real}
         return [
-            self.study.figure(f"attributes_{name}", right[i] / asked[i], "higher", **protocol)
+            self.study.figure(f"attributes_{name}", right[i] / asked[i], "higher", **self.protocol)
             for i, name in enumerate(NAMES)
             if asked[i]
         ]
+
+
+def probe_of(study: Study, max_objects: int, cache_dir: str | Path) -> tuple[Probe, dict[str, Any]]:
+    """The probe for images of a study, and what a figure says of it."""
+    probe, on_real = scenes_probe(study.references.images.shape[1], max_objects, cache_dir)
+    weights = digest(*(value.contiguous().numpy().tobytes() for value in probe.state_dict().values()))
+    return probe, {"probe": weights, "probe_accuracy": on_real}
 
 
 def scene_of(values: Sequence[int]) -> tuple[list[Thing], str]:
@@ -101,23 +108,23 @@ def score_scene(wanted: dict[str, Any], things: list[Thing], background: str) ->
 
 
 def scenes_probe(resolution: int, max_objects: int, cache_dir: str | Path) -> tuple[Probe, float]:
-    """The probe of scenes of up to `max_objects`, trained once, and the share of other scenes that it reads rightly.
+    """The probe of scenes of up to `max_objects`, and the share of other scenes that it reads rightly.
 
-    It is rank 0 that looks for it or trains it, and all have the same.
+    Some come with the package, so that figures of several machines compare; others are trained once on this one. It is
+    rank 0 that looks for it or trains it, and all have the same.
     """
     with torch.random.fork_rng():  # its first weights are drawn and thrown away
         probe = Probe(resolution, HEADS).eval()
     found: list[Any] = [None, None]
     if place()[0] == 0:
         look = Shapes(num_images=64, max_objects=max_objects).fingerprint()
-        name = f"shapes-{max_objects}-{resolution}px-{digest(look, NUM_SCENES, 2)}.pt"
+        name = f"shapes-{max_objects}-{resolution}px-{digest(look, NUM_SCENES, 3)}.safetensors"
         path = Path(cache_dir).expanduser() / "probes" / name
         try:
-            saved = torch.load(path, weights_only=True)
-            found = [saved["probe"], saved["accuracy"]]
-        except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError):  # there is none that is whole
+            found = [*kept(BOX / name if (BOX / name).exists() else path)]
+        except (OSError, SafetensorError, KeyError, ValueError):  # there is none that is whole
             found = [*train_probe(probe, resolution, max_objects)]
-            keep(path, {"probe": found[0], "accuracy": found[1]})
+            keep(path, *found)
     if dist.is_initialized():
         dist.broadcast_object_list(found, src=0)
     probe.load_state_dict(found[0])
@@ -131,18 +138,29 @@ def train_probe(probe: Probe, resolution: int, max_objects: int) -> tuple[dict[s
     images = torch.stack([torch.from_numpy(np.array(scene.render(resolution))).permute(2, 0, 1) for scene in scenes])
     labels = torch.tensor([label(scene) for scene in scenes])
     fit(probe, images[:NUM_SCENES], labels[:NUM_SCENES], report=lambda n, loss: say(f"  epoch {n}, loss {loss:.3f}"))
+    for tensor in (each for each in probe.state_dict().values() if each.is_floating_point()):
+        tensor.copy_(tensor.half())  # as it is kept
     right = (read(probe, images[NUM_SCENES:]) == labels[NUM_SCENES:]).all(1).double().mean().item()
     return probe.state_dict(), right
 
 
-def keep(path: Path, content: dict[str, Any]) -> None:
+def kept(path: Path) -> tuple[dict[str, Tensor], float]:
+    """What `keep` wrote."""
+    with safe_open(path, "pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
+        accuracy = float(file.metadata()["accuracy"])
+    return {name: each.float() if each.is_floating_point() else each for name, each in state.items()}, accuracy
+
+
+def keep(path: Path, state: dict[str, Tensor], accuracy: float) -> None:
     """Whole or not at all; in a read-only cache the next evaluation trains it again."""
+    halves = {name: (each.half() if each.is_floating_point() else each).contiguous() for name, each in state.items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(content, temporary)
+        save_file(halves, temporary, {"accuracy": repr(accuracy)})
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch.save tells of a full disk as the latter
+    except (OSError, SafetensorError) as error:  # the latter where the disk is full
         say(f"{path}: {error}; the probe is not kept")
 
 

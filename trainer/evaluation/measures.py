@@ -17,6 +17,7 @@ from trainer.evaluation.attributes import Attributes
 from trainer.evaluation.diversity import Diversity
 from trainer.evaluation.fidelity import METRICS, Fidelity
 from trainer.evaluation.likelihood import Likelihood
+from trainer.evaluation.open_captions import OpenCaptions
 from trainer.evaluation.protocol import Measure, Study
 from trainer.evaluation.reconstruction import Reconstruction
 from trainer.evaluation.text import TextMatch
@@ -31,7 +32,7 @@ from trainer.sampling.pipeline import Pipeline
 from trainer.text.models import FAMILIES
 
 # beside those of a backbone
-OTHERS = ("attributes", "diversity", "reconstruction", "likelihood", "r_precision", "clip_score")
+OTHERS = ("attributes", "open_captions", "diversity", "reconstruction", "likelihood", "r_precision", "clip_score")
 
 
 def check_split(split: str) -> None:
@@ -73,6 +74,7 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
     draws = None if pipe.objective.draws_with else "a run that draws, not one that reconstructs"
     possible = {
         "attributes": draws if scenes else "scenes: data=shapes",
+        "open_captions": draws if scenes else "scenes: data=shapes",
         "diversity": draws,
         "reconstruction": None if hasattr(pipe.objective, "reconstruct") else "an autoencoder",
         "likelihood": None if explains else "a VAE whose distortion is of pixels",
@@ -101,6 +103,8 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
         chosen.append(Diversity(backbone))
     if "attributes" in wanted:
         chosen.append(Attributes(data.source.max_objects, data.cache_dir))
+    if "open_captions" in wanted:
+        chosen.append(OpenCaptions(data.source.max_objects, data.cache_dir))
     if "reconstruction" in wanted:
         path = cfg.lpips if isinstance(cfg.lpips, str) and cfg.lpips.lower() != "true" else None
         chosen.append(Reconstruction(vgg.load(path) if cfg.lpips else None))
