@@ -125,7 +125,7 @@ def test_missing_paths_name_the_newest_run_nearby(trained):
         checkpoint.newest(trained)
 
 
-def test_a_model_in_the_box_is_there_by_its_name(trained, command, tmp_path, monkeypatch):
+def test_a_model_in_the_box_is_there_by_its_name(trained, command, tmp_path, monkeypatch, capsys):
     """What is made of it goes to outputs/NAME; a path of that name comes first."""
     from trainer.export import main as export
     from trainer.sample import main as sample
@@ -146,7 +146,11 @@ def test_a_model_in_the_box_is_there_by_its_name(trained, command, tmp_path, mon
     with pytest.raises(UserError, match=r"checkpoint thing does not exist.* comes with this package: things$"):
         checkpoint.newest("thing")
     trained.rename(empty / "things")
-    assert checkpoint.newest("things").name == NEWEST
+    capsys.readouterr()
+    assert checkpoint.newest("things").name == checkpoint.newest("things").name == NEWEST
+    assert capsys.readouterr().err == (
+        "checkpoint=things: what is here by this name, and not the model that comes with the package\n"
+    )
 
 
 def test_read_refuses_what_is_no_checkpoint(trained, tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import nn
 
 from trainer.errors import DamagedError, UserError
 from trainer.pretrained import hub
+from trainer.process.progress import say
 from trainer.runs import allowlist, checkpoint_files, drawing, moved, run_folder
 from trainer.runs.export_files import MODELS, PROGRAMS, WEIGHTS, is_program, settings
 from trainer.strategies.parts import joined
@@ -48,8 +50,8 @@ def opened(path: str | Path, draws_only: bool = False) -> tuple[Path, dict[str, 
     (`boxed`) are weights that come with this package. Programs are taken
     only by the names of their files: they are code. UserError if none is left.
     """
-    if str(path) in run_folder.boxed() and not Path(path).exists():
-        path = run_folder.BOX / path
+    if str(path) in run_folder.boxed():
+        path = run_folder.BOX / path if not Path(path).exists() else own(str(path))
     path = hub.snapshot(str(path), REMEDY) if hub.may_have(path) else Path(path).expanduser()
     if (path / WEIGHTS).is_file():
         path /= WEIGHTS
@@ -74,6 +76,13 @@ def opened(path: str | Path, draws_only: bool = False) -> tuple[Path, dict[str, 
             if candidate.exists():
                 raise  # else a run that is under way has replaced it since
     raise UserError(f"no whole checkpoint in {folder}{_runs_near(folder)}")
+
+
+@cache
+def own(name: str) -> str:
+    """The path that the user has where the box has a model of that name; once, a line says so."""
+    say(f"checkpoint={name}: what is here by this name, and not the model that comes with the package")
+    return name
 
 
 def read(path: str | Path, draws_only: bool = False) -> dict[str, Any]:
