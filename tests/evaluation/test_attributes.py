@@ -1,11 +1,13 @@
 import random
 
+import numpy as np
 import pytest
 import torch
 
 from trainer.data.scenes import Scene, Thing, random_scene
 from trainer.evaluation import attributes
 from trainer.evaluation.attributes import NAMES, label, scene_of, score_scene
+from trainer.metrics.attributes import read
 
 RED, BLUE = Thing("red", "circle", "small", "left"), Thing("blue", "star", "large", "right")
 TWO = Scene("white", (RED, BLUE)).attributes()
@@ -60,6 +62,18 @@ def test_a_lone_object_has_a_place():
 def test_the_probe_reads_real_scenes(tmp_path):
     _, on_real = attributes.scenes_probe(32, 3, tmp_path)
     assert on_real > 0.99
+
+
+@pytest.mark.parametrize(("resolution", "max_objects"), [(32, 1), (64, 1), (32, 3)])
+def test_a_probe_in_the_box_reads_the_scenes_of_today(tmp_path, monkeypatch, resolution, max_objects):
+    monkeypatch.setattr(attributes, "train_probe", None)
+    probe, on_real = attributes.scenes_probe(resolution, max_objects, tmp_path)
+    rng = random.Random("others")
+    scenes = [random_scene(rng, max_objects) for _ in range(200)]
+    images = torch.stack([torch.from_numpy(np.array(each.render(resolution))).permute(2, 0, 1) for each in scenes])
+    right = (read(probe, images) == torch.tensor([*map(label, scenes)])).all(1).double().mean().item()
+    assert min(right, on_real) > 0.98
+    assert not [*tmp_path.iterdir()]
 
 
 def test_the_probe_is_kept_and_draws_from_no_state(tmp_path, monkeypatch):
