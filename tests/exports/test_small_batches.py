@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from copy import deepcopy
 
 import pytest
@@ -105,6 +106,19 @@ def test_each_program_is_for_the_lengths_that_it_was_traced_for(batch, cache):
         assert (network(*given) - expected[0]).abs().max() < BOUND
     assert {*network._compiled_call_impl.programs} == {6, 3}
     assert len([*cache.iterdir()]) == 2
+
+
+def test_other_code_of_a_layer_is_another_program(batch, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = tmp_path / "layers_of_mine.py"
+    file.write_text("import torch\nclass Mine(torch.nn.Linear):\n    pass\n")
+    network = importlib.import_module("layers_of_mine").Mine(2, 2)
+    example = small_batches.inputs(*rows(batch, 2))
+    before = small_batches.fingerprint(network, example, True)
+    assert small_batches.fingerprint(network, example, True) == before
+    assert small_batches.fingerprint(network, example, False) != before
+    file.write_text(file.read_text() + "# otherwise\n")
+    assert small_batches.fingerprint(network, example, True) != before
 
 
 def test_what_cannot_be_exported_is_drawn_by_the_network(batch, monkeypatch, capsys):

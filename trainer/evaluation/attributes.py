@@ -122,7 +122,7 @@ def scenes_probe(resolution: int, max_objects: int, cache_dir: str | Path) -> tu
         path = Path(cache_dir).expanduser() / "probes" / name
         try:
             found = [*kept(BOX / name if (BOX / name).exists() else path)]
-        except (OSError, SafetensorError, KeyError, ValueError):  # there is none that is whole
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):  # there is none that is whole
             found = [*train_probe(probe, resolution, max_objects)]
             keep(path, *found)
     if dist.is_initialized():

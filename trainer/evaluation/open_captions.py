@@ -23,7 +23,7 @@ PER_CAPTION = 4
 class OpenCaptions:
     """Share of samples that show one object, with the colour, shape, size and background that the caption says.
 
-    4 samples of each of 108 captions: "a red star" and "a small red star on a white background", of every colour and
+    4 samples of each of 96 captions: "a red star" and "a small red star on a white background", of every colour and
     shape. Captions of training say where a thing stands, and of those that do not, distances say nothing: a model may
     draw pieces of one thing at several places. Captions and seeds do not depend on the number of other samples.
     """

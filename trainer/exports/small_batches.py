@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -110,9 +111,13 @@ class SmallBatches:
 
 
 def fingerprint(network: nn.Module, example: dict[str, Tensor], open_tokens: bool) -> str:
-    """Of what a program is made of: weights, layers, what it takes, and what writes it."""
+    """Of what a program is made of: weights, layers and their code, what it takes, and what writes it."""
     takes = {name: (each.dtype, each.shape[1:]) for name, each in example.items()}
     content = hashlib.sha256(f"{network} {takes} {open_tokens} {torch.__version__}".encode())
+    modules = {type(layer).__module__ for layer in network.modules()}
+    for module in sorted(each for each in modules if each.partition(".")[0] != "torch"):
+        file = getattr(sys.modules[module], "__file__", None)
+        content.update(Path(file).read_bytes() if file else module.encode())
     for name, weight in network.state_dict().items():
         content.update(name.encode())
         content.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
