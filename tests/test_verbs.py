@@ -41,7 +41,7 @@ def run(tmp_path_factory):
 EVERY = {
     *("fd_effnet", "kd_effnet", "precision_effnet", "recall_effnet", "density_effnet", "coverage_effnet"),
     *("diversity_effnet", "psnr", "ssim", "bits_per_value", "iwae_bits_per_value"),
-    *(f"attributes_{name}" for name in ("colour", "shape", "size", "position", "background", "count", "scene")),
+    *(f"attributes_{name}" for name in ("colour", "shape", "size", "position", "background", "count", "scene", "open")),
 }
 
 
@@ -56,7 +56,7 @@ def test_all_figures_that_fit_the_run(command, run, small_probe):
     assert all(0 <= by_name[f"attributes_{name}"].value <= 1 for name in ("colour", "scene"))
     assert all(name in first.out for name in EVERY)
     anchors = {figure.metric: figure.anchors for figure in found if figure.anchors}
-    without = {"psnr", "ssim", "bits_per_value", "iwae_bits_per_value"}
+    without = {"attributes_open", "psnr", "ssim", "bits_per_value", "iwae_bits_per_value"}
     assert EVERY - anchors.keys() - {"diversity_effnet"} == without  # which has some where captions repeat
     again = command(f"checkpoint={run}", "num_images=24", main=evaluate.main)
     assert again.out == first.out, "the probe and the references are kept, the samples are the same"
