@@ -127,7 +127,8 @@ def test_what_cannot_be_exported_is_drawn_by_the_network(batch, monkeypatch, cap
     monkeypatch.setattr(onnx, "write", lambda *_: asked.append(1) or 1 / 0)
     for _ in range(3):
         assert torch.equal(network(*rows(batch, 2)), plain(*rows(batch, 2)))
-    assert capsys.readouterr().err == "onnxruntime: division by zero: PyTorch draws\n"
+    told = capsys.readouterr().err.splitlines()  # before it, where the machine is busy, that it may take a minute
+    assert [line for line in told if "may take" not in line] == ["onnxruntime: division by zero: PyTorch draws"]
     assert len(asked) == 2, "with up to so many tokens and with so many, and not again"
 
 
