@@ -36,7 +36,7 @@ def onnxruntime(network: nn.Module, max_batch: int | None = None) -> nn.Module:
     if max_batch is not None and not 1 <= max_batch < FULL:
         raise UserError(f"passes.onnxruntime.max_batch={max_batch}: expected 1 to {FULL - 1}")
     if getattr(network, "chooses", False):
-        raise UserError("onnxruntime: a prior of codes takes minutes to export: leave it out, or take few_steps")
+        raise UserError("onnxruntime: a prior of codes takes minutes to export: leave it out")
     device = next(network.parameters()).device
     missing = next((each for each in onnx.PACKAGES if importlib.util.find_spec(each) is None), None)
     if device.type != "cpu" or missing:

@@ -18,7 +18,7 @@ from trainer.report import table as report
 from trainer.runs.export_files import is_program
 from trainer.sampling.pipeline import Pipeline
 from trainer.sampling.runtime import compiled
-from trainer.sampling.sampler import Sampler
+from trainer.sampling.sampler import Sampler, as_pixels
 
 PLAIN, PROGRAM, ONNXRUNTIME = "plain PyTorch", "the program itself", "onnxruntime alone"
 CAPTIONS = ("a red apple", "a small blue circle on a white background", "two cats in a green garden")
@@ -42,7 +42,7 @@ def compare(pipe: Pipeline, batch_sizes: Sequence[int], rounds: int, compile: bo
     network = plain.get_submodule(plain.draws_with)
 
     def with_pixels(images: Callable[[Tensor, Condition], Tensor]) -> Network:
-        return lambda *batch: images(*batch).float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+        return lambda *batch: as_pixels(images(*batch))
 
     def whole(latents: Tensor, condition: Condition) -> Tensor:
         return pipe.sampler(captions(len(latents)), range(len(latents)))

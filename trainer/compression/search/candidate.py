@@ -19,6 +19,7 @@ from trainer.compression.search import batches
 from trainer.compression.search.finetune import finetune
 from trainer.errors import UserError
 from trainer.evaluation.protocol import spread
+from trainer.exports.small_batches import SmallBatches
 from trainer.sampling.runtime import stored
 from trainer.sampling.sampler import Sampler
 
@@ -121,6 +122,9 @@ class Bench:
         if node.get("max_batch"):
             return dict(node)
         other = instantiate({**node, "max_batch": batches.TRIED[-1]}, _convert_="all")(candidate.ready())
+        drawn = other._compiled_call_impl  # where it cannot be, a line has said why, and noise would choose a number
+        if not isinstance(drawn, SmallBatches) or not drawn.program(*self.batch(1)):
+            return {}
         found = batches.largest("onnxruntime", candidate.ready(), other, self.batch)
         return {**node, "max_batch": found} if found else {}
 
