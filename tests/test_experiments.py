@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,8 @@ DISTILLED = ["distill", "distill_data", "distill_text"]  # of a teacher: tests/t
 PRIORS = ["dalle", "maskgit", "gat_latents"]  # these draw the codes, or latents, of one of the next
 TOKENIZERS = ["fsq", "fsq_shapes", "vqgan", "vqvae"]  # these neither, but they reconstruct
 ONE_PICTURE = ["deep_image_prior"]  # is all that these draw
-OTHERS = [*MATCHING, *DISTILLED, *PRIORS, *TOKENIZERS, *ONE_PICTURE]
+TASKS = ["colorization", "denoising", "enhancement", "inpainting", "restoration", "super_resolution"]
+OTHERS = [*MATCHING, *DISTILLED, *PRIORS, *TOKENIZERS, *ONE_PICTURE, *TASKS]
 DRAWN = ["callbacks.samples.num_images=4", "callbacks.evaluation.num_images=16"]
 RETRIEVED = ["callbacks.retrieval.candidates=4", "callbacks.retrieval.max_images=20"]
 RESIDUAL_GAN = ["generator@objective.generator=residual", "discriminator@objective.discriminator=residual"]
@@ -110,12 +112,89 @@ def test_experiment(experiment, command, tmp_path):
     draws_alone_the_same(run)
 
 
-def draws_alone_the_same(run):
+def draws_alone_the_same(run, **given):
     """The network that draws, without the rest of its run, and that with all of it."""
     whole, alone = (load(run, draws_only=only) for only in (False, True))
     assert type(alone.objective) is Drawing
     assert type(whole.objective) is not Drawing
-    assert torch.equal(*(each(["a red apple", "a cat"], seeds=range(2)).pixels for each in (whole, alone)))
+    assert torch.equal(*(each(["a red apple", "a cat"], range(2), **given).pixels for each in (whole, alone)))
+
+
+def a_photo(folder, width=50, height=40):
+    """A picture larger than those of training, and a mask of it."""
+    pixels = torch.rand(5, 6, 3, generator=torch.Generator().manual_seed(0)).mul(255).byte().numpy()
+    photo, mask = folder / "photo.png", folder / "mask.png"
+    Image.fromarray(pixels).resize((width, height)).save(photo)
+    white = Image.new("L", (width, height))
+    white.paste(255, (10, 10, 30, 30))
+    white.save(mask)
+    return photo, mask
+
+
+@pytest.mark.parametrize("experiment", TASKS)
+def test_image_task(experiment, command, tmp_path):
+    run = train(command, tmp_path, [f"experiment={experiment}"], data_of(experiment))
+    with Image.open(run / "samples" / "latest.png") as grid:
+        assert grid.width > 4 * 128
+    with open(run / "metrics.csv", newline="") as file:
+        rows = [*csv.DictReader(file)]
+    for key in ("val/fd_effnet", "val/psnr", "val/ssim"):
+        assert len([row for row in rows if row[key]]) == 2
+    photo, mask = a_photo(tmp_path)
+    given = [f"source={photo}", *([f"mask={mask}"] if experiment == "inpainting" else [])]
+    result = command(f"checkpoint={run}", *given, "prompts=[a red star]", "seeds=0-1", f"out={tmp_path}", main=sample)
+    assert result.code == 0, result.err
+    scale = 2 if experiment == "super_resolution" else 1
+    with Image.open(tmp_path / "photo_a-red-star_seed0001.png") as image:
+        assert image.size == (50 * scale, 40 * scale)
+        assert (image.info["prompt"], image.info["source"]) == ("a red star", "photo.png")
+    plain = command(f"checkpoint={run}", *given, f"out={tmp_path}", main=sample)  # a source alone is enough
+    assert plain.code == 0, plain.err
+    assert (tmp_path / "photo_image_seed0000.png").exists()
+    for arguments in (["prompts=[a red star]"], [f"source={tmp_path / 'none'}"], [given[0], "interpolate=[a, b]"]):
+        refused = command(f"checkpoint={run}", *arguments, f"out={tmp_path}", main=sample)
+        assert refused.code == 2
+        assert "source" in refused.err.splitlines()[-1]
+        assert "Traceback" not in refused.err
+    draws_alone_the_same(run, source=photo, mask=mask if experiment == "inpainting" else None)
+
+
+@pytest.mark.parametrize("experiment", ["inpainting", "super_resolution"])
+def test_an_image_task_is_measured_exported_and_drawn_in_bulk(experiment, command, tmp_path):
+    run = train(command, tmp_path, [f"experiment={experiment}"], data_of(experiment))
+    counts = ["num_images=12", "num_references=16", "device=cpu", "metrics=[fd,similarity]"]
+    measured = command(f"checkpoint={run}", *counts, main=evaluate)
+    assert measured.code == 0, measured.err
+    assert re.search(r"^psnr +\d", measured.out, re.MULTILINE)
+    for method in ("biharmonic", "telea") if experiment == "inpainting" else ("bicubic", "lanczos"):
+        assert re.search(rf"^{method} +[\d.]+ +[\d.]+ +[\d.]+ ", measured.out, re.MULTILINE)
+        assert f'"psnr_{method}"' in (run / "metrics.json").read_text()
+    photo, mask = a_photo(tmp_path)
+    given = {"source": photo} | ({"mask": mask} if experiment == "inpainting" else {})
+    out = tmp_path / "export"
+    formats = ["formats=[safetensors,onnx]", "include_text=true"]
+    exported = command(f"checkpoint={run}", f"out={out}", *formats, main=export)
+    assert exported.code == 0, exported.err
+    assert "source" in (out / "README.md").read_text()
+    drawn = [load(each)("a red star", seeds=range(2), **given).pixels.int() for each in (run, out, out / "model.onnx")]
+    assert torch.equal(drawn[0], drawn[1])
+    assert (drawn[0] - drawn[2]).abs().max() <= 2
+    (tmp_path / "photos").mkdir()
+    for name in ("b.png", "a.png", "c.png"):
+        shutil.copy(photo, tmp_path / "photos" / name)
+    (tmp_path / "lines.txt").write_text("a red star\na blue circle\na green cross\n")
+    bulk = [f"checkpoint={run}", f"prompts_file={tmp_path / 'lines.txt'}", "images_per_file=2", "processes=1"]
+    bulk += [f"mask={mask}"] if experiment == "inpainting" else []
+    for folder, source in ((tmp_path / "all", tmp_path / "photos"), (tmp_path / "one", photo)):
+        done = command(*bulk, f"source={source}", f"out={folder}", main=sample)
+        assert done.code == 0, done.err
+        with tarfile.open(folder / "00001.tar") as tar, Image.open(tar.extractfile("000000002.png")) as image:
+            expected = load(run)("a green cross", seeds=0, **given).images[0]
+            assert image.size == expected.size and image.tobytes() == expected.tobytes()
+    (tmp_path / "photos" / "c.png").unlink()
+    refused = command(*bulk, f"source={tmp_path / 'photos'}", f"out={tmp_path / 'none'}", main=sample)
+    assert refused.code == 2
+    assert "has 2 pictures, prompts_file 3 lines" in refused.err
 
 
 HEAVY = ("pytorch_lightning", "lightning_fabric", "transformers", "huggingface_hub", "sympy", "wandb", "scipy")
@@ -209,7 +288,9 @@ def test_resumed_it_ends_with_the_same_bits_and_its_export_draws_the_same(name, 
     out = tmp_path / "export"
     exported = command(f"checkpoint={whole}", f"out={out}", "formats=[safetensors]", main=export)
     assert exported.code == 0, exported.err
-    assert torch.equal(*(load(each)("a red apple", seeds=range(2)).pixels for each in (whole, out)))
+    photo, mask = a_photo(tmp_path)
+    given = {"source": photo, "mask": mask} if name in TASKS else {}
+    assert torch.equal(*(load(each)("a red apple", range(2), **given).pixels for each in (whole, out)))
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ ROOMS = {  # each knows those above it in this list, and nothing below
     "process": "rank, signals, progress lines, locks and caches of a process",
     "losses": "adversarial, reconstruction, matching, penalties: functions (N, ...) -> (N,)",
     "metrics": "functions of features and images: distances, manifolds, scores; sums over ranks",
+    "tasks": "what an image task starts from: holes, noise, small and grey pictures",
     "networks": "generators, discriminators, encoders, and the blocks that they share",
     "pretrained": "weights that others trained: from a package, a folder, the Hugging Face hub",
     "text": "frozen text encoders with a cache, and a small one that trains",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,22 +17,35 @@ class Condition(NamedTuple):
     Features are float16 as they are stored and loaded, float32 in a step and for sampling.
     mask: (N, L) bool, True where there is a token.
     pooled: (N, D) float, one vector a caption; (N, 0) beside token ids.
+    source: (N, C, h, w) float in [-1, 1], what an image task starts from (`trainer.tasks`); None of text to image.
     """
 
     tokens: Tensor
     mask: Tensor
     pooled: Tensor
+    source: Tensor | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Condition:
+        """With each tensor that it has changed."""
+        parts: list[Any] = [None if part is None else change(part) for part in self]
+        return Condition(*parts)
 
     def rows(self, index: Any) -> Condition:
         """Those of some of the captions."""
-        return Condition(*(part[index] for part in self))
+        return self.map(lambda part: part[index])
 
     def to(self, *args: Any, **kwargs: Any) -> Condition:
-        return Condition(*(part.to(*args, **kwargs) for part in self))
+        return self.map(lambda part: part.to(*args, **kwargs))
 
     def float(self) -> Condition:
         """The same with features as float32; ids stay."""
-        return Condition(*(part.float() if part.is_floating_point() else part for part in self))
+        return self.map(lambda part: part.float() if part.is_floating_point() else part)
+
+    @staticmethod
+    def cat(conditions: Iterable[Condition]) -> Condition:
+        """One of all their captions."""
+        fields: list[Any] = [None if each[0] is None else torch.cat(each) for each in zip(*conditions, strict=True)]
+        return Condition(*fields)
 
 
 @dataclass
@@ -69,7 +83,7 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """The same in memory from which a GPU copies while the host goes on; a DataLoader asks for it."""
-        condition = Condition(*(part.pin_memory() for part in self.condition))
+        condition = self.condition.map(Tensor.pin_memory)
         encoded = None if self.encoded is None else self.encoded.pin_memory()
         return Batch(self.image.pin_memory(), condition, self.caption.pin_memory(), self.position.pin_memory(), encoded)
 

@@ -67,6 +67,7 @@ def evaluate(cfg: DictConfig) -> None:
 def measure(cfg: DictConfig, path: str | Path, device: Any) -> list[Figure]:
     """The figures of one checkpoint, printed and kept."""
     from trainer.evaluation.anchors import with_anchors
+    from trainer.evaluation.classical import compare
     from trainer.evaluation.measures import data_of, measures, studies, table
     from trainer.evaluation.protocol import run_each
     from trainer.runs import results, run_folder
@@ -87,8 +88,11 @@ def measure(cfg: DictConfig, path: str | Path, device: Any) -> list[Figure]:
         found = with_anchors(figures, study, chosen, data.train, data.cache_dir, data.source)
     else:
         found = [figure for some in figures for figure in some]
+    others, beside = compare(study, found, chosen) if cfg.anchors and pipe.sampler.task else ([], "")
     if ranks.rank() == 0:
         print(table(found), flush=True)  # before anything can go wrong with the disk
+        print(beside and f"\n{beside}\n", end="", flush=True)
+        found += others
         path = results.add(folder, found)
         print(f"{pipe.path}, {study.kimg:.1f} kimg; captions {found[0].protocol['captions']}; {path}")
     return found

@@ -36,6 +36,8 @@ class Sampling:
     checkpoint: str = MISSING
     prompts: Any = MISSING
     prompts_file: str | None = None
+    source: str | None = None
+    mask: str | None = None
     seeds: Any = MISSING
     compose: str | None = None
     negative: str | None = None
@@ -62,6 +64,10 @@ def sample(cfg: DictConfig) -> None:
     """Writes a PNG for each prompt and seed and a grid of them, all with their origin in the metadata."""
     if cfg.mode not in (None, "latency", "throughput"):
         raise UserError(f"mode={cfg.mode}: expected latency, throughput or null")
+    if cfg.mask and not cfg.source:
+        raise UserError(f"mask={cfg.mask}: of a picture, and none is given: source=photo.png")
+    if cfg.source and (cfg.interpolate or cfg.prompts_file == "-"):
+        raise UserError(f"source={cfg.source}: with prompts alone; leave out interpolate, and prompts_file=-")
     if cfg.mode == "latency" and cfg.batch_size not in (None, 1):
         raise UserError(f"batch_size={cfg.batch_size}: mode=latency draws each image alone; leave one of them out")
     conditioning = Conditioning(cfg.compose, cfg.negative, cfg.negative_scale, cfg.guidance, cfg.truncation)
@@ -90,16 +96,20 @@ def sample(cfg: DictConfig) -> None:
     from trainer.sampling.files import free_name, make_folder, refuse_others, save
     from trainer.sampling.grids import grid
     from trainer.sampling.pipeline import load, picture
+    from trainer.sampling.sampler import NO_SOURCE
 
     alone = cfg.mode == "latency" or (streamed and cfg.mode is None and cfg.batch_size is None)
     size = 1 if alone else cfg.batch_size
     pipe = load(cfg.checkpoint, cfg.device, size, fixed=alone, compiled=cfg.compile, draws_only=True)
     say_which(pipe.path, Path(cfg.checkpoint))
     said = conditioning.settings()
+    if pipe.sampler.task is not None and cfg.source is None:
+        raise UserError(NO_SOURCE)
     if said:
         pipe = pipe.conditioned(**asdict(conditioning))  # before anything is written: it may not apply
     if wordless and not ends:
-        prompts = [""] if getattr(pipe.text, "wordless", False) else parse_prompts(cfg.prompts, None)
+        without = cfg.source or getattr(pipe.text, "wordless", False)
+        prompts = [""] if without else parse_prompts(cfg.prompts, None)
     name = "_".join([pipe.path.stem, *(slug(f"{key} {value}") for key, value in said.items())])
     folder = Path(cfg.out or run_folder.of(pipe.path) / "samples" / name).expanduser()
     origin = {
@@ -116,6 +126,11 @@ def sample(cfg: DictConfig) -> None:
         from trainer.sampling.interpolation import write
 
         write(pipe, ends, seeds, cfg.steps, folder, origin)
+        return
+    if cfg.source:
+        from trainer.sampling.redrawing import write as redraw
+
+        redraw(pipe, cfg.source, cfg.mask, prompts, seeds, folder, origin)
         return
     pairs = list(itertools.product(prompts, seeds))
     files = [folder / f"{slug(prompt) or 'image'}_seed{seed:04d}.png" for prompt, seed in pairs]

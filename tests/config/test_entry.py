@@ -32,6 +32,9 @@ INSIDE = {
     "discriminator": ("gan", "objective.discriminator"),
     "discriminator=attngan": ("attngan", "objective.discriminator"),  # has as many stages as its generator
     "encoder": ("vae", "objective.autoencoder.encoder"),
+    "generator=unet": ("restoration", "objective.generator"),
+    "generator=residual_sr": ("restoration", "objective.generator"),
+    "task": ("restoration", "objective.generator.task"),
     "generator": ("gan", "objective.generator"),
 }
 

@@ -13,7 +13,7 @@ from trainer.batch import Batch, Condition
 from trainer.losses.adversarial import Hinge, NonSaturating, Relativistic
 from trainer.losses.perceptual import Perceptual
 from trainer.losses.reconstruction import gaussian_nll, l2
-from trainer.networks import attngan, dcgan, progressive, stylegan2, transformer
+from trainer.networks import attngan, dcgan, progressive, stylegan2, transformer, unet
 from trainer.networks.autoencoder import Autoencoder
 from trainer.networks.latent_generator import LatentGenerator
 from trainer.networks.matching import ImageEncoder, Matcher, TextEncoder
@@ -30,6 +30,7 @@ from trainer.objectives.latents import LatentGAN
 from trainer.objectives.matching import DualEncoder
 from trainer.objectives.priors import DallE, MaskGIT
 from trainer.objectives.progressive import Progressive
+from trainer.objectives.restoration import Restoration
 from trainer.objectives.stylegan2 import StyleGAN2
 from trainer.objectives.text_distillation import TextDistillation
 from trainer.objectives.tokenizer import Autoencoding
@@ -37,6 +38,7 @@ from trainer.objectives.vae import VAE
 from trainer.objectives.vae_gan import VAEGAN
 from trainer.objectives.vqgan import VQGAN
 from trainer.strategies.single import Single
+from trainer.tasks.inpainting import Inpainting
 from trainer.text.scratch import TextTransformer
 
 TEXT, LATENT, RESOLUTION, WORDS = 12, 6, 16, 20
@@ -77,7 +79,7 @@ class Reader(nn.Module):
 
     def forward(self, condition):
         tokens = condition.tokens + self.positions
-        return Condition(tokens + self.words(tokens), condition.mask, condition.pooled)
+        return condition._replace(tokens=tokens + self.words(tokens))
 
 
 def make_gan(loss=None, optimizer=None, text=nn.Identity, patches=0, **changes):
@@ -104,6 +106,21 @@ def players(family, text=nn.Identity, optimizer=None, **changes):
         loop["optimizer"] = dict.fromkeys(loop["optimizer"], optimizer)
     changes.setdefault("loss", NonSaturating())
     return {"generator": generator, "discriminator": discriminator, **changes, **loop}
+
+
+def make_restoration(optimizer=None, task=None, generator=None, **changes):
+    """A U-Net that fills holes."""
+    torch.manual_seed(0)
+    task = task or Inpainting()
+    sizes = {"base_channels": 4, "max_channels": 8, "style_channels": 8, "num_downs": 2}
+    generator = generator or unet.Generator(task, RESOLUTION, LATENT, TEXT, nn.Identity(), **sizes)
+    discriminator = dcgan.Discriminator(text=nn.Identity(), head_channels=16, patches=1, **SIZES)
+    networks = ("generator", "discriminator")
+    loop = {"optimizer": dict.fromkeys(networks, optimizer)} if optimizer else {}
+    keys = ("schedule", "clip", "accumulate", "seed")
+    loop |= {k: changes.pop(k) for k in keys if k in changes}
+    changes = {"reconstruction": l2, "loss": NonSaturating(), **changes}
+    return Restoration(generator=generator, discriminator=discriminator, **changes, **loop_arguments(networks, **loop))
 
 
 def make_stylegan2(optimizer=None, text=nn.Identity, group=4, **changes):
@@ -201,9 +218,8 @@ class Known:
 
     def __getitem__(self, index):
         one = [random_batch(1, 1000 + int(i) % self.count) for i in index]
-        rows = [(ids_of(each) if self.of_ids else each).condition for each in one]
-        tokens, mask, pooled = map(torch.cat, zip(*rows, strict=True))
-        return Condition(tokens if self.of_ids else tokens * mask[..., None], mask, pooled)
+        rows = Condition.cat([(ids_of(each) if self.of_ids else each).condition for each in one])
+        return rows if self.of_ids else rows._replace(tokens=rows.tokens * rows.mask[..., None])
 
 
 class GivenText(TextDistillation):

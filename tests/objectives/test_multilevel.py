@@ -54,7 +54,9 @@ def test_every_parameter_is_trained_with_penalties_exact_or_not(finite_differenc
     gan = make(r1=0.1, r2=0.1, finite_difference=finite_difference, matching=1.0)
     before = {name: weight.clone() for name, weight in gan.named_parameters()}
     run(gan, [random_batch(8, 8 * i) for i in range(2)])
-    assert not [name for name, weight in gan.named_parameters() if torch.equal(weight, before[name])]
+    cancels = {"discriminator.unconditional.bias"}  # in every difference of logits: rounding is left, or nothing
+    same = {name for name, weight in gan.named_parameters() if torch.equal(weight, before[name])}
+    assert not same - cancels
     assert gan.logs["discriminator/r1"] >= 0
 
 

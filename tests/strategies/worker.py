@@ -28,6 +28,7 @@ from conftest_objectives import (
     make_maskgit,
     make_matching,
     make_progressive,
+    make_restoration,
     make_stylegan2,
     make_taught_gan,
     make_text_distillation,
@@ -54,6 +55,7 @@ from trainer.strategies.ddp import DDP
 from trainer.strategies.fsdp import FSDP
 from trainer.strategies.single import Single
 from trainer.strategies.zero import ZeRO
+from trainer.tasks.denoising import Denoising
 
 STEPS, GLOBAL_BATCH = 20, 8
 
@@ -170,6 +172,9 @@ OBJECTIVES = {
     # by Adam it is chaotic: one process with weights of 1 + 1e-7 times the size ends 1e-2 elsewhere
     "attngan": partial(make_attngan, SGD, text=Reader, matching=1.0, r1=0.1, penalty_interval=2, **SPLIT),
     "stages": partial(make_attngan, SGD, text=Reader, **TODAY),  # as experiment cgan
+    "inpainting": partial(make_restoration, ADAM, matching=1.0, pixel=3.0),
+    "inpainting+split": partial(make_restoration, ADAM, matching=1.0, r1=0.1, penalty_interval=2, **SPLIT),
+    "denoising": partial(make_restoration, ADAM, task=Denoising(), adversarial=0.0),
     "progressive": partial(make_progressive, ADAM, text=Reader, matching=1.0, r1=0.1, penalty_interval=2, **SPLIT),
     "stylegan2": partial(make_stylegan2, ADAM, text=Reader, r1=0.1, penalty_interval=2, path_length_interval=2),
     "stylegan2+split": partial(

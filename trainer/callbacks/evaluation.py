@@ -14,6 +14,7 @@ from trainer.errors import UserError
 from trainer.evaluation.fidelity import Fidelity
 from trainer.evaluation.protocol import Measure, Study, run
 from trainer.evaluation.reconstruction import Reconstruction
+from trainer.evaluation.similarity import Similarity
 from trainer.process import signals
 from trainer.process.progress import say
 from trainer.runs import results
@@ -29,8 +30,9 @@ class Evaluation(Callback):
 
     backbone, metrics: see `trainer.evaluation.fidelity.Fidelity`; with the default ones `val/fd_effnet`, which is not
     FID. A run that draws nothing, but reconstructs, is measured by its reconstructions: `val/rfd_effnet`, `val/psnr`,
-    `val/ssim`. Sample i has the same caption and latent every time. Compare values of the same data, backbone,
-    num_images and num_references only: the fewer images, the larger the distance, also between two sets of real ones.
+    `val/ssim`; one of an image task by held-out images beside what it makes of their sources. Sample i has the same
+    caption and latent every time. Compare values of the same data, backbone, num_images and num_references only: the
+    fewer images, the larger the distance, also between two sets of real ones.
     The last values of a run go into RUN/metrics.json with their protocol.
 
     A signal breaks a measurement off; the run that goes on makes it before its first step, with the same values.
@@ -91,9 +93,11 @@ class Evaluation(Callback):
             return
         fidelity = Fidelity(self.backbone, data.cache_dir, self.metrics)
         draws = bool(objective.draws_with)
-        self._measures: list[Measure] = [fidelity] if draws else [fidelity, Reconstruction()]
+        sampler = Sampler(objective, data.text, _AT_ONCE)  # one for the run: it remembers conditions of captions
+        likeness = [Similarity()] if sampler.task else [] if draws else [Reconstruction()]
+        self._measures: list[Measure] = [fidelity, *likeness]
         self._study = Study(
-            sampler=Sampler(objective, data.text, _AT_ONCE),  # one for the run: it remembers conditions of captions
+            sampler=sampler,
             references=data.heldout,
             split="heldout",
             num_images=self.num_images,

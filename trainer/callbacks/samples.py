@@ -16,14 +16,15 @@ from trainer.evaluation.protocol import spread
 from trainer.process.progress import best_effort
 from trainer.runs.checkpoint_files import kimg_name
 from trainer.sampling.grids import grid
-from trainer.sampling.sampler import Sampler
+from trainer.sampling.sampler import Sampler, as_pixels
 
 
 class Samples(Callback):
     """A grid of fixed captions and seeds, drawn with the EMA weights, `times` in a run and so at its end.
 
     Half of the captions, as far as there are so many, were never trained on; the grid marks which. Of a run that draws
-    nothing, but reconstructs, held-out images beside what comes back of them.
+    nothing, but reconstructs, held-out images beside what comes back of them; of an image task held-out images, their
+    sources, and two pictures drawn of each.
 
     Writes RUN/samples/kimg000012.800.png and latest.png; to loggers that take them, each image with its caption as
     `samples/images` and, at the end alone, as a table of the first `table_rows` with their seeds as `samples/table`.
@@ -45,15 +46,16 @@ class Samples(Callback):
     def _draw(self, trainer: Trainer, objective: Any) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         sampler = Sampler(objective, data.text)
-        if objective.draws_with:
+        alone = objective.draws_with and sampler.task is None
+        if alone:
             captions = data.fixed_captions(self.num_images)
             images = sampler(captions, range(len(captions)))
         else:
-            images, captions = self._reconstructed(sampler, data)
+            images, captions = self._beside_their_own(sampler, data)
         path = Path(trainer.default_root_dir, "samples", f"{kimg_name(objective.images_seen)}.png")
         temporary = path.with_suffix(".tmp")
         trained_on = set(captions).intersection(data.train.captions)
-        seen = [caption in trained_on for caption in captions] if objective.draws_with else None
+        seen = [caption in trained_on for caption in captions] if alone else None
         with best_effort(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -72,11 +74,21 @@ class Samples(Callback):
                 rows = range(min(self.table_rows, len(captions)))
                 logger.log_sample_table("samples/table", captions[: len(rows)], rows, pictures[: len(rows)], step)
 
-    def _reconstructed(self, sampler: Sampler, data: Any) -> tuple[Tensor, list[str]]:
-        """Held-out images, each beside what comes back of it: pixels (N, 3, H, W) uint8, and captions."""
+    def _beside_their_own(self, sampler: Sampler, data: Any) -> tuple[Tensor, list[str]]:
+        """Held-out images, each beside what comes back of it: pixels (N, 3, H, W) uint8, and captions.
+
+        Of an image task there is what it starts from between them.
+        """
         split = data.heldout if len(data.heldout) else data.train
-        index = spread(len(split), min(self.num_images // 2, len(split)))
+        each = 2 if sampler.task is None else 4
+        index = spread(len(split), min(self.num_images // each, len(split)))
         captions = [split.captions[i] for i in index]
         images = torch.from_numpy(np.stack([split.images[i] for i in index])).permute(0, 3, 1, 2).to(sampler.device)
-        pairs = torch.stack([images, sampler.reconstruct(images, captions)], 1).flatten(0, 1)
-        return pairs, [text for caption in captions for text in (caption, "reconstructed")]
+        if sampler.task is None:
+            shown, words = [images, sampler.reconstruct(images, captions)], ["reconstructed"]
+        else:
+            position = torch.arange(len(index), device=sampler.device)
+            sources = sampler.task(images.float().div(127.5).sub(1), 0, position)
+            drawn = [sampler(captions, range(seed, seed + len(index)), sources) for seed in (0, len(index))]
+            shown, words = [images, as_pixels(sampler.task.start(sources)), *drawn], ["source", "drawn", "another seed"]
+        return torch.stack(shown, 1).flatten(0, 1), [text for caption in captions for text in (caption, *words)]

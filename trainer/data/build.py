@@ -22,7 +22,7 @@ from trainer.errors import UserError
 from trainer.process.progress import Progress
 
 _CHUNK = 512  # images decoded before a write, so memory stays flat for sources of any length
-_CORRUPT = (OSError, SyntaxError, ValueError, EOFError, StructError, Image.DecompressionBombError)
+CORRUPT = (OSError, SyntaxError, ValueError, EOFError, StructError, Image.DecompressionBombError)
 _RECORD = ("key", "captions", "concept", "attributes", "heldout")
 
 
@@ -106,7 +106,7 @@ def _decode(item: Item, resolution: int) -> np.ndarray | Exception:
         return np.asarray(fit(item.load(resolution), resolution))
     except UserError:
         raise
-    except _CORRUPT as error:
+    except CORRUPT as error:
         return error
 
 

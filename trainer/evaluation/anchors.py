@@ -37,8 +37,9 @@ class Pictures:
     def __init__(self, images: Any, numbers: Sequence[int], study: Study):
         self.images, self.numbers, self.seed, self.device = images, numbers, study.seed, study.device
         self.conditioning = study.sampler.conditioning  # of the protocol that the anchors are of
+        self.task = None
 
-    def __call__(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
+    def __call__(self, captions: Sequence[str], seeds: Sequence[int], sources: None = None) -> Tensor:
         pixels = np.stack([self.images[self.numbers[seed - self.seed]] for seed in seeds])
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.device)
 

@@ -20,6 +20,7 @@ from trainer.evaluation.likelihood import Likelihood
 from trainer.evaluation.open_captions import OpenCaptions
 from trainer.evaluation.protocol import Measure, Study
 from trainer.evaluation.reconstruction import Reconstruction
+from trainer.evaluation.similarity import Similarity
 from trainer.evaluation.text import TextMatch
 from trainer.process import ranks
 from trainer.process.progress import say
@@ -32,7 +33,10 @@ from trainer.sampling.pipeline import Pipeline
 from trainer.text.models import FAMILIES
 
 # beside those of a backbone
-OTHERS = ("attributes", "open_captions", "diversity", "reconstruction", "likelihood", "r_precision", "clip_score")
+OTHERS = (
+    *("attributes", "open_captions", "diversity", "reconstruction", "similarity", "likelihood", "r_precision"),
+    "clip_score",
+)
 
 
 def check_split(split: str) -> None:
@@ -72,11 +76,13 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
     scenes = bool(data.heldout.attributes and data.heldout.attributes[0].get("objects"))
     explains = getattr(pipe.objective, "explains_pixels", False)
     draws = None if pipe.objective.draws_with else "a run that draws, not one that reconstructs"
+    alone = draws or (pipe.sampler.task and "a run that draws from captions alone")
     possible = {
         "attributes": draws if scenes else "scenes: data=shapes",
-        "open_captions": draws if scenes else "scenes: data=shapes",
-        "diversity": draws,
+        "open_captions": alone if scenes else "scenes: data=shapes",
+        "diversity": alone,
         "reconstruction": None if hasattr(pipe.objective, "reconstruct") else "an autoencoder",
+        "similarity": None if pipe.objective.draws_with and pipe.sampler.task else "an image task, as inpainting",
         "likelihood": None if explains else "a VAE whose distortion is of pixels",
         "r_precision": draws if cfg.matching or cfg.clip else "matching=RUN of experiment=matching, or clip=...",
         "clip_score": draws if cfg.clip else "clip=openai/clip-vit-base-patch32, or a folder",
@@ -105,9 +111,12 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
         chosen.append(Attributes(data.source.max_objects, data.cache_dir))
     if "open_captions" in wanted:
         chosen.append(OpenCaptions(data.source.max_objects, data.cache_dir))
+    path = cfg.lpips if isinstance(cfg.lpips, str) and cfg.lpips.lower() != "true" else None
+    lpips = vgg.load(path) if cfg.lpips and {"reconstruction", "similarity"} & {*wanted} else None
     if "reconstruction" in wanted:
-        path = cfg.lpips if isinstance(cfg.lpips, str) and cfg.lpips.lower() != "true" else None
-        chosen.append(Reconstruction(vgg.load(path) if cfg.lpips else None))
+        chosen.append(Reconstruction(lpips))
+    if "similarity" in wanted:
+        chosen.append(Similarity(lpips))
     if "likelihood" in wanted:
         chosen.append(Likelihood())
     if "r_precision" in wanted and cfg.matching:

@@ -85,9 +85,21 @@ class Study:
         for numbers in shares(self.num_images, "measured", "reconstructions" if self.reconstructs else "samples"):
             texts = [captions[i] for i in numbers]
             if self.reconstructs:
-                yield numbers, self.sampler.reconstruct(self._pixels(self.chosen[i] for i in numbers), texts)
+                yield numbers, self.sampler.reconstruct(self.originals(numbers), texts)
             else:
-                yield numbers, self.sampler(texts, [self.seed + i for i in numbers])
+                yield numbers, self.sampler(texts, [self.seed + i for i in numbers], self.sources(numbers))
+
+    def originals(self, numbers: Sequence[int]) -> Tensor:
+        """(n, 3, H, W) uint8: the references whose captions, and sources, these samples have."""
+        return self._pixels(self.chosen[i] for i in numbers)
+
+    def sources(self, numbers: Sequence[int]) -> Tensor | None:
+        """What samples of an image task start from (n, C, h, w): their references, as the task takes them."""
+        if self.sampler.task is None:
+            return None
+        images = self.originals(numbers).to(self.device).float().div(127.5).sub(1)
+        sources: Tensor = self.sampler.task(images, self.seed, torch.tensor([*numbers], device=self.device))
+        return sources
 
     def _pixels(self, indices: Iterable[int]) -> Tensor:
         return torch.from_numpy(np.stack([self.references.images[i] for i in indices])).permute(0, 3, 1, 2)

@@ -30,8 +30,8 @@ def write(exported: ExportedProgram, path: Path) -> None:
 class Generator(Runtime):
     """Draws with a model.aot.pt2; UserError if it is no such file, or made for a machine unlike this one."""
 
-    def __init__(self, path: str, latent_channels: int):
-        super().__init__(latent_channels)
+    def __init__(self, path: str, latent_channels: int, task: Any = None, resolution: int = 0):
+        super().__init__(latent_channels, task, resolution)
         if not zipfile.is_zipfile(path):
             raise UserError(f"{path} is no package of AOTInductor, or cut short: {REMEDY}")
         try:

@@ -10,14 +10,14 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from trainer.runs import results, run_folder
-from trainer.runs.export_files import INFER, PAGE, PICTURES, PIECES, PROGRAMS, TOKENIZER, TOKENS, example, of_source
+from trainer.runs.export_files import INFER, PAGE, PICTURES, PIECES, PROGRAMS, TOKENIZER, TOKENS, example, of_source, task_of
 
 LICENSE = "unknown"  # the hub's word for it
 LOADING = """## Use
 
 ```python
 from trainer import load
-load("THIS FOLDER OR ID")({prompt}, seeds=range(4)).grid()
+load("THIS FOLDER OR ID")({prompt}, seeds=range(4){source}).grid()
 ```"""
 CODE = {
     "model.onnx": """import onnxruntime
@@ -50,7 +50,8 @@ def model_card(
     )
     parts = [f"---\n{front.to_yaml()}\n---", f"# {plain(config['name'])}", about(config, kimg)]
     parts += [f"![samples]({PICTURES})"] if pictures else []
-    parts += [LOADING.format(prompt=json.dumps(example(config), ensure_ascii=False))]
+    source_of = ', source="photo.png"' if task_of(config.get("objective")) else ""
+    parts += [LOADING.format(prompt=json.dumps(example(config), ensure_ascii=False), source=source_of)]
     parts += [f"`{PAGE}` draws in a browser, without a server."] if page else []
     parts += [*(program(name, each) for name, each in sorted(settings.get("programs", {}).items()))]
     parts += [table] if source and (table := results_table(source)) else []

@@ -10,6 +10,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from trainer.errors import UserError
 from trainer.exports import card, web
 from trainer.exports.generator import KEPT, TrainedGenerator
 from trainer.exports.making import Programs
@@ -70,6 +71,8 @@ def write_beside_onnx(
     for each in (INFER, PAGE):
         (out / each).unlink(missing_ok=True)  # of an earlier export
     encoder = config["text"]["encoder"]
+    if "source" in entry["inputs"]:
+        return [f"{PAGE}: it draws from prompts alone, and this model starts from a picture"] if page else []
     if not entry["encoder"] and encoder["_target_"] != TOKENS:
         return [f"{PAGE}: this model reads no {TOKENIZER}, by which a page reads prompts"] if page else []
     shutil.copy(Path(__file__).with_name(INFER), out)
@@ -100,6 +103,8 @@ def write_pictures(cfg: DictConfig, path: Path, out: Path, drawing: TrainedGener
     if cfg.prompts:
         captions = [prompt for prompt in cfg.prompts for _ in range(4)]
         sampler = Sampler(drawing, instantiate(drawing.config["text"]["encoder"], _convert_="all"))
+        if sampler.task is not None:
+            raise UserError("prompts: this model starts from a picture; leave them out, the grid is that of its run")
         grid(sampler(captions, [*range(4)] * len(cfg.prompts)), captions, 4).save(out / PICTURES)
         return
     for found in (path.parent.parent / "samples" / "latest.png", path.parent / PICTURES):

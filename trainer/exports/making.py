@@ -24,11 +24,12 @@ from torch.export import ExportedProgram
 from trainer import noise
 from trainer.batch import Condition
 from trainer.errors import UserError
-from trainer.exports.program import FromFeatures, FromIds, exported, inputs, reason
+from trainer.exports.program import WITHOUT_TOKENS, FromFeatures, FromIds, exported, inputs, reason
 from trainer.exports.text import Encoder, included
 from trainer.networks.worded import WordedGenerator
 from trainer.process.progress import EVERY_SECONDS, say
-from trainer.runs.export_files import PROGRAMS, TOKENIZER
+from trainer.runs.export_files import PROGRAMS, TOKENIZER, task_of
+from trainer.tasks.examples import examples
 from trainer.text.pretrained import Pretrained
 
 BOUND = 1e-4  # of a value in [-1, 1]: 0.013 of the 255 grey levels, so a rounded image differs by at most one
@@ -57,7 +58,7 @@ class Programs:
     """
 
     def __init__(self, generator: nn.Module, config: dict[str, Any], folder: Path, with_text: bool):
-        self.generator, self.folder = generator, folder
+        self.generator, self.config, self.folder = generator, config, folder
         self.entries: dict[str, dict[str, Any]] = {}
         self.failed: list[str] = []
         device = next(chain(generator.parameters(), generator.buffers())).device
@@ -97,6 +98,7 @@ class Programs:
         path = self.folder / PROGRAMS[format_name]
         module = import_module(f"trainer.exports.{format_name}")
         node = {"_target_": f"{module.__name__}.Generator", "latent_channels": self.generator.latent_channels}
+        node |= task_of(self.config["objective"])
         began = time.monotonic()
         try:
             with patience(f"export: writing {path.name}"), quiet():
@@ -144,7 +146,8 @@ def batches(generator: Any, encoder: Any, device: torch.device) -> Batches:
     rows = [encoder([caption]) for caption in getattr(encoder, "classes", None) or CAPTIONS]
     found = []
     for size in BATCHES:
-        condition = Condition(*(torch.cat([part] * size)[:size] for part in map(torch.cat, zip(*rows, strict=True))))
+        condition = Condition.cat(rows * size).rows(slice(size))
+        condition = condition._replace(source=examples(generator, torch.arange(size)))
         latent = noise.normal(0, "export", torch.arange(size), generator.latent_channels)
         found.append((latent.to(device), condition.to(device)))
     return found
@@ -158,7 +161,7 @@ def largest(images: Tensor, expected: Tensor) -> float:
 def describe_input(name: str, example: Tensor, open_tokens: bool) -> str:
     """Shape and type of an input, with N images and at most so many tokens."""
     most = "L <= " if open_tokens else ""
-    tokens = [] if name in ("latent", "pooled") else [f"{most}{example.shape[1]}"]
+    tokens = [] if name in WITHOUT_TOKENS else [f"{most}{example.shape[1]}"]
     sizes = ["N", *tokens, *map(str, example.shape[1 + len(tokens) :])]
     return f"({', '.join(sizes)}) {str(example.dtype).removeprefix('torch.')}"
 

@@ -108,8 +108,8 @@ def forget_sources(model: Any) -> None:
 class Generator(Runtime):
     """Draws with a model.onnx, on a GPU where onnxruntime has one, else on as many threads as PyTorch would take."""
 
-    def __init__(self, path: str, latent_channels: int):
-        super().__init__(latent_channels)
+    def __init__(self, path: str, latent_channels: int, task: Any = None, resolution: int = 0):
+        super().__init__(latent_channels, task, resolution)
         require("onnxruntime")
         import onnxruntime
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,35 +12,41 @@ from torch.export import Dim, ExportedProgram
 from trainer.batch import Condition
 
 MAX_IMAGES = 4096  # at once
+WITHOUT_TOKENS = ("latent", "pooled", "source")
 
 
 class FromFeatures(nn.Module):
-    """(latent (N, Z), tokens (N, L, D), mask (N, L) bool, pooled (N, D)) to images (N, 3, H, W) in [-1, 1]."""
+    """(latent (N, Z), tokens (N, L, D), mask (N, L) bool, pooled (N, D)[, source]) to images (N, 3, H, W)."""
 
     def __init__(self, generator: nn.Module):
         super().__init__()
         self.generator = generator
 
-    def forward(self, latent: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor) -> Tensor:
-        return self.generator(latent, Condition(tokens, mask, pooled))
+    def forward(
+        self, latent: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor, source: Tensor | None = None
+    ) -> Tensor:
+        return self.generator(latent, Condition(tokens, mask, pooled, source))
 
 
 class FromIds(nn.Module):
-    """(latent (N, Z), input_ids (N, L) int64, attention_mask (N, L) int64) to images (N, 3, H, W) in [-1, 1]."""
+    """(latent (N, Z), input_ids and attention_mask (N, L) int64[, source]) to images (N, 3, H, W) in [-1, 1]."""
 
     def __init__(self, generator: nn.Module):
         super().__init__()
         self.generator = generator
 
-    def forward(self, latent: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return self.generator(latent, Condition(input_ids, attention_mask > 0, latent[:, :0]))
+    def forward(
+        self, latent: Tensor, input_ids: Tensor, attention_mask: Tensor, source: Tensor | None = None
+    ) -> Tensor:
+        return self.generator(latent, Condition(input_ids, attention_mask > 0, latent[:, :0], source))
 
 
 def inputs(latent: Tensor, condition: Condition) -> dict[str, Tensor]:
     """What a program takes, by name, in order."""
-    if condition.tokens.is_floating_point():
-        return {"latent": latent, **condition._asdict()}
-    return {"latent": latent, "input_ids": condition.tokens, "attention_mask": condition.mask.long()}
+    text = {"tokens": condition.tokens, "mask": condition.mask, "pooled": condition.pooled}
+    if not condition.tokens.is_floating_point():
+        text = {"input_ids": condition.tokens, "attention_mask": condition.mask.long()}
+    return {"latent": latent, **text, **({} if condition.source is None else {"source": condition.source})}
 
 
 def exported(program: nn.Module, example: dict[str, Tensor], open_tokens: bool) -> ExportedProgram:
@@ -50,7 +57,7 @@ def exported(program: nn.Module, example: dict[str, Tensor], open_tokens: bool) 
     images = Dim("N", min=1, max=MAX_IMAGES)
     width = next(each.shape[1] for name, each in example.items() if name in ("tokens", "input_ids"))
     tokens = {1: Dim("L", min=1, max=width)} if open_tokens else {}
-    shapes = {name: {0: images, **(tokens if name not in ("latent", "pooled") else {})} for name in example}
+    shapes = {name: {0: images, **(tokens if name not in WITHOUT_TOKENS else {})} for name in example}
     with torch.no_grad():
         return torch.export.export(program, tuple(example.values()), dynamic_shapes=shapes, strict=False)
 
@@ -58,12 +65,15 @@ def exported(program: nn.Module, example: dict[str, Tensor], open_tokens: bool) 
 class Runtime(nn.Module, ABC):
     """A generator that draws with a file's program in the place of a network: (latent, Condition) -> images.
 
+    task, resolution: of an image task, as its network has them.
+
     It takes and gives tensors on any device, whichever one the program runs on.
     """
 
-    def __init__(self, latent_channels: int):
+    def __init__(self, latent_channels: int, task: Any = None, resolution: int = 0):
         super().__init__()
         self.latent_channels = latent_channels
+        self.task, self.resolution = task, resolution
         self.register_buffer("place", torch.empty(0), persistent=False)  # tells the sampler which device it is on
 
     @abstractmethod

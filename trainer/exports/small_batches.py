@@ -75,7 +75,7 @@ class SmallBatches:
         length = self.longest if length <= self.longest else length
         if length not in self.programs:
             with torch.inference_mode(False), torch.no_grad(), unpatched(self.network):
-                self.programs[length] = self._learn(latent.clone(), Condition(*(each.clone() for each in condition)))
+                self.programs[length] = self._learn(latent.clone(), condition.map(torch.clone))
         return self.programs[length]
 
     def _learn(self, latent: Tensor, condition: Condition) -> nn.Module | None:

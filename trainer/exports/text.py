@@ -54,7 +54,7 @@ class Encoder(nn.Module):
             each.clamp(-FLOAT16_MAX, FLOAT16_MAX).half().float()
             for each in (output.last_hidden_state * mask[..., None], self.pool(output, mask))
         )
-        return Condition(tokens, mask, pooled)
+        return condition._replace(tokens=tokens, mask=mask, pooled=pooled)
 
 
 def frozen(encoder: Pretrained) -> tuple[Encoder, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +21,8 @@ def write(exported: ExportedProgram, path: Path) -> None:
 class Generator(Runtime):
     """Draws with a model.pt2; UserError if it is no such file, or of a PyTorch that this one does not read."""
 
-    def __init__(self, path: str, latent_channels: int):
-        super().__init__(latent_channels)
+    def __init__(self, path: str, latent_channels: int, task: Any = None, resolution: int = 0):
+        super().__init__(latent_channels, task, resolution)
         try:
             self.exported = torch.export.load(path)
         except Exception as error:  # zip, JSON and schema errors of many kinds

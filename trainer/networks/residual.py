@@ -24,6 +24,19 @@ from trainer.networks.layers import (
 READING = (8, 16)  # feature maps at which pixels read words
 
 
+class Block(nn.Module):
+    """x + two modulated 3x3 convolutions: (N, C, h, w), (N, S) -> (N, C, h, w)."""
+
+    def __init__(self, channels: int, style_channels: int):
+        super().__init__()
+        self.norm1, self.norm2 = (ModulatedNorm(channels, style_channels) for _ in range(2))
+        self.conv1, self.conv2 = (nn.Conv2d(channels, channels, kernel_size=3, padding=1) for _ in range(2))
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        out = self.conv1(F.silu(self.norm1(x, style)))
+        return x + self.conv2(F.silu(self.norm2(out, style)))
+
+
 class UpBlock(nn.Module):
     """(N, in, H, W) -> (N, out, 2H, 2W): skip + two modulated 3x3 convolutions."""
 

@@ -24,6 +24,7 @@ class WordedGenerator(nn.Module):
         self.generator = generator.requires_grad_(False)
         self.latent_channels = int(self.generator.latent_channels)
         self.chooses = getattr(generator, "chooses", False)
+        self.task = getattr(generator, "task", None)
 
     def train(self, mode: bool = True) -> WordedGenerator:
         super().train(mode)

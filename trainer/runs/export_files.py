@@ -74,12 +74,21 @@ def settings(path: Path, draws_only: bool = False) -> dict[str, Any]:
     kind = next(each for each, name in PROGRAMS.items() if name == path.name)
     latent_channels = int(program["generator"]["latent_channels"])
     generator = {"_target_": f"trainer.exports.{kind}.Generator", "latent_channels": latent_channels, "path": str(path)}
-    config["objective"] = {"_target_": TRAINED, "generator": generator}
+    config["objective"] = {"_target_": TRAINED, "generator": generator | task_of(saved["config"]["objective"])}
     if program["encoder"]:
         max_tokens = int(program["encoder"]["max_tokens"])
         encoder = {"_target_": TOKENS, "max_tokens": max_tokens, "path": str(path.with_name(TOKENIZER))}
         config["text"] = config["text"] | {"encoder": encoder}
     return saved | {"config": config}
+
+
+def task_of(node: Any) -> dict[str, Any]:
+    """`task` and `resolution` of the network, of an image task, that a configuration builds; {} of text to image."""
+    if not isinstance(node, dict):
+        return {}
+    if "task" in node:
+        return {key: node[key] for key in ("task", "resolution")}
+    return next(filter(None, map(task_of, node.values())), {})
 
 
 def without_paths(config: dict[str, Any]) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def pad_rows(latents: Tensor, condition: Condition, size: int) -> tuple[Tensor, 
 
 def truncate_tokens(condition: Condition, length: int) -> Condition:
     """The first `length` tokens of each caption."""
-    return Condition(condition.tokens[:, :length], condition.mask[:, :length], condition.pooled)
+    return condition._replace(tokens=condition.tokens[:, :length], mask=condition.mask[:, :length])
 
 
 def leaves(network: nn.Module) -> Iterator[nn.Module]:

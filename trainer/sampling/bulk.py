@@ -114,6 +114,7 @@ def work(cfg: DictConfig, plan: shards.Plan, folder: Path, device: str | None, c
     """One process's share."""
     import torch
 
+    from trainer.sampling.given import Given
     from trainer.sampling.pipeline import load
 
     if device is None and torch.cuda.is_available():
@@ -124,15 +125,18 @@ def work(cfg: DictConfig, plan: shards.Plan, folder: Path, device: str | None, c
     sampler = pipe.sampler
     sampler.fixed |= is_program(pipe.path)  # another runtime may round otherwise at another size, at 16 rows as at 1
     sampler.keep_bits()
+    given = Given.of(pipe, plan, cfg.source, cfg.mask)
     kernels: dict[str, Any] = {"device": sampler.device.type, "same": SAME["fixed" if sampler.fixed else "cpu"]}
     if sampler.fixed:
         kernels |= {"batch_size": sampler.batch_size, "compile": bool(cfg.compile)}
+    kernels |= given.settings() if given else {}
     shards.agree(folder, {"checkpoint": digest(pipe.path), **plan.settings(), **kernels, **conditioning.settings()})
     rank, count = ranks.rank(), math.prod(ranks.launcher_size() or (1,))
-    if cfg.batch_size is None and not sampler.fixed:
+    if cfg.batch_size is None and not sampler.fixed and given is None:
         share = len(shards.missing(plan, folder)) * plan.images_per_file // count
         sampler.batch_size = fastest(sampler, [prompt for _, prompt in plan.lines[:LARGEST]], share)
-    drawn, seconds = shards.draw(pipe, plan, folder, rank / count, tell=rank == 0)
+    drawn_of = given.draw if given else None
+    drawn, seconds = shards.draw(pipe, plan, folder, rank / count, tell=rank == 0, drawn_of=drawn_of)
     left = len(shards.missing(plan, folder))
     state = "all files are there" if not left else f"{left} files not yet there"
     done = f"{drawn} images in {seconds:.2f} s, {drawn / seconds:.1f} images/s"

@@ -77,7 +77,7 @@ class Conditioning:
             rows, weights = encoded.rows(slice(begin, begin + len(each))), torch.tensor([weight for _, weight in each])
             found.append(mixed(rows, weights[None]) if self.compose == "mean" else joined(rows, weights))
             begin += len(each)
-        return Condition(*(torch.cat(fields) for fields in zip(*found, strict=True)))
+        return Condition.cat(found)
 
     def require(self, config: dict[str, Any], wordless: bool) -> None:
         """UserError where a run of this configuration, or one that reads no captions, cannot be drawn so."""

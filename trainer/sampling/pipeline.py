@@ -17,7 +17,7 @@ from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.runs import allowlist, checkpoint
 from trainer.runs.export_files import is_program
-from trainer.sampling import runtime
+from trainer.sampling import runtime, sources
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.grids import grid
 from trainer.sampling.interpolation import paths
@@ -76,21 +76,37 @@ class Pipeline:
         """
         return Pipeline(self.path, self.sampler.conditioned(Conditioning(**settings)))
 
-    def __call__(self, prompts: str | Sequence[str], seeds: int | Sequence[int] = 0, **conditioning: Any) -> Samples:
+    def __call__(
+        self,
+        prompts: str | Sequence[str],
+        seeds: int | Sequence[int] = 0,
+        source: Image.Image | str | Path | None = None,
+        mask: Image.Image | str | Path | None = None,
+        **conditioning: Any,
+    ) -> Samples:
         """Every prompt with every seed. A seed is the same image each time, whatever else is drawn with it.
 
-        The prompt of a model without text is "". conditioning: as of `conditioned`.
+        The prompt of a model without text is "". source: the picture that a run of an image task starts from, of any
+        size, where "" is a prompt, too; mask: as large, white where inpainting fills it. conditioning: as of
+        `conditioned`.
+
+        >>> pipe("a red star", source="photo.png", mask="mask.png").images[0]
         """
         if conditioning:
-            return self.conditioned(**conditioning)(prompts, seeds)
+            return self.conditioned(**conditioning)(prompts, seeds, source, mask)
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         seeds = [seeds] if isinstance(seeds, int) else [int(seed) for seed in seeds]
-        wordless = getattr(self.text, "wordless", False)
+        wordless = getattr(self.text, "wordless", False) or source is not None
         if not prompts or not seeds or not all(isinstance(p, str) and (wordless or p.strip()) for p in prompts):
             raise UserError(f"prompts={prompts}, seeds={seeds}: expected at least one of each, and no empty prompt")
         each_prompt = [prompt for prompt in prompts for _ in seeds]
         each_seed = seeds * len(prompts)
-        return Samples(self.sampler(each_prompt, each_seed), each_prompt, each_seed, columns=len(seeds))
+        if source is None:
+            pixels = self.sampler(each_prompt, each_seed)
+        else:
+            same = [sources.read(source, mask)] * len(each_seed)
+            pixels = torch.stack(sources.redraw(self.sampler, same, each_prompt, each_seed))
+        return Samples(pixels, each_prompt, each_seed, columns=len(seeds))
 
     def interpolate(
         self, captions: str | Sequence[str], seeds: int | Sequence[int] = 0, steps: int = 8, **conditioning: Any
@@ -106,7 +122,7 @@ class Pipeline:
         numbers = [seeds] if isinstance(seeds, int) else [int(seed) for seed in seeds]
         rows = list(paths(self.sampler, names, numbers, steps))
         latents, conditions, labels = zip(*rows, strict=True)
-        condition = Condition(*(torch.cat(parts) for parts in zip(*conditions, strict=True)))
+        condition = Condition.cat(conditions)
         return self.draw(torch.cat(latents), condition, list(itertools.chain(*labels)), columns=steps)
 
     def stream(self, prompts: Iterable[str], seeds: Iterable[int]) -> Iterator[tuple[str, int, Image.Image]]:

@@ -115,7 +115,7 @@ def has_cpp_compiler() -> bool:
 def cast(value: Tensor | Condition, kind: torch.dtype) -> Any:
     """Floats of a latent or condition in another precision; masks and token ids stay."""
     if isinstance(value, Condition):
-        return Condition(*(cast(part, kind) for part in value))
+        return value.map(lambda part: cast(part, kind))
     return value.to(kind) if value.is_floating_point() else value
 
 

@@ -16,11 +16,14 @@ from trainer.errors import UserError
 from trainer.sampling.batch_invariance import FULL, TOKENS, SameBits, pad_rows, padded_batch_size
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.features import resized
+from trainer.tasks.examples import examples
 
 SEED = 0  # a sampling seed means the same latent in every run, whatever seed that was trained with
 WINDOW = 1024  # rows that are ordered by the length of their captions, so that a batch has few pads
 REMEMBERED = 4096  # captions
 PLAIN = Conditioning()
+NO_TASK = "source: this run draws from captions alone; leave it out, or give a run of inpainting, denoising, ..."
+NO_SOURCE = "a run of an image task starts from a picture: source=photo.png, or a folder of them"
 
 
 class Sampler:
@@ -50,25 +53,40 @@ class Sampler:
         self.device = next(itertools.chain(objective.parameters(), objective.buffers())).device
         self.batch_size = batch_size or (FULL if self.device.type == "cpu" else 64)
         self.fixed = fixed or self.device.type != "cpu" or any(map(is_compiled, objective.modules()))
-        self._network: Any = objective.get_submodule(objective.draws_with)
-        if conditioning.truncation is not None and not hasattr(self._network, "truncation"):
+        self.network: Any = objective.get_submodule(objective.draws_with)
+        if conditioning.truncation is not None and not hasattr(self.network, "truncation"):
             raise UserError(
-                f"truncation={conditioning.truncation}: {type(self._network).__name__} has no styles to be truncated; "
+                f"truncation={conditioning.truncation}: {type(self.network).__name__} has no styles to be truncated; "
                 "leave it out, or give a run of stylegan2 or stylevae"
             )
-        self._modules = [*self._network.modules()]
-        self._same_bits = SameBits(objective, self._draw, always=getattr(self._network, "chooses", False))
+        self._modules = [*self.network.modules()]
+        self._same_bits = SameBits(objective, self._draw, always=getattr(self.network, "chooses", False))
         self._conditions: dict[str, Condition] = {}  # the newest last
         self._unconditional: Condition | None = None
         self._others: dict[Conditioning, Sampler] = {}
 
-    def __call__(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        """(N, 3, H, W) uint8 on the objective's device: image i of caption i and seed i (any int64)."""
+    def __call__(self, captions: Sequence[str], seeds: Sequence[int], sources: Tensor | None = None) -> Tensor:
+        """(N, 3, H, W) uint8 on the objective's device: image i of caption i and seed i (any int64).
+
+        sources: (N, C, h, w) of a run of an image task, one for each image; UserError without them there.
+        """
         if len(captions) != len(seeds) or not captions:
             raise UserError(
                 f"{len(captions)} captions and {len(seeds)} seeds: expected one seed a caption, at least one"
             )
-        return self._in_parts(len(captions), lambda part: (self.latents(seeds[part]), self.conditions(captions[part])))
+        if (sources is None) != (self.task is None):
+            raise UserError(NO_SOURCE if sources is None else NO_TASK)
+
+        def inputs(part: slice) -> tuple[Tensor, Condition]:
+            condition = self.conditions(captions[part])
+            return self.latents(seeds[part]), condition if sources is None else condition._replace(source=sources[part])
+
+        return self._in_parts(len(captions), inputs)
+
+    @property
+    def task(self) -> Any:
+        """What a source is (`trainer.tasks`); None of text to image."""
+        return getattr(self.network, "task", None)
 
     def draw(self, latents: Tensor, condition: Condition) -> Tensor:
         """The same of latents (N, latent_channels) and N conditions that need not be of any seed or caption."""
@@ -106,7 +124,7 @@ class Sampler:
         self._conditions |= known
         for caption in list(self._conditions)[:-REMEMBERED]:
             del self._conditions[caption]
-        return Condition(*(torch.cat([known[c][part] for c in captions]) for part in range(len(Condition._fields))))
+        return Condition.cat([known[caption] for caption in captions])
 
     def conditioned(self, conditioning: Conditioning) -> Sampler:
         """One that draws with the same network, and remembers what it learned of it; the same one each time."""
@@ -126,7 +144,7 @@ class Sampler:
         if self.fixed:
             return False
         for count in (1, 2, 4, 8):
-            self(["a"] * count, range(count))
+            self(["a"] * count, range(count), examples(self.network, torch.arange(count)))
         return self._same_bits.exact
 
     def keep_bits(self) -> None:
@@ -176,11 +194,11 @@ class Sampler:
         """(N, 3, H, W) in [-1, 1]."""
         if self.conditioning.truncation is None:
             return self._guided(latents, condition)
-        self._network.truncation = self.conditioning.truncation
+        self.network.truncation = self.conditioning.truncation
         try:
             return self._guided(latents, condition)
         finally:
-            self._network.truncation = 1.0
+            self.network.truncation = 1.0
 
     def _guided(self, latents: Tensor, condition: Condition) -> Tensor:
         scale = self.conditioning.guidance
@@ -192,6 +210,7 @@ class Sampler:
         if self._unconditional.mask[:, length:].any():
             condition, length = resized(condition, self._unconditional.mask.shape[1]), self._unconditional.mask.shape[1]
         unconditional = resized(self._unconditional, length).rows([0] * len(latents))
+        unconditional = unconditional._replace(source=condition.source)
         return self.objective.guided(latents, condition, unconditional, scale)
 
 

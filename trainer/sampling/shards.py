@@ -15,8 +15,9 @@ import os
 import socket
 import tarfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,14 @@ from trainer.process.locks import acquire
 from trainer.process.progress import Progress
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from trainer.sampling.pipeline import Pipeline
 
 SETTINGS = "sampling.json"
 AT_ONCE = 256  # images in memory, as pixels
 Row = tuple[int, str, int]  # line, prompt, seed
+DrawRows = Callable[[Sequence[Row]], "Iterable[Tensor]"]
 
 
 @dataclass(frozen=True)
@@ -113,10 +117,13 @@ def name(number: int) -> str:
     return f"{number:05}.tar"
 
 
-def draw(pipe: Pipeline, plan: Plan, folder: Path, first: float = 0.0, tell: bool = True) -> tuple[int, float]:
+def draw(
+    pipe: Pipeline, plan: Plan, folder: Path, first: float = 0.0, tell: bool = True, drawn_of: DrawRows | None = None
+) -> tuple[int, float]:
     """Draws files until all are there or others' work; how many images, and seconds.
 
     first: where among the missing ones to begin, as a part of them: processes then seldom meet. tell: on stderr.
+    drawn_of: images of rows; None for those of their prompts and seeds.
     """
     claims = folder / ".claims"
     claims.mkdir(exist_ok=True)
@@ -131,7 +138,7 @@ def draw(pipe: Pipeline, plan: Plan, folder: Path, first: float = 0.0, tell: boo
                 if not is_mine or (folder / name(number)).exists():
                     continue
                 others = (plan.num_files - len(missing(plan, folder))) * plan.images_per_file
-                for count in write(pipe, plan, folder, number):
+                for count in write(plan, folder, number, drawn_of or partial(of_prompts, pipe)):
                     progress(min(others + count, len(plan)))
                 drawn += count
     return drawn, time.monotonic() - began
@@ -151,7 +158,12 @@ def claim(file: Path) -> Iterator[bool]:
         yield True
 
 
-def write(pipe: Pipeline, plan: Plan, folder: Path, number: int) -> Iterator[int]:
+def of_prompts(pipe: Pipeline, rows: Sequence[Row]) -> Iterable[Tensor]:
+    """Images (3, H, W) uint8 of rows."""
+    return pipe.sampler([prompt for _, prompt, _ in rows], [seed for _, _, seed in rows]).cpu()
+
+
+def write(plan: Plan, folder: Path, number: int, drawn_of: DrawRows) -> Iterator[int]:
     """Draws a file; yields how many of its images are done. Its bytes hang on the plan and the pixels alone."""
     from trainer.sampling.pipeline import picture
 
@@ -161,7 +173,7 @@ def write(pipe: Pipeline, plan: Plan, folder: Path, number: int) -> Iterator[int
         with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for start in range(0, len(rows), AT_ONCE):
                 part = rows[start : start + AT_ONCE]
-                images = pipe.sampler([prompt for _, (_, prompt, _) in part], [seed for _, (_, _, seed) in part]).cpu()
+                images = drawn_of([row for _, row in part])
                 for (image, (line, prompt, seed)), pixels in zip(part, images, strict=True):
                     png = io.BytesIO()
                     picture(pixels).save(png, "PNG", compress_level=1)  # drawing should not wait for zlib

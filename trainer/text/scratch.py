@@ -127,4 +127,4 @@ class TextTransformer(nn.Module):
         mask = condition.mask[..., None]
         x = self.norm(x) * mask
         pooled = self.pooled(x.sum(1) / condition.mask.sum(1, keepdim=True))
-        return Condition(self.tokens(x) * mask, condition.mask, pooled)
+        return condition._replace(tokens=self.tokens(x) * mask, pooled=pooled)

@@ -22,6 +22,7 @@ from trainer.evaluation.protocol import spread
 from trainer.exports.small_batches import SmallBatches
 from trainer.sampling.runtime import stored
 from trainer.sampling.sampler import Sampler
+from trainer.tasks.examples import examples
 
 # passes that change how a network runs, and are applied again at every load; whether images stay, within a grey level
 ONNXRUNTIME = "trainer.exports.small_batches.onnxruntime"
@@ -131,7 +132,7 @@ class Bench:
     def batch(self, count: int) -> Inputs:
         """A batch of any size, of the inputs again and again."""
         latents = torch.cat([latent for latent, _ in self.inputs])
-        condition = Condition(*map(torch.cat, zip(*(each for _, each in self.inputs), strict=True)))
+        condition = Condition.cat(each for _, each in self.inputs)
         index = torch.arange(count, device=latents.device) % len(latents)
         return latents[index], condition.rows(index)
 
@@ -141,6 +142,7 @@ def calibration(sampler: Sampler, captions: Sequence[str], count: int) -> list[I
     chosen = [captions[i] for i in spread(len(captions), max(ROWS, count))]
     latents = noise.normal(0, "calibration", torch.arange(len(chosen)), sampler.objective.latent_channels)
     conditions = sampler.conditions(chosen)
+    conditions = conditions._replace(source=examples(sampler.network, torch.arange(len(chosen))))
     longest = int(conditions.mask.sum(1).max())  # what is drawn has no more pads either
     conditions = conditions._replace(tokens=conditions.tokens[:, :longest], mask=conditions.mask[:, :longest])
     parts = [slice(i, i + ROWS) for i in range(0, len(chosen) - ROWS + 1, ROWS)]

@@ -62,8 +62,8 @@ def from_ids(pipe: Pipeline, student: Pipeline) -> Pipeline:
     encoder = instantiate(pipe.config["text"]["encoder"])
     module, tokenizer = frozen(encoder)
     theirs = tokenizer(list(CAPTIONS), truncation=True, max_length=encoder.max_tokens)["input_ids"]
-    ids, mask, _ = student.text(CAPTIONS)
-    if theirs != [row[known].tolist() for row, known in zip(ids, mask, strict=True)]:
+    own = student.text(CAPTIONS)
+    if theirs != [row[known].tolist() for row, known in zip(own.tokens, own.mask, strict=True)]:
         raise UserError(f"reference={pipe.path} reads captions as other tokens than {student.path}: give its teacher")
     drawing: Any = TrainedGenerator(WordedGenerator(module, generator_of(pipe)).eval().requires_grad_(False))
     drawing.config = pipe.config | {"text": student.config["text"]}

@@ -1,0 +1,109 @@
+"""Networks that start from a picture: shapes, gradients, no sample that sees another, and what they keep."""
+
+import pytest
+import torch
+from torch import nn
+
+from trainer.batch import Condition
+from trainer.networks import residual_sr, unet
+from trainer.tasks.colorization import Colorization
+from trainer.tasks.denoising import Denoising
+from trainer.tasks.examples import examples
+from trainer.tasks.inpainting import Inpainting
+from trainer.tasks.super_resolution import SuperResolution
+
+CASES = {
+    "inpainting": (unet, Inpainting()),
+    "denoising": (unet, Denoising()),
+    "colorization": (unet, Colorization()),
+    "enlarging": (unet, SuperResolution()),
+    "x2": (residual_sr, SuperResolution()),
+    "x4": (residual_sr, SuperResolution(scale=4)),
+}
+
+
+TEXT = 24
+
+
+def make_condition(count, length=6):
+    draw = torch.Generator().manual_seed(1)
+    mask = torch.arange(length)[None] < torch.arange(1, count + 1).clamp(max=length)[:, None]
+    tokens = torch.randn(count, length, TEXT, generator=draw)
+    return Condition(tokens, mask, torch.randn(count, TEXT, generator=draw))
+
+
+def latents(network, count):
+    return torch.randn(count, network.latent_channels)
+
+
+def make(family, task):
+    torch.manual_seed(0)
+    sizes = {"base_channels": 8, "max_channels": 32} if family is unet else {"channels": 16, "depth": 2}
+    network = family.Generator(task, resolution=32, latent_channels=8, text_channels=TEXT, text=nn.Identity(), **sizes)
+    for name, parameter in network.named_parameters():  # zero-initialised branches would hide a missing gradient
+        if name.endswith(("out.weight", "image.weight")):
+            nn.init.normal_(parameter, std=0.05)
+    return network
+
+
+def condition_of(network, count):
+    return make_condition(count)._replace(source=examples(network, torch.arange(count)))
+
+
+@pytest.mark.parametrize(("family", "task"), CASES.values(), ids=CASES)
+def test_it_begins_as_the_tasks_start(family, task):
+    torch.manual_seed(0)
+    network = family.Generator(task, 32, latent_channels=8, text_channels=TEXT, text=nn.Identity())
+    condition = condition_of(network, 3)
+    images = network(latents(network, 3), condition)
+    expected = task.keep(task.start(condition.source), condition.source)
+    torch.testing.assert_close(images, expected.clamp(-1, 1), atol=0.2, rtol=0)  # its bias is no zero
+    assert images.shape == (3, 3, 32, 32)
+
+
+@pytest.mark.parametrize(("family", "task"), CASES.values(), ids=CASES)
+def test_every_parameter_gets_a_gradient_and_no_sample_sees_another(family, task):
+    network = make(family, task)
+    condition = condition_of(network, 4)
+    condition.source.requires_grad_()
+    images = network(latents(network, 4), condition)
+    assert images.abs().max() <= 1
+    images[1].square().sum().backward()
+    touched = condition.source.grad.flatten(1).abs().sum(1) > 0
+    assert touched.tolist() == [False, True, False, False]
+    dead = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not dead
+
+
+@pytest.mark.parametrize(("family", "task"), CASES.values(), ids=CASES)
+def test_captions_latents_and_sources_change_the_image_and_padding_does_not(family, task):
+    network = make(family, task).eval()
+    condition, latent = condition_of(network, 4), latents(network, 4)
+    with torch.no_grad():
+        image = network(latent, condition)
+        for other in (
+            network(latent.flip(0), condition),
+            network(latent, condition._replace(tokens=condition.tokens.flip(0), pooled=condition.pooled.flip(0))),
+            network(latent, condition._replace(source=condition.source.flip(0))),
+        ):
+            assert not torch.allclose(image, other, atol=1e-4)
+        condition.tokens[~condition.mask] = 1e3
+        torch.testing.assert_close(network(latent, condition), image)
+
+
+def test_pixels_that_are_no_hole_are_those_of_the_source():
+    network = make(*CASES["inpainting"]).eval()
+    condition = condition_of(network, 8)
+    with torch.no_grad():
+        image = network(latents(network, 8), condition)
+    known = (condition.source[:, 3:] < 0).expand_as(image)
+    torch.testing.assert_close(image[known], condition.source[:, :3][known])
+    assert image[~known].abs().max() > 0
+
+
+def test_what_has_gone_too_far_comes_back():
+    x = torch.tensor([-3.0, 0.5, 2.0], requires_grad=True)
+    bounded = unet.bounded(x)
+    assert bounded.tolist() == [-1.0, 0.5, 1.0]
+    bounded.sum().backward()
+    assert x.grad.tolist() == [1.0, 1.0, 1.0]

@@ -1,0 +1,131 @@
+"""Pictures of users as sources: whole and upright, with their holes, in tiles that leave no seam."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from trainer.errors import UserError
+from trainer.sampling import sources
+from trainer.sampling.sampler import as_pixels
+from trainer.sampling.sources import Source, redraw, starts
+from trainer.tasks.colorization import Colorization
+from trainer.tasks.denoising import Denoising
+from trainer.tasks.inpainting import Inpainting
+from trainer.tasks.super_resolution import SuperResolution
+
+
+class Shown:
+    """Stands for a sampler: draws what a task starts from, and remembers what it was given."""
+
+    def __init__(self, task, resolution=32):
+        self.task, self.network = task, self
+        self.resolution, self.given = resolution, []
+
+    def __call__(self, captions, seeds, tiles):
+        self.given.append((list(captions), list(seeds), tiles))
+        return as_pixels(self.task.start(tiles))
+
+
+def photo(width, height, seed=0):
+    draw = np.random.default_rng(seed)
+    coarse = Image.fromarray(draw.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+    return coarse.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def pixels_of(image):
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize(("width", "height"), [(32, 32), (20, 9), (100, 70), (33, 32), (57, 24)])
+def test_a_picture_of_any_size_comes_back_whole_and_without_a_seam(width, height):
+    sampler = Shown(Denoising())
+    image = photo(width, height)
+    (drawn,) = redraw(sampler, [sources.read(image)], ["a cat"], [3])
+    assert torch.equal(drawn, pixels_of(image))
+    captions, seeds, tiles = sampler.given[0]
+    assert tiles.shape[1:] == (3, 32, 32)
+    assert captions == ["a cat"] * len(tiles) and seeds == [3] * len(tiles)
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_tiles_of_small_pictures_become_one_large(scale):
+    image = photo(40, 22)
+    (drawn,) = redraw(Shown(SuperResolution(scale=scale), 64), [sources.read(image)], ["x"], [0])
+    assert drawn.shape == (3, 22 * scale, 40 * scale)
+    whole = as_pixels(SuperResolution(scale=scale).start(sources.read(image).picture[None]))[0]
+    inside = slice(8, -8)
+    assert (drawn.int() - whole.int()).abs()[:, inside, inside].max() <= 2 + 40 / scale  # bicubic sees a tile's edge
+    assert (drawn.int() - whole.int()).abs().float().mean() < 1
+
+
+def test_several_pictures_are_drawn_at_once_each_with_its_caption_and_seed():
+    sampler = Shown(Colorization())
+    given = [sources.read(photo(50, 40, 1)), sources.read(photo(20, 20, 2))]
+    one, two = redraw(sampler, given, ["a", "b"], [1, 2])
+    assert (one.shape, two.shape) == ((3, 40, 50), (3, 20, 20))
+    captions, seeds, tiles = sampler.given[0]
+    assert len(sampler.given) == 1 and tiles.shape[1] == 1
+    assert captions == ["a"] * 4 + ["b"] and seeds == [1] * 4 + [2]
+
+
+@pytest.mark.parametrize("length", [*range(8, 60)])
+def test_tiles_reach_from_end_to_end_and_overlap_by_a_quarter(length):
+    places = starts(length, 8)
+    assert places[0] == 0 and places[-1] + 8 == length
+    assert all(0 < b - a <= 6 for a, b in pairwise(places))
+
+
+def test_a_hole_is_white_in_the_mask_or_transparent_in_the_picture(tmp_path):
+    image = photo(24, 16)
+    mask = Image.new("L", image.size)
+    mask.paste(255, (0, 0, 8, 16))
+    by_mask = sources.read(image, mask)
+    clear = image.copy().convert("RGBA")
+    clear.putalpha(Image.eval(mask, lambda value: 255 - value))
+    clear.save(tmp_path / "clear.png")
+    by_alpha = sources.read(tmp_path / "clear.png")
+    assert torch.equal(by_mask.mask, by_alpha.mask)
+    assert by_mask.mask[0, :, :8].all() and not by_mask.mask[0, :, 8:].any()
+    assert torch.equal(by_mask.picture[:, :, 8:], by_alpha.picture[:, :, 8:])
+    assert (by_alpha.picture[:, :, :8] == 1).all(), "white, as in training"
+    sampler = Shown(Inpainting())
+    (drawn,) = redraw(sampler, [by_mask], ["x"], [0])
+    assert (drawn[:, :, :8] == 128).all() and torch.equal(drawn[:, :, 8:], pixels_of(image)[:, :, 8:])
+    (drawn,) = redraw(Shown(Denoising()), [by_alpha], ["x"], [0])
+    assert (drawn[:, :, :8] == 255).all()
+
+
+def test_pictures_are_upright_and_of_any_mode(tmp_path):
+    image = photo(24, 16)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    image.save(tmp_path / "turned.png", exif=exif)
+    assert sources.read(tmp_path / "turned.png").picture.shape == (3, 24, 16)
+    grey = sources.read(image.convert("L")).picture
+    assert grey.shape == (3, 16, 24) and torch.equal(grey[0], grey[2])
+    Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(tmp_path / "deep.png")
+    assert sources.read(tmp_path / "deep.png").picture.mean() == pytest.approx(156 / 127.5 - 1)
+    assert sources.read(image.convert("P")).picture.shape == (3, 16, 24)
+
+
+def test_mistakes_are_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"source=.*none.png: no such file"):
+        sources.files(tmp_path / "none.png")
+    with pytest.raises(UserError, match="no picture in this folder"):
+        sources.files(tmp_path)
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
+    with pytest.raises(UserError, match=r"source=.*torn.png: not a picture that can be read"):
+        sources.read(tmp_path / "torn.png")
+    with pytest.raises(UserError, match="mask: 8 x 9 pixels, and source has 24 x 16: expected the same size"):
+        sources.read(photo(24, 16), photo(8, 9))
+    (tmp_path / "mask.jpg").write_text("none")
+    with pytest.raises(UserError, match=r"mask=.*mask.jpg: not a picture"):
+        sources.read(photo(24, 16), tmp_path / "mask.jpg")
+    with pytest.raises(UserError, match="draws from captions alone"):
+        redraw(Shown(None), [Source(torch.zeros(3, 8, 8), None)], ["x"], [0])
+    photo(8, 8).save(tmp_path / "b.png")
+    photo(8, 8).save(tmp_path / "a.JPG", "JPEG")
+    assert [each.name for each in sources.files(tmp_path)] == ["a.JPG", "b.png", "mask.jpg", "torn.png"]

@@ -1,0 +1,50 @@
+"""How like an image task's pictures are to those that their sources were made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.evaluation.protocol import Study
+from trainer.metrics import distributed
+from trainer.metrics.similarity import psnr, ssim
+from trainer.runs.results import Figure
+
+SAME = 100.0  # dB, in place of infinitely many, for a picture that came back without a fault
+
+
+class Similarity:
+    """Mean PSNR in dB, SSIM and, where its network is given, LPIPS of samples and the originals of their sources.
+
+    lpips: two uint8 batches (N, 3, H, W) -> (N,), with `sha256`; None leaves it out.
+    """
+
+    def __init__(self, lpips: Any = None):
+        self.lpips = lpips
+
+    def prepare(self, study: Study) -> None:
+        self.study = study
+        self.measures: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+            "psnr": lambda images, originals: psnr(images, originals).clamp(max=SAME),
+            "ssim": ssim,
+        }
+        if self.lpips is not None:
+            self.measures["lpips"] = self.lpips.to(study.device)
+        self.sums = torch.zeros(1 + len(self.measures), dtype=torch.float64)
+
+    def update(self, numbers: Sequence[int], images: Tensor) -> None:
+        originals = self.study.originals(numbers).to(images.device)
+        values = [measure(images, originals).double().sum().cpu() for measure in self.measures.values()]
+        self.sums += torch.stack([torch.tensor(len(numbers), dtype=torch.float64), *values])
+
+    def figures(self) -> list[Figure]:
+        count, *totals = distributed.add(self.sums, self.study.device).tolist()
+        found = []
+        for name, total in zip(self.measures, totals, strict=True):
+            more = {"sha256": self.lpips.sha256[:12]} if name == "lpips" else {}
+            better = "lower" if name == "lpips" else "higher"
+            found.append(self.study.figure(name, total / count, better, task=str(self.study.sampler.task), **more))
+        return found

@@ -1,0 +1,77 @@
+"""A generator that starts from an image: a U-Net (Ronneberger et al. 2015) whose way up is modulated by the caption."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.batch import Condition
+from trainer.networks.layers import ModulatedNorm, Style, WordAttention
+from trainer.networks.residual import Block, DownBlock, UpBlock
+
+if TYPE_CHECKING:
+    from trainer.tasks.base import Task
+
+READING = 2  # of the smallest maps: there pixels read words
+
+
+def bounded(image: Tensor) -> Tensor:
+    """Within [-1, 1], but with the gradient of what it was: a pixel that has gone too far comes back."""
+    return image + (image.clamp(-1, 1) - image).detach()
+
+
+class Generator(nn.Module):
+    """Latent (N, latent_channels) and Condition with a source to images (N, 3, H, W) in [-1, 1].
+
+    task: what a source is (`trainer.tasks`): the network adds to its `start`, and `keep` puts back what is known. text:
+    as in `dcgan.Generator`. num_downs: halvings, of which H and W are multiples; no layer knows of any other size.
+    resolution: H and W in training, by which larger pictures are cut to tiles.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        resolution: int,
+        latent_channels: int,
+        text_channels: int,
+        text: nn.Module,
+        base_channels: int = 32,
+        max_channels: int = 256,
+        style_channels: int = 128,
+        num_downs: int = 3,
+    ):
+        super().__init__()
+        widths = [min(max_channels, base_channels << i) for i in range(num_downs + 1)]
+        self.task, self.resolution, self.latent_channels = task, resolution, latent_channels
+        self.multiple = 1 << num_downs
+        self.text = text
+        self.style = Style(latent_channels, text_channels, style_channels)
+        self.source = nn.Conv2d(task.source_channels, widths[0], kernel_size=3, padding=1)
+        self.downs = nn.ModuleList(DownBlock(a, b) for a, b in pairwise(widths))
+        self.ups = nn.ModuleList(UpBlock(b, a, style_channels) for a, b in reversed([*pairwise(widths)]))
+        self.joins = nn.ModuleList(Block(width, style_channels) for width in widths[-2::-1])
+        reading = widths[::-1][:READING]
+        self.attention = nn.ModuleList(WordAttention(width, text_channels) for width in reading)
+        self.norm = ModulatedNorm(widths[0], style_channels)
+        self.image = nn.Conv2d(widths[0], 3, kernel_size=3, padding=1)
+        nn.init.zeros_(self.image.weight)  # it begins as the task's start
+
+    def forward(self, latent: Tensor, condition: Condition) -> Tensor:
+        source: Any = condition.source
+        condition = self.text(condition)
+        style = self.style(latent, condition)
+        start = self.task.start(source)
+        large = source if source.shape[2:] == start.shape[2:] else start
+        maps = [self.source(large)]
+        for down in self.downs:
+            maps.append(down(maps[-1]))
+        x = self.attention[0](maps.pop(), condition)
+        for number, (up, join) in enumerate(zip(self.ups, self.joins, strict=True), start=1):
+            x = join((up(x, style) + maps.pop()) * 0.5**0.5, style)
+            if number < len(self.attention):
+                x = self.attention[number](x, condition)
+        image = bounded(start + self.image(F.silu(self.norm(x, style))))
+        return bounded(self.task.keep(image, source))

@@ -1,0 +1,145 @@
+"""Pictures that an image task starts from: files of users, in tiles where they are larger than those of training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from trainer.data.build import CORRUPT
+from trainer.data.files import IMAGE_SUFFIXES, MAX_PIXELS, open_image
+from trainer.errors import UserError
+from trainer.sampling.sampler import NO_TASK, Sampler
+
+OVERLAP = 4  # of the side of a tile, one part
+
+
+class Source(NamedTuple):
+    """A picture of the user's: (3, h, w) in [-1, 1], and a mask (1, h, w), 1 in a hole, or None."""
+
+    picture: Tensor
+    mask: Tensor | None
+
+
+def files(path: str | Path) -> list[Path]:
+    """A picture, or those of a folder in order of their names; UserError where there is none."""
+    found = Path(path).expanduser()
+    if not found.exists():
+        raise UserError(f"source={path}: no such file or folder; give a picture, or a folder of them")
+    if found.is_file():
+        return [found]
+    pictures = sorted(each for each in found.iterdir() if each.suffix.lower() in IMAGE_SUFFIXES)
+    if not pictures:
+        raise UserError(f"source={path}: no picture in this folder; expected .png, .jpg, .webp, ...")
+    return pictures
+
+
+def opened(path: Image.Image | str | Path, key: str) -> Image.Image:
+    """The picture, whole and upright; UserError with the file if it cannot be read."""
+    if isinstance(path, Image.Image):
+        return ImageOps.exif_transpose(path)
+    try:
+        image = open_image(Path(path).expanduser(), MAX_PIXELS)
+        image.load()
+    except CORRUPT as error:
+        raise UserError(f"{key}={path}: not a picture that can be read ({error})") from error
+    return ImageOps.exif_transpose(image)
+
+
+def read(source: Image.Image | str | Path, mask: Image.Image | str | Path | None = None) -> Source:
+    """A picture and its hole: where the mask is white, or where the picture is transparent if there is none.
+
+    Where nothing is to be filled, what is transparent is white, as in training. UserError for a mask of another size.
+    """
+    image, hole = opened(source, "source"), None
+    covered = None if mask is None else opened(mask, "mask")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if covered is None:
+            hole = tensor(image.getchannel("A"))[None] < 0
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    if image.mode.startswith("I"):  # 16 bits
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if covered is not None:
+        if covered.size != image.size:
+            sizes = [f"{width} x {height}" for width, height in (covered.size, image.size)]
+            raise UserError(f"mask: {sizes[0]} pixels, and source has {sizes[1]}: expected the same size")
+        hole = tensor(covered.convert("L"))[None] > 0
+    picture = tensor(image.convert("RGB")).permute(2, 0, 1)
+    return Source(picture, hole.float() if hole is not None and hole.any() else None)
+
+
+def tensor(image: Image.Image) -> Tensor:
+    """Values in [-1, 1], in the order of the picture."""
+    return torch.from_numpy(np.asarray(image).copy()).float().div_(127.5).sub_(1)
+
+
+def redraw(
+    sampler: Sampler, sources: Sequence[Source], captions: Sequence[str], seeds: Sequence[int]
+) -> list[Tensor]:
+    """N pictures (3, scale h, scale w) uint8 on the CPU, of N sources, captions and seeds, by the task of a run.
+
+    What is larger than pictures of training is drawn in tiles that overlap by a quarter, and run into each other there;
+    what is smaller is continued by its edge. All tiles have the caption and the seed of their picture.
+    """
+    if sampler.task is None:
+        raise UserError(NO_TASK)
+    cut = [Tiles.of(sampler, source) for source in sources]
+    texts = [caption for caption, each in zip(captions, cut, strict=True) for _ in each.tiles]
+    numbers = [seed for seed, each in zip(seeds, cut, strict=True) for _ in each.tiles]
+    drawn = sampler(texts, numbers, torch.cat([each.tiles for each in cut])).cpu()
+    parts = drawn.split([len(each.tiles) for each in cut])
+    return [each.joined(part, sampler.task.scale) for each, part in zip(cut, parts, strict=True)]
+
+
+class Tiles(NamedTuple):
+    """tiles: (T, C, s, s) of a source (C, height, width), at all of rows x columns."""
+
+    tiles: Tensor
+    rows: list[int]
+    columns: list[int]
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, sampler: Sampler, source: Source) -> Tiles:
+        """Of the size that the sampler's network learned with."""
+        task = sampler.task
+        network: Any = sampler.network if hasattr(sampler.network, "resolution") else sampler.network.generator
+        side = network.resolution // task.scale
+        mask = source.mask[None] if source.mask is not None and task.holes else None
+        given = task.of_picture(source.picture[None], mask)
+        height, width = given.shape[2:]
+        given = F.pad(given, (0, max(0, side - width), 0, max(0, side - height)), mode="replicate")
+        rows, columns = (starts(size, side) for size in given.shape[2:])
+        tiles = torch.cat([given[:, :, y : y + side, x : x + side] for y in rows for x in columns])
+        return cls(tiles, rows, columns, height, width)
+
+    def joined(self, drawn: Tensor, scale: int) -> Tensor:
+        """(3, scale h, scale w) uint8 of drawn tiles (T, 3, S, S), weighted by how far a pixel is from their edge."""
+        side = drawn.shape[-1]
+        if len(drawn) == 1:
+            return drawn[0, :, : scale * self.height, : scale * self.width]
+        inwards = torch.arange(1.0, side + 1)
+        inwards = inwards.minimum(inwards.flip(0))
+        weight = inwards[:, None] * inwards
+        total = torch.zeros(3, scale * self.rows[-1] + side, scale * self.columns[-1] + side)
+        weights = torch.zeros_like(total[0])
+        places = [(slice(scale * y, scale * y + side), slice(scale * x, scale * x + side))
+                  for y in self.rows for x in self.columns]  # fmt: skip
+        for (y, x), tile in zip(places, drawn, strict=True):
+            total[:, y, x] += weight * tile.float()
+            weights[y, x] += weight
+        return (total / weights).round().to(torch.uint8)[:, : scale * self.height, : scale * self.width]
+
+
+def starts(length: int, side: int) -> list[int]:
+    """Where tiles begin, evenly, so that each overlaps the next by a quarter of its side or more."""
+    steps = -(-(length - side) // (side - side // OVERLAP))
+    return [round(i * (length - side) / steps) if steps else 0 for i in range(steps + 1)]
