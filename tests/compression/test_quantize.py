@@ -51,7 +51,7 @@ def test_an_image_does_not_depend_on_others(generator, inputs, weights, activati
     network = quantize(generator[1], inputs, weights, activations)
     batches = [inputs[i % 2] for i in range(8)]  # 32 images: float linear layers sum in one order from 16 rows on
     latent = torch.cat([each for each, _ in batches])
-    condition = Condition(*map(torch.cat, zip(*(each for _, each in batches), strict=True)))
+    condition = Condition.cat([each for _, each in batches])
     images = network(latent, condition)
     louder = latent.clone()
     louder[1:] *= 5  # would widen a range that samples share

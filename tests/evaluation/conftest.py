@@ -15,7 +15,7 @@ from trainer.sampling.conditioning import Conditioning
 class Sampler:
     """An image is its caption's number, its seed and noise of both."""
 
-    device, batch_size, conditioning = torch.device("cpu"), 4, Conditioning()
+    device, batch_size, conditioning, task = torch.device("cpu"), 4, Conditioning(), None
 
     def __init__(self):
         self.objective = SimpleNamespace(ema_weights=nullcontext)
@@ -24,7 +24,7 @@ class Sampler:
         """What a model makes of images in [-1, 1] that brings each value nearer to 0 by a tenth."""
         return images.float().div(127.5).sub(1).mul(0.9).add(1).mul(127.5).round().to(torch.uint8)
 
-    def __call__(self, captions, seeds):
+    def __call__(self, captions, seeds, sources=None):
         pairs = zip(captions, seeds, strict=True)
         images = [np.random.default_rng([int(caption), seed]).integers(0, 256, (3, 16, 16)) for caption, seed in pairs]
         return torch.from_numpy(np.stack(images)).to(torch.uint8)

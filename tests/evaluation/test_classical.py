@@ -68,7 +68,7 @@ def test_similarity_is_that_of_scikit_image():
     draw = torch.Generator().manual_seed(0)
     originals = torch.randint(0, 256, (6, 3, SIDE, SIDE), dtype=torch.uint8, generator=draw)
     images = (originals.int() + torch.randint(-9, 10, originals.shape, generator=draw)).clamp(0, 255).to(torch.uint8)
-    images[0] = originals[0]  # infinite, and so 100
+    images[0] = originals[0]  # infinite, and so 80
 
     class Study:
         device = torch.device("cpu")
@@ -87,7 +87,7 @@ def test_similarity_is_that_of_scikit_image():
     (psnr, value, better), (ssim, likeness, _) = measure.figures()
     pairs = [(a.permute(1, 2, 0).numpy(), b.permute(1, 2, 0).numpy()) for a, b in zip(originals, images, strict=True)]
     with np.errstate(divide="ignore"):
-        expected = [min(100.0, peak_signal_noise_ratio(a, b)) for a, b in pairs]
+        expected = [min(80.0, peak_signal_noise_ratio(a, b)) for a, b in pairs]
     assert (psnr, better) == ("psnr", "higher") and math.isclose(value, np.mean(expected), rel_tol=1e-6)
     window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "channel_axis": -1}
     expected = [structural_similarity(a, b, data_range=255, **window) for a, b in pairs]

@@ -91,5 +91,5 @@ def test_a_distortion_of_features_is_no_likelihood_of_pixels():
     cfg.backbone = {"_target_": "types.SimpleNamespace"}
     for objective, expects in ((VAE, nullcontext()), (VAEGAN, pytest.raises(UserError, match=REFUSED))):
         with expects:
-            (measure,) = measures(cfg, SimpleNamespace(objective=objective), data)
+            (measure,) = measures(cfg, SimpleNamespace(objective=objective, sampler=SimpleNamespace(task=None)), data)
             assert isinstance(measure, Likelihood)

@@ -12,9 +12,9 @@ from trainer.sampling.conditioning import Conditioning
 class Sampler:
     """An image is its seed and the number in its caption."""
 
-    device, conditioning = torch.device("cpu"), Conditioning()
+    device, conditioning, task = torch.device("cpu"), Conditioning(), None
 
-    def __call__(self, captions, seeds):
+    def __call__(self, captions, seeds, sources=None):
         pairs = [[int(caption), seed % 256, 0] for caption, seed in zip(captions, seeds, strict=True)]
         return torch.tensor(pairs, dtype=torch.uint8)[:, :, None, None].expand(-1, -1, 4, 4)
 

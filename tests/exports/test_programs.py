@@ -45,9 +45,7 @@ def given(run, folder, count=5):
     pipe = load(run)
     captions = [CAPTIONS[i % len(CAPTIONS)] for i in range(count)]
     latent, condition = pipe.latents(range(count)), pipe.condition(captions)
-    arrays = {"latent": latent, **condition._asdict()}
-    if not condition.tokens.is_floating_point():
-        arrays = {"latent": latent, "input_ids": condition.tokens, "attention_mask": condition.mask.long()}
+    arrays = inputs(latent, condition)
     np.savez(folder / "given.npz", **{name: each.numpy() for name, each in arrays.items()})
     with torch.no_grad():
         return pipe.objective.sample(latent, condition).numpy()

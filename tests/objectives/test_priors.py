@@ -90,7 +90,7 @@ def test_their_onnx_draws_the_same(make, tmp_path):
     generator.prior.head.weight.data *= 50
     latent = noise.normal(0, "sample", torch.arange(5), generator.latent_channels)
     captions = ["a" * i for i in range(1, 6)]
-    condition = Condition(*map(torch.cat, zip(*(features_of([each]) for each in captions), strict=True)))
+    condition = Condition.cat([features_of([each]) for each in captions])
     onnx.write(exported(FromFeatures(generator), inputs(latent, condition), open_tokens=False), tmp_path / "model.onnx")
     drawn = onnx.Generator(str(tmp_path / "model.onnx"), generator.latent_channels)(latent, condition)
     expected = generator(latent, condition)

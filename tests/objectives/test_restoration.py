@@ -72,7 +72,7 @@ def test_one_seed_is_one_image_at_any_batch_size(task):
 
 def test_a_generator_of_nothing_is_refused():
     gan = make_gan()
-    with pytest.raises(UserError, match="generator@objective[.]generator=unet"):
+    with pytest.raises(UserError, match=r"generator@objective.generator=unet"):
         make_restoration(generator=gan.generator)
     with pytest.raises(UserError, match="pixel or adversarial above 0"):
         make_restoration(pixel=0.0, adversarial=0.0)

@@ -61,7 +61,7 @@ def text(captions):
 
 
 def equal(one: Condition, other: Condition) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    return all(torch.equal(a, b) for a, b in zip(one[:3], other[:3], strict=True))
 
 
 def test_captions_become_the_conditions_of_their_settings():

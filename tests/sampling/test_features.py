@@ -37,7 +37,7 @@ def test_joined_words_stand_in_one_row_and_pooled_features_are_averaged():
     assert torch.equal(found.tokens[0], torch.cat(rows))
     assert torch.allclose(found.pooled[0], sum(w * p for w, p in zip(weights, condition.pooled, strict=True)))
     alone = joined(condition.rows([2]), torch.ones(1))
-    assert all(torch.equal(one, other) for one, other in zip(alone, condition.rows([2]), strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(alone[:3], condition.rows([2])[:3], strict=True))
 
 
 def test_more_words_than_the_model_reads_are_refused():
@@ -57,7 +57,7 @@ def test_away_from_a_negative_caption():
     assert torch.equal(found.mask, condition.mask)
     for same in (shifted(condition, negative, 0.0), shifted(negative, negative, 3.0)):
         of = condition if len(same.mask) == 2 else negative
-        assert all(torch.allclose(one, other) for one, other in zip(same, of, strict=True))
+        assert all(torch.allclose(one, other) for one, other in zip(same[:3], of[:3], strict=True))
 
 
 def test_slerp_is_the_arc_between_two_vectors():
@@ -77,7 +77,7 @@ def test_a_way_between_captions_ends_at_them():
     condition = three().rows([0, 1])
     found = between(condition, torch.tensor([0.0, 0.3, 1.0]))
     for row, caption in ((0, 0), (2, 1)):
-        assert all(torch.equal(one[row], other[caption]) for one, other in zip(found, condition, strict=True))
+        assert all(torch.equal(one[row], other[caption]) for one, other in zip(found[:3], condition[:3], strict=True))
     assert torch.allclose(found.tokens[1], 0.7 * condition.tokens[0] + 0.3 * condition.tokens[1])
     assert torch.equal(found.pooled, slerp(condition.pooled[0], condition.pooled[1], torch.tensor([0.0, 0.3, 1.0])))
 
@@ -96,4 +96,4 @@ def test_resized_keeps_what_is_there_and_masks_the_rest():
     assert longer.tokens.shape == (3, 9, 4)
     assert not longer.mask[:, 6:].any()
     back = resized(longer, 6)
-    assert all(torch.equal(one, other) for one, other in zip(back, condition, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(back[:3], condition[:3], strict=True))

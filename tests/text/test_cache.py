@@ -270,9 +270,9 @@ def test_features_of_a_caption_do_not_depend_on_its_company(encoder, threads):
     torch.set_num_threads(threads)
     try:
         many = [f"{a} {b} {c}" for a in ("a", "the") for b in ("red", "big blue", "small") for c in ("apple", "car")]
-        expected = dict(zip(many, zip(*encoder()(many), strict=True), strict=True))
+        expected = dict(zip(many, zip(*encoder()(many)[:3], strict=True), strict=True))
         for chosen in ([many[3]], many[:2], many[::-1], [many[0], many[7], many[2]], many * 3):
-            for caption, row in zip(chosen, zip(*encoder()(chosen), strict=True), strict=True):
+            for caption, row in zip(chosen, zip(*encoder()(chosen)[:3], strict=True), strict=True):
                 assert all(torch.equal(a, b) for a, b in zip(row, expected[caption], strict=True))
     finally:
         torch.set_num_threads(before)

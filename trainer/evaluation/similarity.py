@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from trainer.evaluation.protocol import Study
+from trainer.evaluation.teacher_similarity import SAME
 from trainer.metrics import distributed
 from trainer.metrics.similarity import psnr, ssim
 from trainer.runs.results import Figure
-
-SAME = 100.0  # dB, in place of infinitely many, for a picture that came back without a fault
 
 
 class Similarity:
     """Mean PSNR in dB, SSIM and, where its network is given, LPIPS of samples and the originals of their sources.
 
-    lpips: two uint8 batches (N, 3, H, W) -> (N,), with `sha256`; None leaves it out.
+    A picture that comes back without a fault counts as `SAME` dB. lpips: two uint8 batches (N, 3, H, W) -> (N,), with
+    `sha256`; None leaves it out.
     """
 
     def __init__(self, lpips: Any = None):

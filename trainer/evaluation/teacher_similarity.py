@@ -31,8 +31,8 @@ class Likeness:
         self._sums = torch.zeros(3, dtype=torch.float64)
 
     def update(self, numbers: Sequence[int], images: Tensor) -> None:
-        captions = self.study.captions
-        wanted = self.teacher([captions[i] for i in numbers], [self.study.seed + i for i in numbers])
+        captions, seeds = self.study.captions, [self.study.seed + i for i in numbers]
+        wanted = self.teacher([captions[i] for i in numbers], seeds, self.study.sources(numbers))
         values = psnr(images, wanted).clamp(max=SAME), ssim(images, wanted)
         self._sums += torch.tensor([len(numbers), *(value.double().sum().item() for value in values)])
 

@@ -10,7 +10,18 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from trainer.runs import results, run_folder
-from trainer.runs.export_files import INFER, PAGE, PICTURES, PIECES, PROGRAMS, TOKENIZER, TOKENS, example, of_source, task_of
+from trainer.runs.export_files import (
+    INFER,
+    PAGE,
+    PICTURES,
+    PIECES,
+    PROGRAMS,
+    TOKENIZER,
+    TOKENS,
+    example,
+    of_source,
+    task_of,
+)
 
 LICENSE = "unknown"  # the hub's word for it
 LOADING = """## Use

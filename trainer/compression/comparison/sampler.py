@@ -19,6 +19,7 @@ from trainer.runs.export_files import is_program
 from trainer.sampling.pipeline import Pipeline
 from trainer.sampling.runtime import compiled
 from trainer.sampling.sampler import Sampler, as_pixels
+from trainer.tasks.examples import examples
 
 PLAIN, PROGRAM, ONNXRUNTIME = "plain PyTorch", "the program itself", "onnxruntime alone"
 CAPTIONS = ("a red apple", "a small blue circle on a white background", "two cats in a green garden")
@@ -45,7 +46,7 @@ def compare(pipe: Pipeline, batch_sizes: Sequence[int], rounds: int, compile: bo
         return lambda *batch: as_pixels(images(*batch))
 
     def whole(latents: Tensor, condition: Condition) -> Tensor:
-        return pipe.sampler(captions(len(latents)), range(len(latents)))
+        return pipe.sampler(captions(len(latents)), range(len(latents)), condition.source)
 
     ways: dict[str, Network] = {
         PROGRAM if program else PLAIN: with_pixels(network),
@@ -63,7 +64,8 @@ def compare(pipe: Pipeline, batch_sizes: Sequence[int], rounds: int, compile: bo
 
     def inputs(size: int) -> tuple[Tensor, Condition]:
         device = pipe.sampler.device
-        return pipe.latents(range(size)).to(device), pipe.condition(captions(size)).to(device)
+        source = examples(network, torch.arange(size))
+        return pipe.latents(range(size)).to(device), pipe.condition(captions(size))._replace(source=source).to(device)
 
     return measure(ways, inputs, batch_sizes, rounds)
 

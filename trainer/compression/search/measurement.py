@@ -58,7 +58,8 @@ def prove(
                 figures={figure.metric: figure.value for figure in found},
             )
         )
-        images[name] = quality.sampler(network)(captions, range(len(captions)))
+        sampler, seeds = quality.sampler(network), range(len(captions))
+        images[name] = sampler(captions, seeds, quality.study(sampler).sources(seeds) if sampler.task else None)
     for stage, place in zip((stages[0], stages[-1]), places, strict=True):
         if stage.speed:
             stage.fresh = fresh(place, captions[0], stage.speed.best_batch, bench.inputs[0][0].device.type)
