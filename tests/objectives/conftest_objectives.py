@@ -112,7 +112,7 @@ def make_restoration(optimizer=None, task=None, generator=None, **changes):
     """A U-Net that fills holes."""
     torch.manual_seed(0)
     task = task or Inpainting()
-    sizes = {"base_channels": 4, "max_channels": 8, "style_channels": 8, "num_downs": 2}
+    sizes = {"base_channels": 4, "max_channels": 8, "style_channels": 8}
     generator = generator or unet.Generator(task, RESOLUTION, LATENT, TEXT, nn.Identity(), **sizes)
     discriminator = dcgan.Discriminator(text=nn.Identity(), head_channels=16, patches=1, **SIZES)
     networks = ("generator", "discriminator")

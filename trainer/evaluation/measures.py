@@ -21,6 +21,7 @@ from trainer.evaluation.open_captions import OpenCaptions
 from trainer.evaluation.protocol import Measure, Study
 from trainer.evaluation.reconstruction import Reconstruction
 from trainer.evaluation.similarity import Similarity
+from trainer.evaluation.steering import Steering
 from trainer.evaluation.text import TextMatch
 from trainer.process import ranks
 from trainer.process.progress import say
@@ -35,7 +36,7 @@ from trainer.text.models import FAMILIES
 # beside those of a backbone
 OTHERS = (
     *("attributes", "open_captions", "diversity", "reconstruction", "similarity", "likelihood", "r_precision"),
-    "clip_score",
+    *("steering", "clip_score"),
 )
 
 
@@ -77,12 +78,14 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
     explains = getattr(pipe.objective, "explains_pixels", False)
     draws = None if pipe.objective.draws_with else "a run that draws, not one that reconstructs"
     alone = draws or (pipe.sampler.task and "a run that draws from captions alone")
+    fills = None if getattr(pipe.sampler.task, "holes", False) else "a run that fills holes, as inpainting"
     possible = {
         "attributes": draws if scenes else "scenes: data=shapes",
         "open_captions": alone if scenes else "scenes: data=shapes",
         "diversity": alone,
         "reconstruction": None if hasattr(pipe.objective, "reconstruct") else "an autoencoder",
         "similarity": None if pipe.objective.draws_with and pipe.sampler.task else "an image task, as inpainting",
+        "steering": fills if scenes else "scenes: data=shapes",
         "likelihood": None if explains else "a VAE whose distortion is of pixels",
         "r_precision": draws if cfg.matching or cfg.clip else "matching=RUN of experiment=matching, or clip=...",
         "clip_score": draws if cfg.clip else "clip=openai/clip-vit-base-patch32, or a folder",
@@ -117,6 +120,8 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
         chosen.append(Reconstruction(lpips))
     if "similarity" in wanted:
         chosen.append(Similarity(lpips))
+    if "steering" in wanted:
+        chosen.append(Steering(data.source.max_objects, data.cache_dir))
     if "likelihood" in wanted:
         chosen.append(Likelihood())
     if "r_precision" in wanted and cfg.matching:

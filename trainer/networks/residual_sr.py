@@ -25,8 +25,6 @@ class Generator(nn.Module):
     task's bicubic `start`. task, text, resolution: as in `unet.Generator`.
     """
 
-    multiple = 1
-
     def __init__(
         self,
         task: Task,

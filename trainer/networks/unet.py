@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.batch import Condition
-from trainer.networks.layers import ModulatedNorm, Style, WordAttention
+from trainer.networks.layers import START, ModulatedNorm, Style, WordAttention, channels_at, num_stages
 from trainer.networks.residual import Block, DownBlock, UpBlock
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ class Generator(nn.Module):
     """Latent (N, latent_channels) and Condition with a source to images (N, 3, H, W) in [-1, 1].
 
     task: what a source is (`trainer.tasks`): the network adds to its `start`, and `keep` puts back what is known. text:
-    as in `dcgan.Generator`. num_downs: halvings, of which H and W are multiples; no layer knows of any other size.
-    resolution: H and W in training, by which larger pictures are cut to tiles.
+    as in `dcgan.Generator`. resolution: H and W, of which larger pictures are tiles. It comes down to 4 x 4 pixels,
+    where what a generator without a source would begin with is added: what the caption wants, and where.
     """
 
     def __init__(
@@ -41,15 +41,15 @@ class Generator(nn.Module):
         base_channels: int = 32,
         max_channels: int = 256,
         style_channels: int = 128,
-        num_downs: int = 3,
     ):
         super().__init__()
-        widths = [min(max_channels, base_channels << i) for i in range(num_downs + 1)]
+        sizes = [resolution >> i for i in range(num_stages(resolution) + 1)]
+        widths = [channels_at(size, resolution, base_channels, max_channels) for size in sizes]
         self.task, self.resolution, self.latent_channels = task, resolution, latent_channels
-        self.multiple = 1 << num_downs
         self.text = text
         self.style = Style(latent_channels, text_channels, style_channels)
         self.source = nn.Conv2d(task.source_channels, widths[0], kernel_size=3, padding=1)
+        self.start = nn.Linear(style_channels, widths[-1] * START * START)
         self.downs = nn.ModuleList(DownBlock(a, b) for a, b in pairwise(widths))
         self.ups = nn.ModuleList(UpBlock(b, a, style_channels) for a, b in reversed([*pairwise(widths)]))
         self.joins = nn.ModuleList(Block(width, style_channels) for width in widths[-2::-1])
@@ -68,7 +68,8 @@ class Generator(nn.Module):
         maps = [self.source(large)]
         for down in self.downs:
             maps.append(down(maps[-1]))
-        x = self.attention[0](maps.pop(), condition)
+        wanted = self.start(style).view(-1, START, START, maps[-1].shape[1]).permute(0, 3, 1, 2)
+        x = self.attention[0](maps.pop() + wanted, condition)
         for number, (up, join) in enumerate(zip(self.ups, self.joins, strict=True), start=1):
             x = join((up(x, style) + maps.pop()) * 0.5**0.5, style)
             if number < len(self.attention):
