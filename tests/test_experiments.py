@@ -1,6 +1,7 @@
 """Every experiment composes, trains two batches, saves and samples; so do the parts it can be changed to."""
 
 import csv
+import json
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from PIL import Image
 from torch.utils._pytree import tree_flatten
 
 from trainer import load
+from trainer.caption import main as caption
 from trainer.evaluate import main as evaluate
 from trainer.export import main as export
 from trainer.exports.drawing import Drawing
@@ -29,7 +31,8 @@ PRIORS = ["dalle", "maskgit", "gat_latents"]  # these draw the codes, or latents
 TOKENIZERS = ["fsq", "fsq_shapes", "vqgan", "vqvae"]  # these neither, but they reconstruct
 ONE_PICTURE = ["deep_image_prior"]  # is all that these draw
 TASKS = ["colorization", "denoising", "enhancement", "inpainting", "restoration", "super_resolution"]
-OTHERS = [*MATCHING, *DISTILLED, *PRIORS, *TOKENIZERS, *ONE_PICTURE, *TASKS]
+WRITERS = ["captioning"]  # write captions
+OTHERS = [*MATCHING, *WRITERS, *DISTILLED, *PRIORS, *TOKENIZERS, *ONE_PICTURE, *TASKS]
 DRAWN = ["callbacks.samples.num_images=4", "callbacks.evaluation.num_images=16"]
 RETRIEVED = ["callbacks.retrieval.candidates=4", "callbacks.retrieval.max_images=20"]
 RESIDUAL_GAN = ["generator@objective.generator=residual", "discriminator@objective.discriminator=residual"]
@@ -262,6 +265,51 @@ def test_tokenizer(experiment, command, tmp_path):
     assert f"a run of {experiment} draws no images" in result.err
 
 
+@pytest.mark.parametrize("experiment", WRITERS)
+def test_writer(experiment, command, tmp_path):
+    measured = ["callbacks.captions.max_images=20"]
+    run = train(command, tmp_path, [f"experiment={experiment}"], data_of(experiment), measured)
+    assert (run / "samples" / "latest.png").exists()
+    with open(run / "metrics.csv", newline="") as file:
+        rows = [*csv.DictReader(file)]
+    for key in ("val/cider_d", "val/bleu4", "val/rouge_l", "val/attributes_caption"):
+        assert len([row for row in rows if row[key]]) == 2
+    measured = command(f"checkpoint={run}", "num_images=16", "num_references=12", "device=cpu", main=evaluate)
+    assert measured.code == 0, measured.err
+    for metric in ("cider_d", "bleu4", "rouge_l", "cider_d_nearest", "attributes_caption_nearest"):
+        assert re.search(rf"^{metric} +\d", measured.out, re.MULTILINE)
+    refused = command(f"checkpoint={run}", "metrics=[fd]", main=evaluate)
+    assert (refused.code, "fd needs a run that draws, not one that writes captions" in refused.err) == (2, True)
+    drawn = command(f"checkpoint={run}", "prompts=[a red apple]", f"out={tmp_path}", main=sample)
+    assert (drawn.code, f"a run of {experiment} draws no images" in drawn.err) == (2, True)
+    pictures = tmp_path / "my, pictures"
+    pictures.mkdir()
+    photo, mask = a_photo(pictures)
+    (pictures / "mask.txt").write_text("a white square\n")
+    (pictures / "torn.png").write_text("torn")
+    one = command(f"checkpoint={run}", f"source={photo}", "beams=2", main=caption)
+    assert one.code == 0, one.err
+    assert re.search(r"mean log probability a piece: -\d+\.\d{3}$", one.out)
+    whole = command(f"checkpoint={run}", f"data={pictures}", main=caption)
+    assert whole.code == 0, whole.err
+    assert "torn.png: not a picture that can be read" in whole.err
+    lines = [json.loads(line) for line in (pictures / "metadata.jsonl").read_text().splitlines()]
+    assert lines[0] == {"file_name": "mask.png", "text": "a white square"}
+    if one.out.splitlines()[0] and len(lines) == 2:  # two batches of training may have taught it nothing to say
+        assert (lines[1]["file_name"], lines[1]["machine"]) == ("photo.png", True)
+        assert lines[1]["model"].startswith(f"{experiment} run/kimg")
+        again = command(f"checkpoint={run}", f"data={pictures}", main=caption)
+        assert "captions" in again.out
+    for arguments, message in (
+        ([f"data={tmp_path / 'none'}"], "no such file or folder"),
+        ([f"source={photo}", "beams=0"], "beams=0"),
+        ([f"source={pictures / 'torn.png'}"], "not a picture that can be read"),
+        ([f"data={run / 'samples' / '..' / 'checkpoints'}"], "no picture in it"),
+    ):
+        refused = command(f"checkpoint={run}", *arguments, main=caption)
+        assert (refused.code, message in refused.err, refused.err.count("\n")) == (2, True, 1)
+
+
 RESUMED = {name: [f"experiment={name}"] for name in EXPERIMENTS if name not in (*PRIORS, *DISTILLED)}
 RESUMED |= {"regularized": VARIANTS["regularized"]}
 
@@ -271,7 +319,8 @@ RESUMED |= {"regularized": VARIANTS["regularized"]}
 @pytest.mark.parametrize("name", RESUMED)
 def test_resumed_it_ends_with_the_same_bits_and_its_export_draws_the_same(name, command, tmp_path):
     data = data_of(name) if name in EXPERIMENTS else "shapes"
-    measured = ["callbacks.evaluation=null", "callbacks.retrieval=null", "callbacks.checkpoint.times=2"]
+    measured = [f"callbacks.{each}=null" for each in ("evaluation", "retrieval", "captions")]
+    measured += ["callbacks.checkpoint.times=2"]
     whole = train(command, tmp_path, [*RESUMED[name], "kimg=0.032"], data, measured, steps=4)
     half = min((whole / "checkpoints").glob("kimg*.ckpt"))
     result = command(f"resume={half}", f"run_dir={tmp_path / 'resumed'}")
@@ -283,7 +332,7 @@ def test_resumed_it_ends_with_the_same_bits_and_its_export_draws_the_same(name, 
         assert tree == same_tree
         for a, b in zip(first, second, strict=True):
             assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-    if name in (*MATCHING, *TOKENIZERS):
+    if name in (*MATCHING, *WRITERS, *TOKENIZERS):
         return
     out = tmp_path / "export"
     exported = command(f"checkpoint={whole}", f"out={out}", "formats=[safetensors]", main=export)

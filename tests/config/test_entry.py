@@ -102,8 +102,8 @@ def test_a_part_is_left_out_by_null(compose, experiment):
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_callbacks_stand_in_order(compose, experiment):
     """What measures sees the averages of this step, and stands before what uses its values; pauses come late."""
-    wanted = ["heartbeat", "ema", "posthoc", "log", "throughput", "samples", "evaluation", "retrieval", "stop"]
-    wanted += ["alerts", "checkpoint", "artifacts", "progress"]
+    wanted = ["heartbeat", "ema", "posthoc", "log", "throughput", "samples", "evaluation", "retrieval", "captions"]
+    wanted += ["stop", "alerts", "checkpoint", "artifacts", "progress"]
     assert list(compose(f"+experiment={experiment}").callbacks) == wanted
 
 

@@ -15,6 +15,7 @@ from trainer.losses.perceptual import Perceptual
 from trainer.losses.reconstruction import gaussian_nll, l2
 from trainer.networks import attngan, dcgan, progressive, stylegan2, transformer, unet
 from trainer.networks.autoencoder import Autoencoder
+from trainer.networks.captioner import Captioner
 from trainer.networks.latent_generator import LatentGenerator
 from trainer.networks.matching import ImageEncoder, Matcher, TextEncoder
 from trainer.networks.patch import Discriminator as PatchDiscriminator
@@ -25,6 +26,7 @@ from trainer.networks.tokenizer import Decoder, Encoder, Tokenizer
 from trainer.networks.worded import WordedGenerator
 from trainer.objectives import schedules
 from trainer.objectives.attngan import AttnGAN
+from trainer.objectives.captioning import Captioning
 from trainer.objectives.gan import GAN
 from trainer.objectives.latents import LatentGAN
 from trainer.objectives.matching import DualEncoder
@@ -121,6 +123,56 @@ def make_restoration(optimizer=None, task=None, generator=None, **changes):
     loop |= {k: changes.pop(k) for k in keys if k in changes}
     changes = {"reconstruction": l2, "loss": NonSaturating(), **changes}
     return Restoration(generator=generator, discriminator=discriminator, **changes, **loop_arguments(networks, **loop))
+
+
+class Pieces:
+    """A tokenizer of words of one letter: its id is its place in the alphabet, 0 ends a caption."""
+
+    vocabulary, end = WORDS, 0
+
+    def __call__(self, captions):
+        rows = [[ord(letter) - 96 for letter in caption][:4] for caption in captions]
+        ids = torch.tensor([[*row, *[0] * (5 - len(row))] for row in rows])
+        mask = torch.arange(5)[None] <= torch.tensor([len(row) for row in rows])[:, None]
+        return Condition(ids, mask, torch.empty(len(rows), 0))
+
+    def texts(self, ids):
+        return ["".join(chr(96 + i) for i in row[: row.index(0)] if i) if 0 in row else "" for row in ids]
+
+
+def captioned_batch(size=8, start=0):
+    """Images whose brightness is the first letter of their captions, and that of the other half the second."""
+    letters = (torch.arange(size) + start) % 3, (torch.arange(size) + start) // 3 % 3
+    image = torch.zeros(size, 3, RESOLUTION, RESOLUTION, dtype=torch.uint8)
+    image[:, :, :8], image[:, :, 8:] = (80 * each.view(-1, 1, 1, 1) for each in letters)
+    captions = ["abc"[a] + "def"[b] for a, b in zip(*letters, strict=True)]
+    place = torch.arange(size) + start
+    return Batch(image, Pieces()(captions), place, place), captions
+
+
+def make_captioning(optimizer=None, **changes):
+    torch.manual_seed(0)
+    captioner = Captioner(RESOLUTION, WORDS, 5, 4, 8, word_channels=8, width=16, num_layers=2, num_heads=2)
+    captioner.learn(torch.arange(10))
+    loop = {"optimizer": {"captioner": optimizer}} if optimizer else {}
+    return GivenCaptions(captioner, **changes, **loop_arguments(("captioner",), **loop))
+
+
+class GivenCaptions(Captioning):
+    """Learns captions of a table in place of those of a data module."""
+
+    def on_fit_start(self):
+        pass
+
+    def captioner_loss(self, batch):
+        return super().captioner_loss(batch if batch.condition.tokens.dim() == 2 else captioned(batch))
+
+
+def captioned(batch):
+    """A batch of `random_batch` with captions of its positions."""
+    ids = 1 + (batch.position[:, None] * torch.tensor([1, 3, 5, 7, 2])) % 9
+    mask = torch.arange(5)[None] <= batch.position[:, None] % 4
+    return replace(batch, condition=Condition(ids * mask, mask, batch.condition.pooled[:, :0]))
 
 
 def make_stylegan2(optimizer=None, text=nn.Identity, group=4, **changes):

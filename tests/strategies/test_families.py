@@ -15,7 +15,7 @@ OBJECTIVES = (  # a row a day, under every strategy
     ("multilevel", "multilevel+split", "latents"),
     ("stylegan2", "stylegan2+split", "dalle"),
     ("attngan", "stages", "maskgit"),
-    ("inpainting", "inpainting+split", "denoising"),
+    ("inpainting", "inpainting+split", "denoising", "captioning"),
     ("progressive", "vae_gan", "vae_gan+split", "worded"),
 )
 SEEDS = (2, 3, 4)

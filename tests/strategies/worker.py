@@ -22,6 +22,7 @@ from conftest_objectives import (
     TEXT,
     Reader,
     make_attngan,
+    make_captioning,
     make_dalle,
     make_gan,
     make_latent_gan,
@@ -172,6 +173,7 @@ OBJECTIVES = {
     # by Adam it is chaotic: one process with weights of 1 + 1e-7 times the size ends 1e-2 elsewhere
     "attngan": partial(make_attngan, SGD, text=Reader, matching=1.0, r1=0.1, penalty_interval=2, **SPLIT),
     "stages": partial(make_attngan, SGD, text=Reader, **TODAY),  # as experiment cgan
+    "captioning": partial(make_captioning, ADAM),
     "inpainting": partial(make_restoration, ADAM, matching=1.0, pixel=3.0),
     "inpainting+split": partial(make_restoration, ADAM, matching=1.0, r1=0.1, penalty_interval=2, **SPLIT),
     "denoising": partial(make_restoration, ADAM, task=Denoising(), adversarial=0.0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 VERBS = {  # verb -> its module
     "train": "trainer.__main__",
     "sample": "trainer.sample",
+    "caption": "trainer.caption",
     "evaluate": "trainer.evaluate",
     "compress": "trainer.compress",
     "export": "trainer.export",
@@ -16,6 +17,7 @@ VERBS = {  # verb -> its module
 _OTHERS = {  # what other programs call them
     "train": "fit run start finetune",
     "sample": "generate draw infer inference predict text2image txt2img",
+    "caption": "describe image2text img2txt",
     "evaluate": "eval test validate val measure metrics score fid",
     "compress": "quantize quantise prune optimize distil",
     "export": "convert onnx save",

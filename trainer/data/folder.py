@@ -29,7 +29,7 @@ from trainer.errors import UserError
 from trainer.process.progress import Progress, say
 
 _METADATA = tuple(f"metadata{suffix}" for suffix in tables.SUFFIXES)
-_TEXTS = (".txt", ".caption")
+TEXTS = (".txt", ".caption")
 
 
 class Folder:
@@ -39,6 +39,8 @@ class Folder:
     Its rows name an image, relative to the table or to `path`, and one or a list of captions, optionally a concept; all
     else becomes attributes. Or a text file beside each image, a.txt or a.caption for a.jpg, one caption a line.
     image_key, caption_key: their names in tables; None takes the usual ones.
+    machine_captions: whether images are taken whose rows are marked "machine": true, as of trainer.caption; min_score:
+    of these, those with a score from there on, None for all.
     uncaptioned: what is done with images that neither names, see `Uncaptioned`. The concept defaults to the first
     caption, or to the image where that is made up. UserError that names the file and line of whatever is wrong.
     """
@@ -52,12 +54,15 @@ class Folder:
         image_key: str | None = None,
         caption_key: str | None = None,
         uncaptioned: str = "error",
+        machine_captions: bool = True,
+        min_score: float | None = None,
     ) -> None:
         self.root = existing(path)
         if not self.root.is_dir():
             raise UserError(f"data.source.path={path}: a file; expected a folder of images")
         Uncaptioned(uncaptioned)
         self.uncaptioned, self.image_key, self.caption_key = uncaptioned, image_key, caption_key
+        self.machine_captions, self.min_score = machine_captions, min_score
         self.annotations = None if annotations is None else self._annotations(annotations)
 
     def _annotations(self, path: str) -> str:
@@ -70,10 +75,12 @@ class Folder:
     def fingerprint(self) -> str:
         files = find_files(self.root)
         metadata = self._metadata(files)
-        kept = [*with_suffix(files, *IMAGE_SUFFIXES), *([] if metadata else with_suffix(files, *_TEXTS))]
+        kept = [*with_suffix(files, *IMAGE_SUFFIXES), *([] if metadata else with_suffix(files, *TEXTS))]
         contents = (hashlib.blake2b(Path(file).read_bytes()).hexdigest() for file in metadata)
         places = [os.path.relpath(file, self.root) for file in metadata]
-        how = (self.image_key, self.caption_key, self.uncaptioned)
+        how: tuple[Any, ...] = (self.image_key, self.caption_key, self.uncaptioned)
+        if not self.machine_captions or self.min_score is not None:
+            how = (*how, self.machine_captions, self.min_score)
         return stamp({file: files[file] for file in kept}, *how, *places, *contents)
 
     def items(self) -> Items:
@@ -107,7 +114,7 @@ class Folder:
         for image in images:
             captions: tuple[str, ...] = ()
             stem = os.path.splitext(image)[0]
-            text = next((stem + suffix for suffix in _TEXTS if stem + suffix in files), None)
+            text = next((stem + suffix for suffix in TEXTS if stem + suffix in files), None)
             if text:
                 if files[text][0] > MAX_TEXT:
                     raise UserError(f"{text}: {files[text][0]:,} bytes; expected captions, at most {MAX_TEXT:,}")
@@ -129,11 +136,24 @@ class Folder:
                     raise UserError(f"{where}: {row[name_key]} has its captions in {captioned[image]}; {remedy}")
                 captioned[image] = where
                 attributes = {key: row[key] for key in row if key not in (name_key, text_key, "concept")}
+                if not self._counts(row, where):
+                    continue
                 captions = caption_list(row[text_key], where)
                 yield from self._item(image, captions, row.get("concept"), attributes, where, rule)
         for image in images:
             if image not in captioned:
                 yield from self._item(image, (), None, {}, "", rule)
+
+    def _counts(self, row: dict[str, Any], where: str) -> bool:
+        """Whether the caption of a row is one: what people wrote is."""
+        if row.get("machine") is not True:
+            return True
+        score = row.get("score")
+        if self.min_score is None or not self.machine_captions:
+            return self.machine_captions
+        if not isinstance(score, int | float):
+            raise UserError(f"{where}: score is {score!r:.40}; expected a number, as trainer.caption writes it")
+        return score >= self.min_score
 
     def _key(self, row: dict[str, Any], where: str, option: str, wanted: str | None, usual: tuple[str, ...]) -> str:
         key = key_of(row, wanted, usual)

@@ -33,6 +33,12 @@ class Split:
         captions = self.cache.captions
         return [captions[number] for number in self.cache.caption_ids[self.cache.caption_starts[self.indices]]]
 
+    @property
+    def all_captions(self) -> list[list[str]]:
+        """All captions of each image."""
+        cache, starts = self.cache, self.cache.caption_starts
+        return [[cache.captions[n] for n in cache.caption_ids[starts[i] : starts[i + 1]]] for i in self.indices]
+
     @cached_property
     def attributes(self) -> list[dict[str, Any]]:
         return [record["attributes"] for record in self.cache.records(self.indices)]

@@ -14,6 +14,7 @@ from trainer.backbones import clip, vgg
 from trainer.data.module import DataModule
 from trainer.errors import UserError
 from trainer.evaluation.attributes import Attributes
+from trainer.evaluation.captions import Captions
 from trainer.evaluation.diversity import Diversity
 from trainer.evaluation.fidelity import METRICS, Fidelity
 from trainer.evaluation.likelihood import Likelihood
@@ -36,7 +37,7 @@ from trainer.text.models import FAMILIES
 # beside those of a backbone
 OTHERS = (
     *("attributes", "open_captions", "diversity", "reconstruction", "similarity", "likelihood", "r_precision"),
-    *("steering", "clip_score"),
+    *("steering", "captions", "clip_score"),
 )
 
 
@@ -79,7 +80,9 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
     draws = None if pipe.objective.draws_with else "a run that draws, not one that reconstructs"
     alone = draws or (pipe.sampler.task and "a run that draws from captions alone")
     fills = None if getattr(pipe.sampler.task, "holes", False) else "a run that fills holes, as inpainting"
+    writes = hasattr(pipe.objective, "captioner")
     possible = {
+        "captions": None if writes else "a run that writes captions, as captioning",
         "attributes": draws if scenes else "scenes: data=shapes",
         "open_captions": alone if scenes else "scenes: data=shapes",
         "diversity": alone,
@@ -92,18 +95,20 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
     }
     if isinstance(cfg.metrics, str):
         cfg.metrics = [cfg.metrics]
-    wanted = list(cfg.metrics or [*METRICS, *(name for name in OTHERS if not possible[name])])
+    if writes:
+        possible |= dict.fromkeys(METRICS, "a run that draws, not one that writes captions")
+    wanted = list(cfg.metrics or (name for name in (*METRICS, *OTHERS) if not possible.get(name)))
     for name in wanted:
         if name not in (*METRICS, *OTHERS):
             raise UserError(f"metrics: {name} is none of {', '.join((*METRICS, *OTHERS))}")
         if possible.get(name):
             raise UserError(f"metrics: {name} needs {possible[name]}")
-    of_images = {*METRICS, "diversity"} & set(wanted)
+    of_images = {*METRICS, "diversity", "captions"} & set(wanted)
     if of_images:
         require_untaught(cfg.backbone, pipe.config, "backbone=effnet_lite2, effnet_lite0, inception, ...")
     backbone = instantiate(cfg.backbone)
     of_backbone = [name for name in wanted if name in METRICS]
-    if not cfg.metrics and not hasattr(backbone, "logits"):
+    if of_backbone and not cfg.metrics and not hasattr(backbone, "logits"):
         of_backbone.remove("inception_score")
     chosen: list[Measure] = []
     if of_backbone:
@@ -120,6 +125,8 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
         chosen.append(Reconstruction(lpips))
     if "similarity" in wanted:
         chosen.append(Similarity(lpips))
+    if "captions" in wanted:
+        chosen.append(Captions(nearest=(backbone, data.train) if cfg.get("anchors") else None))
     if "steering" in wanted:
         chosen.append(Steering(data.source.max_objects, data.cache_dir))
     if "likelihood" in wanted:

@@ -74,6 +74,11 @@ class Study:
         return self.sampler.device
 
     @property
+    def writes(self) -> bool:
+        """Whether the run writes captions, and so draws no samples."""
+        return hasattr(getattr(self.sampler, "objective", None), "captioner")
+
+    @property
     def captions(self) -> list[str]:
         """Those of all samples."""
         captions = self.references.captions
@@ -91,7 +96,7 @@ class Study:
 
     def originals(self, numbers: Sequence[int]) -> Tensor:
         """(n, 3, H, W) uint8: the references whose captions, and sources, these samples have."""
-        return self._pixels(self.chosen[i] for i in numbers)
+        return self.pixels(self.chosen[i] for i in numbers)
 
     def sources(self, numbers: Sequence[int]) -> Tensor | None:
         """What samples of an image task start from (n, C, h, w): their references, as the task takes them."""
@@ -101,14 +106,15 @@ class Study:
         sources: Tensor = self.sampler.task(images, self.seed, torch.tensor([*numbers], device=self.device))
         return sources
 
-    def _pixels(self, indices: Iterable[int]) -> Tensor:
+    def pixels(self, indices: Iterable[int]) -> Tensor:
+        """(n, 3, H, W) uint8 of references."""
         return torch.from_numpy(np.stack([self.references.images[i] for i in indices])).permute(0, 3, 1, 2)
 
     def reference_images(self) -> Iterator[tuple[list[int], Tensor]]:
         """Numbers 0 to num_references - 1 of this rank and those images (n, 3, H, W) uint8, part by part."""
         index = self.reference_index
         for numbers in shares(self.num_references, "measured", f"{self.split} images"):
-            yield numbers, self._pixels(index[i] for i in numbers)
+            yield numbers, self.pixels(index[i] for i in numbers)
 
     @property
     def reference_index(self) -> list[int]:
@@ -152,7 +158,7 @@ def run_each(
     for measure in measures:
         measure.prepare(study)
     stopped = stop()
-    for numbers, images in () if stopped else study.samples():
+    for numbers, images in () if stopped or study.writes else study.samples():
         for measure in measures:
             measure.update(numbers, images)
         if stopped := stop():

@@ -6,6 +6,7 @@ in front of the image's own, read for each block from the features of the text: 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -109,17 +110,26 @@ class Prior(nn.Module):
 
     def step(self, codes: Tensor, past: Past) -> tuple[Tensor, Past]:
         """Logits (N, t, num_codes) of the t places behind the past, and the past with them; codes: (N, t) int64."""
-        count, device = codes.shape[1], codes.device
-        before, last = past.words.shape[1] + past.places, past.places + count
-        sight = torch.ones(count, before + count, dtype=torch.bool, device=device)
-        sight = sight.tril(before) if self.causal else sight
-        counted = F.pad(past.words, (0, last), value=True)  # places do all
-        x = self.codes(codes) + self.places[past.places : last]
-        blocks = []
-        for block, seen in zip(self.blocks, past.blocks, strict=True):
-            x, after = block(x, self.turn[:, past.places : last], sight & counted[:, None, None], seen)
-            blocks.append(after)
-        return self.head(self.norm(x)), Past(blocks, past.words, last)
+        x = self.codes(codes) + self.places[past.places : past.places + codes.shape[1]]
+        x, past = through(self.blocks, x, self.turn, past, self.causal)
+        return self.head(self.norm(x)), past
+
+
+def through(blocks: Iterable[nn.Module], x: Tensor, turn: Tensor, past: Past, causal: bool) -> tuple[Tensor, Past]:
+    """x (N, t, width) of the t places behind the past, through all blocks, and the past with them.
+
+    turn: (2, T, d / 2) of all places. causal: each sees those before it, else all of them.
+    """
+    count = x.shape[1]
+    before, last = past.words.shape[1] + past.places, past.places + count
+    sight = torch.ones(count, before + count, dtype=torch.bool, device=x.device)
+    sight = sight.tril(before) if causal else sight
+    counted = F.pad(past.words, (0, last), value=True)  # places do all
+    passed = []
+    for block, seen in zip(blocks, past.blocks, strict=True):
+        x, after = block(x, turn[:, past.places : last], sight & counted[:, None, None], seen)
+        passed.append(after)
+    return x, Past(passed, past.words, last)
 
 
 def heads(x: Tensor, count: int, num_heads: int) -> tuple[Tensor, ...]:

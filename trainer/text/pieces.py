@@ -57,6 +57,21 @@ class Tokens:
     def prepare(self, captions: Sequence[str]) -> Ids:
         return Ids(self(captions))
 
+    @property
+    def end(self) -> int:
+        """The piece that ends a caption. UserError for a tokenizer that has none."""
+        ids = self._tokenizer.encode("a").ids
+        mask = self._tokenizer.encode("a").attention_mask
+        last = int(ids[sum(mask) - 1])
+        if self._tokenizer.decode([last]):
+            raise UserError("this tokenizer ends no caption, and a captioner must know where to stop: text=pieces")
+        return last
+
+    def texts(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """The captions of rows of ids, each up to its end."""
+        whole = [[*row[: row.index(self.end)]] if self.end in row else [*row] for row in map(list, ids)]
+        return [str(text).strip() for text in self._tokenizer.decode_batch(whole)]
+
 
 class Pieces(Tokens):
     """The same by the tokenizer of a frozen encoder, for a network that learns from it (`trainer.objectives`).

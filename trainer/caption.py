@@ -1,0 +1,52 @@
+"""Captions of pictures that have none: python -m trainer.caption checkpoint=RUN data=FOLDER"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import MISSING, DictConfig
+
+from trainer.config.entry import entry
+from trainer.errors import UserError
+
+
+@dataclass
+class Captioner:
+    """Keys of conf/caption.yaml, which explains them."""
+
+    checkpoint: str = MISSING
+    source: str = MISSING
+    beams: int = 4
+    out: str | None = None
+    batch_size: int = 64
+    device: str | None = None
+    allow: Any = None
+
+
+def caption(cfg: DictConfig) -> None:
+    """Prints the caption of a picture, or writes those of a folder into its metadata.jsonl."""
+    if cfg.beams < 1 or cfg.batch_size < 1:
+        raise UserError(f"beams={cfg.beams} batch_size={cfg.batch_size}: expected numbers from 1 on")
+    from pathlib import Path
+
+    from trainer.sampling import describing
+    from trainer.sampling.pipeline import load
+
+    source = Path(cfg.source).expanduser()
+    if not source.exists():
+        raise UserError(f"source={cfg.source}: no such file or folder; give a picture, or a folder of them")
+    pipe = load(cfg.checkpoint, cfg.device)
+    if source.is_file():
+        ((_, found),) = describing.described(pipe, [source], cfg.beams, cfg.batch_size)
+        print(f"{found.text}\nmean log probability a piece: {found.score:.3f}")
+        return
+    describing.write(pipe, source, cfg.out, cfg.beams, cfg.batch_size)
+
+
+def main() -> None:
+    entry(caption, "caption", Captioner)
+
+
+if __name__ == "__main__":
+    main()

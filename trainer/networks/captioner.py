@@ -1,0 +1,93 @@
+"""A transformer that writes the caption of an image, piece by piece (Vinyals et al. 2015, with attention).
+
+The blocks are those of `prior`, with the image in the place of its words and pieces of words in that of its codes.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.errors import UserError
+from trainer.networks.matching import ImageEncoder
+from trainer.networks.prior import Block, Past, heads, through
+
+
+class Captioner(nn.Module):
+    """Logits (N, L, K) of pieces of captions, each given the image and the pieces before it.
+
+    Images are read as a whole and by 4 x 4 regions. Of the V pieces of a vocabulary K are ever written, those that
+    captions of training have (`known`). Their embeddings of `word_channels` are also the weights of what is written
+    (Press & Wolf 2017), widened and narrowed as in ALBERT (Lan et al. 2020).
+    """
+
+    known: Tensor
+    turn: Tensor
+
+    def __init__(
+        self,
+        resolution: int,
+        vocabulary: int,
+        max_tokens: int,
+        base_channels: int = 16,
+        max_channels: int = 128,
+        word_channels: int = 32,
+        width: int = 128,
+        num_layers: int = 3,
+        num_heads: int = 4,
+    ):
+        super().__init__()
+        if width % (2 * num_heads):
+            raise UserError(f"captioner.width={width}: expected a multiple of 2 * num_heads={2 * num_heads}")
+        self.vocabulary, self.max_tokens, self.num_heads = vocabulary, max_tokens, num_heads
+        self.image = ImageEncoder(resolution, width, base_channels, max_channels)
+        self.pieces = nn.Embedding(vocabulary + 1, word_channels)  # the last begins a caption
+        self.widen, self.narrow = nn.Linear(word_channels, width), nn.Linear(width, word_channels)
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
+        self.regions = nn.ModuleList(nn.Linear(width, 2 * width, bias=False) for _ in range(num_layers))
+        self.blocks = nn.ModuleList(Block(width, num_heads, num_layers) for _ in range(num_layers))
+        self.norm = nn.RMSNorm(width)
+        self.register_buffer("known", torch.ones(vocabulary, dtype=torch.bool))
+        self.register_buffer("turn", line(max_tokens, width // num_heads), persistent=False)
+        self._written: Tensor | None = None
+
+    def learn(self, ids: Tensor) -> None:
+        """From now on no other pieces are written than these, ids of any shape."""
+        self.known.zero_()
+        self.known[ids.flatten()] = True
+        self._written = None
+
+    @property
+    def written(self) -> Tensor:
+        """(K,) ids of the pieces that are written."""
+        if self._written is None or self._written.device != self.known.device:
+            self._written = self.known.nonzero()[:, 0]  # once: it waits for a GPU
+        return self._written
+
+    def forward(self, image: Tensor, ids: Tensor) -> Tensor:
+        """Of images (N, 3, H, W) in [-1, 1] and the ids (N, L) int64 that are to be predicted."""
+        begin = ids.new_full((len(ids), 1), self.vocabulary)
+        return self.step(torch.cat([begin, ids[:, :-1]], 1), self.begin(image))[0]
+
+    def begin(self, image: Tensor) -> Past:
+        """What is seen of images."""
+        whole, regions = self.image(image)
+        seen = torch.cat([whole[:, None], regions.flatten(2).transpose(1, 2)], 1)
+        seen = F.layer_norm(seen, seen.shape[-1:])
+        read = [heads(layer(seen), 2, self.num_heads) for layer in self.regions]
+        mask = torch.ones(seen.shape[:2], dtype=torch.bool, device=seen.device)
+        return Past([(key, value) for key, value in read], mask, 0)
+
+    def step(self, ids: Tensor, past: Past) -> tuple[Tensor, Past]:
+        """Logits (N, t, K) of what follows each of the t pieces (N, t) behind the past, and the past with them."""
+        x, past = through(self.blocks, self.widen(self.pieces(ids)), self.turn, past, causal=True)
+        table = self.pieces.weight[self.written]
+        return F.linear(self.narrow(self.norm(x)), table, self.bias[self.written]), past
+
+
+def line(count: int, channels: int) -> Tensor:
+    """(2, count, channels / 2) cosines and sines of rotary positions in a row (Su et al. 2021)."""
+    n = channels // 2
+    angle = torch.arange(count)[:, None] * 100.0 ** (-torch.arange(n) / n)
+    return torch.stack([angle.cos(), angle.sin()])

@@ -1,0 +1,120 @@
+"""Captions of a folder of pictures, kept beside those that people have written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from trainer.data import tables
+from trainer.data.build import CORRUPT, fit
+from trainer.data.captions import CAPTION_KEYS, IMAGE_KEYS, key_of
+from trainer.data.files import IMAGE_SUFFIXES, find_files, open_image, with_suffix
+from trainer.data.folder import TEXTS
+from trainer.errors import UserError
+from trainer.process.progress import Progress, say
+from trainer.runs import run_folder
+from trainer.sampling.captions import Written, captions_of
+
+if TYPE_CHECKING:
+    from trainer.sampling.pipeline import Pipeline
+
+TABLE = "metadata.jsonl"
+
+
+def described(
+    pipe: Pipeline, paths: Sequence[Path], beams: int, batch_size: int, tell: bool = False
+) -> Iterator[tuple[Path, Written]]:
+    """Each picture that can be read, with its caption; a line for each that cannot, UserError where none can."""
+    resolution = int(pipe.config["data"]["resolution"])
+    progress, whole = Progress("described", "pictures", len(paths)), 0
+    for start in range(0, len(paths), batch_size):
+        read: list[tuple[Path, np.ndarray]] = []
+        for path in paths[start : start + batch_size]:
+            try:
+                read.append((path, np.asarray(fit(open_image(path, resolution), resolution))))
+            except CORRUPT as error:
+                if len(paths) == 1:
+                    raise UserError(f"source={path}: not a picture that can be read ({error})") from error
+                say(f"{path}: not a picture that can be read ({error}); left out")
+        if read:
+            pixels = torch.from_numpy(np.stack([each for _, each in read])).permute(0, 3, 1, 2)
+            found = captions_of(pipe.objective, pipe.text, pixels, beams, batch_size)
+            yield from zip((path for path, _ in read), found, strict=True)
+        whole += len(read)
+        if tell:
+            progress(min(start + batch_size, len(paths)))
+    if not whole:
+        raise UserError(f"none of {len(paths)} pictures can be read")
+
+
+def write(pipe: Pipeline, folder: Path, out: str | None, beams: int, batch_size: int) -> None:
+    """FOLDER/metadata.jsonl, or `out`, with a line for each picture below it that has no caption yet.
+
+    Lines that are there stay as they are; captions of text files beside pictures are taken into the table, as who reads
+    it reads no others. What is written here says so: "machine": true, by which model, and its mean log probability a
+    piece. Where all have captions nothing is written.
+    """
+    root = folder.resolve()
+    files = find_files(root)
+    images = with_suffix(files, *IMAGE_SUFFIXES)
+    if not images:
+        raise UserError(f"source={folder}: no picture in it; expected .png, .jpg, .webp, ...")
+    others = [file for file in files if Path(file).name.startswith("metadata.") and Path(file) != root / TABLE]
+    if others:
+        raise UserError(f"{others[0]}: captions are added to a {TABLE} in {root} alone; bring its rows there first")
+    table = Path(out).expanduser() if out else root / TABLE
+    lines, captioned = known_lines(root, files, images)
+    missing = [Path(image) for image in images if image not in captioned]
+    if not missing:
+        print(f"all {len(images)} pictures of {folder} have captions: nothing is written")
+        return
+    model = f"{pipe.config.get('name')} {run_folder.of(pipe.path.resolve()).name}/{pipe.path.name}"
+    scores = []
+    for path, found in described(pipe, missing, beams, batch_size, tell=True):
+        if not found.text:
+            say(f"{path}: the model has no words for it; left out")
+            continue
+        row = {"file_name": os.path.relpath(path, root), "text": found.text, "machine": True, "model": model,
+               "score": round(found.score, 4)}  # fmt: skip
+        lines.append(json.dumps(row, ensure_ascii=False))
+        scores.append(found.score)
+    writing = table.with_name(f".{table.name}.tmp")
+    try:
+        writing.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        writing.replace(table)
+    except OSError as error:
+        raise UserError(f"{table}: {error.strerror}; name a file that can be written by out=") from error
+    mean = f", mean score {sum(scores) / len(scores):.3f}" if scores else ""
+    own = len(lines) - len(scores)
+    print(f"{table}: {len(scores)} captions of {model}{mean}; {own} of {len(images)} pictures had theirs")
+
+
+def known_lines(root: Path, files: dict[str, Any], images: Sequence[str]) -> tuple[list[str], set[str]]:
+    """Lines of the table as it stands, or as text files make it, and the pictures that have captions."""
+    captioned: set[str] = set()
+    lines: list[str] = []
+    table = root / TABLE
+    if str(table) in files:
+        for where, row in tables.rows(str(table)):
+            name, text = key_of(row, None, IMAGE_KEYS), key_of(row, None, CAPTION_KEYS)
+            if name is None:
+                raise UserError(f"{where}: it names no picture; expected {tables.EXAMPLE}")
+            if text is not None and row[text]:
+                captioned.add(os.path.normpath(root / str(row[name])))
+                lines.append(json.dumps(row, ensure_ascii=False))
+        return lines, captioned
+    for image in images:
+        stem = os.path.splitext(image)[0]
+        text_file = next((stem + suffix for suffix in TEXTS if stem + suffix in files), None)
+        said = [line.strip() for line in tables.lines(text_file) if line.strip()] if text_file else []
+        if said:
+            captioned.add(image)
+            row = {"file_name": os.path.relpath(image, root), "text": said if len(said) > 1 else said[0]}
+            lines.append(json.dumps(row, ensure_ascii=False))
+    return lines, captioned
