@@ -284,7 +284,7 @@ def test_writer(experiment, command, tmp_path):
     assert (drawn.code, f"a run of {experiment} draws no images" in drawn.err) == (2, True)
     pictures = tmp_path / "my, pictures"
     pictures.mkdir()
-    photo, mask = a_photo(pictures)
+    photo, _ = a_photo(pictures)
     (pictures / "mask.txt").write_text("a white square\n")
     (pictures / "torn.png").write_text("torn")
     one = command(f"checkpoint={run}", f"source={photo}", "beams=2", main=caption)

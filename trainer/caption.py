@@ -38,7 +38,7 @@ def caption(cfg: DictConfig) -> None:
         raise UserError(f"source={cfg.source}: no such file or folder; give a picture, or a folder of them")
     pipe = load(cfg.checkpoint, cfg.device)
     if source.is_file():
-        ((_, found),) = describing.described(pipe, [source], cfg.beams, cfg.batch_size)
+        ((_, found),) = describing.described(pipe, [source], cfg.beams, cfg.batch_size, alone=True)
         print(f"{found.text}\nmean log probability a piece: {found.score:.3f}")
         return
     describing.write(pipe, source, cfg.out, cfg.beams, cfg.batch_size)

@@ -27,7 +27,7 @@ CHAPTERS: dict[str, dict[str, str]] = {
     "help": {
         "help": f"{MODULE} --help",
         **{f"help-{verb}": f"{MODULE}.{verb} --help" for verb in ("sample", "evaluate", "compress", "export", "speed")},
-        **{f"help-{verb}": f"{MODULE}.{verb} --help" for verb in ("benchmark", "report", "dashboard")},
+        **{f"help-{verb}": f"{MODULE}.{verb} --help" for verb in ("caption", "benchmark", "report", "dashboard")},
         "config-data": f"{MODULE} +experiment=cgan --cfg job --package data",
     },
     "mistakes": {

@@ -76,6 +76,13 @@ def test_a_part_that_needs_another_names_it(command, tmp_path, monkeypatch, chos
     assert result.err.endswith(expected)
 
 
+def test_a_part_of_the_root_that_another_needs_is_named(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = command("objective=captioning", "name=x", "kimg=1", main=lambda: entry(print, "config", Training))
+    assert result.code == 2
+    assert result.err.endswith("'text.network.vocabulary' not found; choose another part, or text=pieces or scratch\n")
+
+
 @pytest.mark.parametrize("scale", [name for name in OPTIONS["scale"] if name.removeprefix("gpu_") not in TAUGHT])
 def test_scale_changes_an_experiment_wherever_it_stands(compose, scale):
     family = scale.removeprefix("gpu").lstrip("_")  # that it is for
@@ -114,6 +121,8 @@ def test_every_option_of_every_group_composes(compose, group, option):
     arguments = [] if group == "objective" else [f"objective={objective}"]
     if override == "objective=distill_text":  # its generator is the teacher's, and here is none
         arguments.append("generator@objective.generator.generator=dcgan")
+    if override == "objective=captioning":
+        arguments.append("text=pieces")
     if group == "data" and option not in ("emoji", "shapes", "shapes_single"):
         arguments.append("data.source.path=somewhere")
     cfg = compose(*arguments, override, "name=x", "kimg=1")

@@ -66,6 +66,23 @@ def test_jsonl(root, write, tmp_path):
     assert np.abs(cache.images[:].astype(int) - np.array([(0, 0, 254), (255, 0, 0)])[:, None, None]).max() <= 2
 
 
+def test_captions_of_a_machine_count_as_is_said(root, write):
+    rows = [{"file_name": "a.png", "text": "mine"}, {"file_name": "sub/b.jpg", "text": "its"}]
+    rows[1] |= {"machine": True, "score": -0.4}
+    write("metadata.jsonl", "\n".join(map(json.dumps, rows)))
+    both, one = ["mine", "its"], ["mine"]
+    for machine, least, expected in ((True, None, both), (True, -0.5, both), (True, -0.3, one), (False, -0.5, one)):
+        items = Folder(str(root), machine_captions=machine, min_score=least).items()
+        assert [item.captions[0] for item in items] == expected
+    plain = Folder(str(root)).fingerprint()
+    assert len({plain, Folder(str(root), machine_captions=False).fingerprint(),
+                Folder(str(root), min_score=-0.3).fingerprint()}) == 3  # fmt: skip
+    rows[1]["score"] = "high"
+    write("metadata.jsonl", "\n".join(map(json.dumps, rows)))
+    with pytest.raises(UserError, match=r"line 2: score is 'high'; expected a number, as trainer.caption writes it"):
+        list(Folder(str(root), min_score=-0.3).items())
+
+
 def test_csv(root, write):
     write("metadata.csv", 'file_name,text,concept\na.png,"a red, square",\nsub/b.jpg,a blue square,3\n')
     expected = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -140,11 +140,22 @@ def wrong_key(message: str, cause: OmegaConfBaseException, folders: list[Path]) 
 
 def parts_with(message: str, folders: list[Path]) -> str:
     """For a part that reads a key of another part, of which an option without that key was chosen."""
-    group, _, key = message.split("'")[1].rpartition(".")  # Interpolation key 'objective.generator.stages' not found
-    kind = group.rpartition(".")[2]
-    files = options(folders).get(kind, {})
-    have = [name for name, file in files.items() if re.search(rf"^{re.escape(key)}:", file.read_text("utf-8"), re.M)]
-    return f"; choose another part, or {kind}@{group}={' or '.join(have)}" if have else ""
+    parts = message.split("'")[1].split(".")  # Interpolation key 'objective.generator.stages' not found
+    groups = options(folders)
+    at = max((i for i, part in enumerate(parts[:-1]) if part in groups and part != "objective"), default=0)
+    kind, key = parts[at], parts[at + 1 :]
+    have = [name for name, file in groups.get(kind, {}).items() if has(OmegaConf.load(file), key)]
+    place = f"{kind}@{'.'.join(parts[: at + 1])}" if at else kind  # a part of the root has no other place
+    return f"; choose another part, or {place}={' or '.join(have)}" if have else ""
+
+
+def has(node: Any, key: list[str]) -> bool:
+    """Whether a node of a file has a key within, given by its parts."""
+    for part in key:
+        if not isinstance(node, DictConfig) or part not in node:
+            return False
+        node = node._get_node(part)
+    return True
 
 
 def one_line(text: str) -> str:

@@ -27,7 +27,7 @@ class Restoration(GAN):
     def __init__(
         self,
         reconstruction: Callable[[Tensor, Tensor], Tensor],
-        pixel: float = 100.0,
+        pixel: float = 10.0,
         perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
         perceptual_weight: float = 1.0,
         adversarial: float = 1.0,

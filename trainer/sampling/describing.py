@@ -28,29 +28,25 @@ TABLE = "metadata.jsonl"
 
 
 def described(
-    pipe: Pipeline, paths: Sequence[Path], beams: int, batch_size: int, tell: bool = False
+    pipe: Pipeline, paths: Sequence[Path], beams: int, batch_size: int, alone: bool = False
 ) -> Iterator[tuple[Path, Written]]:
-    """Each picture that can be read, with its caption; a line for each that cannot, UserError where none can."""
+    """Each picture that can be read, with its caption; a line for each that cannot, UserError where it is `alone`."""
     resolution = int(pipe.config["data"]["resolution"])
-    progress, whole = Progress("described", "pictures", len(paths)), 0
+    progress = Progress("described", "pictures", len(paths))
     for start in range(0, len(paths), batch_size):
         read: list[tuple[Path, np.ndarray]] = []
         for path in paths[start : start + batch_size]:
             try:
                 read.append((path, np.asarray(fit(open_image(path, resolution), resolution))))
             except CORRUPT as error:
-                if len(paths) == 1:
+                if alone:
                     raise UserError(f"source={path}: not a picture that can be read ({error})") from error
                 say(f"{path}: not a picture that can be read ({error}); left out")
         if read:
             pixels = torch.from_numpy(np.stack([each for _, each in read])).permute(0, 3, 1, 2)
             found = captions_of(pipe.objective, pipe.text, pixels, beams, batch_size)
             yield from zip((path for path, _ in read), found, strict=True)
-        whole += len(read)
-        if tell:
-            progress(min(start + batch_size, len(paths)))
-    if not whole:
-        raise UserError(f"none of {len(paths)} pictures can be read")
+        progress(min(start + batch_size, len(paths)))
 
 
 def write(pipe: Pipeline, folder: Path, out: str | None, beams: int, batch_size: int) -> None:
@@ -76,7 +72,7 @@ def write(pipe: Pipeline, folder: Path, out: str | None, beams: int, batch_size:
         return
     model = f"{pipe.config.get('name')} {run_folder.of(pipe.path.resolve()).name}/{pipe.path.name}"
     scores = []
-    for path, found in described(pipe, missing, beams, batch_size, tell=True):
+    for path, found in described(pipe, missing, beams, batch_size):
         if not found.text:
             say(f"{path}: the model has no words for it; left out")
             continue
