@@ -155,6 +155,8 @@ def make_captioning(optimizer=None, **changes):
     captioner = Captioner(RESOLUTION, WORDS, 5, 4, 8, word_channels=8, width=16, num_layers=2, num_heads=2)
     captioner.learn(torch.arange(10))
     loop = {"optimizer": {"captioner": optimizer}} if optimizer else {}
+    keys = ("schedule", "clip", "accumulate", "seed")
+    loop |= {k: changes.pop(k) for k in keys if k in changes}
     return GivenCaptions(captioner, **changes, **loop_arguments(("captioner",), **loop))
 
 

@@ -38,7 +38,7 @@ def difference(one, other):
     assert one["ema"].keys() == other["ema"].keys()
     assert one["ema"]
     pairs = [(one[kind][key], other[kind][key]) for kind in ("weights", "ema") for key in one[kind]]
-    return max((a - b).abs().max().item() for a, b in pairs)
+    return max((a.float() - b.float()).abs().max().item() for a, b in pairs)
 
 
 def cases(precision, later=0):

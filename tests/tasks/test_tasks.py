@@ -108,7 +108,7 @@ def test_holes_are_boxes_or_strokes_and_grey():
     is_box = hole.flatten(1).sum(1) == rows * columns
     assert 0.4 < is_box.float().mean() < 0.6
     for sides in (rows[is_box], columns[is_box]):
-        assert 7 <= sides.min() and sides.max() <= 29  # a quarter to 0.9 of 32
+        assert 7 <= sides.min() and sides.max() <= 20  # a quarter to 0.6 of 32
 
 
 def test_a_stroke_reaches_half_a_brush_from_its_line():

@@ -44,7 +44,8 @@ class Captioner(nn.Module):
         self.image = ImageEncoder(resolution, width, base_channels, max_channels)
         self.pieces = nn.Embedding(vocabulary + 1, word_channels)  # the last begins a caption
         self.widen, self.narrow = nn.Linear(word_channels, width), nn.Linear(width, word_channels)
-        self.bias = nn.Parameter(torch.zeros(vocabulary))
+        self.bias = nn.Embedding(vocabulary, 1)  # tables are called: so engines that split them gather them first
+        nn.init.zeros_(self.bias.weight)
         self.regions = nn.ModuleList(nn.Linear(width, 2 * width, bias=False) for _ in range(num_layers))
         self.blocks = nn.ModuleList(Block(width, num_heads, num_layers) for _ in range(num_layers))
         self.norm = nn.RMSNorm(width)
@@ -82,8 +83,7 @@ class Captioner(nn.Module):
     def step(self, ids: Tensor, past: Past) -> tuple[Tensor, Past]:
         """Logits (N, t, K) of what follows each of the t pieces (N, t) behind the past, and the past with them."""
         x, past = through(self.blocks, self.widen(self.pieces(ids)), self.turn, past, causal=True)
-        table = self.pieces.weight[self.written]
-        return F.linear(self.narrow(self.norm(x)), table, self.bias[self.written]), past
+        return F.linear(self.narrow(self.norm(x)), self.pieces(self.written), self.bias(self.written)[:, 0]), past
 
 
 def line(count: int, channels: int) -> Tensor:

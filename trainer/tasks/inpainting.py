@@ -26,7 +26,7 @@ class Inpainting(Task):
     def __init__(
         self,
         boxes: float = 0.5,
-        box: tuple[float, float] = (0.25, 0.9),
+        box: tuple[float, float] = (0.25, 0.6),
         brush: tuple[float, float] = (0.1, 0.25),
     ):
         require(0 <= boxes <= 1, f"task.boxes={boxes}: expected a share in [0, 1]")
