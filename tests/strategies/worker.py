@@ -138,6 +138,7 @@ def make_regularized(*arguments, **options):
 # eps: some gradients vanish by symmetry (a bias under hinge); Adam would blow their rounding noise up to full steps
 ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.0, 0.9), eps=1e-4)
 SGD = partial(torch.optim.SGD, lr=0.1)
+SMALL = partial(torch.optim.SGD, lr=0.01)
 SPLIT = {"accumulate": 2, "clip": 0.5}
 VQGAN = {"discriminator_start_kimg": 0.02, "discriminator_ramp_kimg": 0.05, "perceptual_weight": 0.1}
 TODAY = {"matching": 2.0, "feature_matching": 3.0, "reuse_fakes": True, "r1": 0.2, "penalty_interval": 2}
@@ -174,9 +175,9 @@ OBJECTIVES = {
     "attngan": partial(make_attngan, SGD, text=Reader, matching=1.0, r1=0.1, penalty_interval=2, **SPLIT),
     "stages": partial(make_attngan, SGD, text=Reader, **TODAY),  # as experiment cgan
     "captioning": partial(make_captioning, ADAM),
-    # SGD: under Adam a rounding of 1e-7 grows tenfold in three steps here, in one process as well, halves added up
-    "inpainting": partial(make_restoration, SGD, matching=1.0, pixel=3.0),
-    "inpainting+split": partial(make_restoration, SGD, matching=1.0, r1=0.1, penalty_interval=2, **SPLIT),
+    # small steps: else a rounding of 1e-7 grows tenfold in three of them here, in one process as well, halves added up
+    "inpainting": partial(make_restoration, SMALL, matching=1.0),
+    "inpainting+split": partial(make_restoration, SMALL, matching=1.0, r1=0.1, penalty_interval=2, **SPLIT),
     "denoising": partial(make_restoration, ADAM, task=Denoising(), adversarial=0.0),
     "progressive": partial(make_progressive, ADAM, text=Reader, matching=1.0, r1=0.1, penalty_interval=2, **SPLIT),
     "stylegan2": partial(make_stylegan2, ADAM, text=Reader, r1=0.1, penalty_interval=2, path_length_interval=2),
