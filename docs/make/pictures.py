@@ -37,6 +37,10 @@ PICTURES = {
         "samples/latest.png",
         "17 minutes on one core of an EPYC with AVX2",
     ),
+    **{
+        name: Picture((TRAIN + name,), "samples/latest.png", f"{minutes} minutes on one core of a busy EPYC")
+        for name, minutes in (("inpainting", 14), ("super_resolution", 10), ("colorization", 18), ("captioning", 6))
+    },
     "open": Picture(
         (
             TRAIN + "stylevae run_dir=outputs/1",
