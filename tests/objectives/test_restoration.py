@@ -67,6 +67,11 @@ def test_one_seed_is_one_image_at_any_batch_size(task):
         assert (some.int() - whole[part].int()).abs().max() <= 1
     with pytest.raises(UserError, match=NO_SOURCE[:40]):
         sampler(captions, range(20))
+    condition = sampler.conditions(captions[:2])
+    with pytest.raises(UserError, match=NO_SOURCE[:40]):
+        sampler.draw(sampler.latents([0, 1]), condition)
+    drawn = sampler.draw(sampler.latents([0, 1]), condition._replace(source=sources[:2]))
+    assert (drawn.int() - whole[:2].int()).abs().max() <= 1
     assert sampler.exact in (True, False)
 
 

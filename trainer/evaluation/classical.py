@@ -132,11 +132,13 @@ def compare(study: Study, found: Sequence[Figure], measures: Sequence[Measure]) 
     """
     compared = [measure for measure in measures if isinstance(measure, COMPARED)]
     own = {figure.metric: figure for figure in found if SHOWN.match(figure.metric)}
+    if not own:
+        return [], ""
     task = type(study.sampler.task)
     methods: dict[str, tuple[Method | None, str]] = {STARTS.get(task, "untouched"): (None, "torch"), **METHODS[task]}
     figures: list[Figure] = []
     rows = [("", *own, "images/s"), row(str(found[0].checkpoint), own.values(), speed(study))]
-    for name, (method, packages) in methods.items() if compared else ():
+    for name, (method, packages) in methods.items():
         if missing := [each for each in packages.split() if importlib.util.find_spec(each) is None]:
             if place()[0] == 0:
                 say(f"{name} is left out: {missing[0]} is not installed; {install('classical')}")

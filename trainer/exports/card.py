@@ -53,11 +53,12 @@ def model_card(
     page: whether one that draws is.
     """
     config, kimg = settings["config"], settings["images_seen"] / 1000
+    kind = "image-to-image" if task_of(config.get("objective")) else "text-to-image"
     front = ModelCardData(
         license=license or LICENSE,
         library_name="trainer",
-        pipeline_tag="text-to-image",
-        tags=["text-to-image", "trainer", "pytorch_model_hub_mixin", "model_hub_mixin"],
+        pipeline_tag=kind,
+        tags=[kind, "trainer", "pytorch_model_hub_mixin", "model_hub_mixin"],
     )
     parts = [f"---\n{front.to_yaml()}\n---", f"# {plain(config['name'])}", about(config, kimg)]
     parts += [f"![samples]({PICTURES})"] if pictures else []

@@ -74,8 +74,7 @@ class Sampler:
             raise UserError(
                 f"{len(captions)} captions and {len(seeds)} seeds: expected one seed a caption, at least one"
             )
-        if (sources is None) != (self.task is None):
-            raise UserError(NO_SOURCE if sources is None else NO_TASK)
+        self._require(sources)
 
         def inputs(part: slice) -> tuple[Tensor, Condition]:
             condition = self.conditions(captions[part])
@@ -94,7 +93,12 @@ class Sampler:
             raise UserError(
                 f"{len(latents)} latents and {len(condition.mask)} conditions: expected one of each, at least one"
             )
+        self._require(condition.source)
         return self._in_parts(len(latents), lambda part: (latents[part], condition.rows(part)))
+
+    def _require(self, sources: Tensor | None) -> None:
+        if (sources is None) != (self.task is None):
+            raise UserError(NO_SOURCE if sources is None else NO_TASK)
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, captions: Sequence[str]) -> Tensor:
