@@ -143,6 +143,9 @@ def test_image_task(experiment, command, tmp_path):
         rows = [*csv.DictReader(file)]
     for key in ("val/fd_effnet", "val/psnr", "val/ssim"):
         assert len([row for row in rows if row[key]]) == 2
+    holes = " mask=mask.png" if experiment == "inpainting" else ""
+    for file in ("README.md", "report.html"):
+        assert f"checkpoint={run} source=photo.png{holes} " in (run / file).read_text()
     photo, mask = a_photo(tmp_path)
     given = [f"source={photo}", *([f"mask={mask}"] if experiment == "inpainting" else [])]
     result = command(f"checkpoint={run}", *given, "prompts=[a red star]", "seeds=0-1", f"out={tmp_path}", main=sample)
@@ -274,6 +277,8 @@ def test_writer(experiment, command, tmp_path):
         rows = [*csv.DictReader(file)]
     for key in ("val/cider_d", "val/bleu4", "val/rouge_l", "val/attributes_caption"):
         assert len([row for row in rows if row[key]]) == 2
+    for file in ("README.md", "report.html"):
+        assert f"python -m trainer.caption checkpoint={run} data=PICTURES" in (run / file).read_text()
     measured = command(f"checkpoint={run}", "num_images=16", "num_references=12", "device=cpu", main=evaluate)
     assert measured.code == 0, measured.err
     for metric in ("cider_d", "bleu4", "rouge_l", "cider_d_nearest", "attributes_caption_nearest"):

@@ -12,7 +12,7 @@ from omegaconf import MISSING, DictConfig
 
 from trainer.config.entry import entry
 from trainer.errors import UserError
-from trainer.runs.export_files import PROGRAMS, WEIGHTS, example
+from trainer.runs.export_files import PROGRAMS, WEIGHTS, example, task_of
 
 FORMATS = ("safetensors", *PROGRAMS, "web")
 
@@ -69,6 +69,7 @@ def export(cfg: DictConfig) -> None:
         raise UserError("; ".join(failed))
     usable = (WEIGHTS, *(PROGRAMS[each] for each in PROGRAMS if each in formats)) if draws else ()
     prompts = shlex.quote(f"prompts=[{prompt}]") if draws and (prompt := example(config)) else ""
+    prompts = f"source=photo.png {prompts}" if task_of(config["objective"]) else prompts
     for name in (each for each in usable if (out / each).is_file()):
         print(f"python -m trainer.sample checkpoint={out / name} {prompts}".rstrip())
 

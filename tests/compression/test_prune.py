@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainer.batch import Condition
 from trainer.compression.channels import groups
 from trainer.compression.prune import effects, prune
 from trainer.errors import UserError
@@ -114,7 +113,8 @@ def test_groups_of_a_convolution_go_as_a_whole(inputs):
 def test_effects_are_what_the_images_change_by(inputs):
     """|sum of w dG/dw| of a weight alone, against a difference quotient of the images."""
     network = make(node_of("dcgan", 16)).double()
-    batch = (inputs[0][0].double(), Condition(*(x.double() if x.is_floating_point() else x for x in inputs[0][1])))
+    condition = inputs[0][1].map(lambda x: x.double() if x.is_floating_point() else x)
+    batch = (inputs[0][0].double(), condition)
     found = torch.stack([each["ups.0.bias"] for each in effects(network, [batch] * 150)])
     with torch.no_grad():
         before, after = network(*batch), deepcopy(network)

@@ -60,8 +60,9 @@ def test_half_of_a_gpu_takes_and_gives_float32(inputs, monkeypatch):
 
 def test_casting_leaves_masks_and_token_ids():
     condition = Condition(torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, 4))
+    condition = condition._replace(source=torch.zeros(2, 3, 4, 4))
     kinds = [part.dtype for part in runtime.cast(condition, torch.float16)]
-    assert kinds == [torch.int64, torch.bool, torch.float16]
+    assert kinds == [torch.int64, torch.bool, torch.float16, torch.float16]
 
 
 def test_nothing_is_stored_in_half_without_the_pass():

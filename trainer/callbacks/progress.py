@@ -111,7 +111,10 @@ class Progress(Callback):
             rows.append(("samples", str(run / "samples" / "latest.png")))
         if checkpoint:
             if objective.latent_channels:  # it draws
-                rows.append(("draw", f"python -m trainer.sample checkpoint={run}{prompts(trainer)}"))
+                words = f"{source(objective)}{prompts(trainer)}"
+                rows.append(("draw", f"python -m trainer.sample checkpoint={run}{words}"))
+            if hasattr(objective, "captioner"):
+                rows.append(("describe", f"python -m trainer.caption checkpoint={run} data=PICTURES"))
             if not last(trainer):
                 rows.append(("go on", f"python -m trainer resume={run}"))
         print("\n".join(f"  {key:<13}  {value}" for key, value in rows), flush=True)
@@ -140,6 +143,12 @@ _CONTENTS = """- `report.html`: all of it on one page
 - `config.yaml`, `environment.txt`: what was run, where
 - `wandb/`: the run for Weights & Biases; `wandb leet wandb` shows it here, `wandb sync wandb/offline-run-*` uploads it
 """
+
+
+def source(objective: Any) -> str:
+    """` source=photo.png`, of an image task, with a mask where it fills holes; '' for others."""
+    task = getattr(getattr(objective, "generator", None), "task", None)
+    return "" if task is None else " source=photo.png" + " mask=mask.png" * task.holes
 
 
 def prompts(trainer: Trainer) -> str:

@@ -112,7 +112,11 @@ def commands(run: Run) -> str:
         said = run.panel.get("draw", "'prompts=[a red apple, a blue car]'")
         of_data = re.search(r" ?'prompts=\[[\w ,]+\]'", said)  # a caption that the run knows, or none
         prompts = f" {of_data[0].strip()}" if of_data else ""
-        offers.append(("draw", f"python -m trainer.sample checkpoint={run.quoted}{prompts}"))
+        source = "".join(re.findall(r" (?:source|mask)=\w+\.png", said))  # of an image task
+        if "describe" in run.panel:
+            offers.append(("describe", f"python -m trainer.caption checkpoint={run.quoted} data=PICTURES"))
+        else:
+            offers.append(("draw", f"python -m trainer.sample checkpoint={run.quoted}{source}{prompts}"))
         offers.append(("measure", f"python -m trainer.evaluate checkpoint={run.quoted}"))
     if not run.checkpoint and run.starts:
         offers.append(("there is no checkpoint; start again", run.starts[-1].get("command", "")))
