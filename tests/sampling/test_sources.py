@@ -93,9 +93,32 @@ def test_a_hole_is_white_in_the_mask_or_transparent_in_the_picture(tmp_path):
     assert (by_alpha.picture[:, :, :8] == 1).all(), "white, as in training"
     sampler = Shown(Inpainting())
     (drawn,) = redraw(sampler, [by_mask], ["x"], [0])
-    assert (drawn[:, :, :8] == 128).all() and torch.equal(drawn[:, :, 8:], pixels_of(image)[:, :, 8:])
+    assert ((drawn[:, :, :8] - 127.5).abs() == 0.5).all() and torch.equal(drawn[:, :, 8:], pixels_of(image)[:, :, 8:])
     (drawn,) = redraw(Shown(Denoising()), [by_alpha], ["x"], [0])
     assert (drawn[:, :, :8] == 255).all()
+
+
+@pytest.mark.parametrize(("width", "height", "box"), [(90, 70, (30, 20, 41, 28)), (90, 40, (10, 5, 60, 35)),
+                                                      (20, 24, (0, 0, 6, 24)), (64, 50, (60, 46, 64, 50))])  # fmt: skip
+def test_a_hole_is_drawn_as_one_whatever_the_size_of_the_picture(width, height, box):
+    image, mask = photo(width, height), Image.new("L", (width, height))
+    mask.paste(255, box)
+
+    class Mean(Inpainting):
+        """Fills a hole with 0.5 of red, green and blue."""
+
+        def start(self, source):
+            return torch.where(source[:, 3:] > 0, 0.5, source[:, :3])
+
+    sampler = Shown(Mean())
+    (drawn,) = redraw(sampler, [sources.read(image, mask)], ["a star"], [1])
+    captions, _, tiles = sampler.given[0]
+    assert captions == ["a star"] and tiles.shape == (1, 4, 32, 32)
+    hole = pixels_of(mask.convert("RGB")) > 0
+    assert torch.equal(drawn[~hole], pixels_of(image)[~hole])
+    within = drawn[hole].float()
+    assert (within - 191).abs().mean() < 12  # resizing softens its border
+    assert (tiles[0, 3] > 0).any() and (tiles[0, 3] < 0).any(), "what is around it is seen"
 
 
 def test_pictures_are_upright_and_of_any_mode(tmp_path):

@@ -15,9 +15,10 @@ from torch import Tensor
 from trainer.data.build import CORRUPT
 from trainer.data.files import IMAGE_SUFFIXES, MAX_PIXELS, open_image
 from trainer.errors import UserError
-from trainer.sampling.sampler import NO_TASK, Sampler
+from trainer.sampling.sampler import NO_TASK, Sampler, as_pixels
 
 OVERLAP = 4  # of the side of a tile, one part
+CONTEXT = 2.0  # width of what is seen of a picture with a hole, of that of the hole
 
 
 class Source(NamedTuple):
@@ -86,11 +87,15 @@ def redraw(
     """N pictures (3, scale h, scale w) uint8 on the CPU, of N sources, captions and seeds, by the task of a run.
 
     What is larger than pictures of training is drawn in tiles that overlap by a quarter, and run into each other there;
-    what is smaller is continued by its edge. All tiles have the caption and the seed of their picture.
+    what is smaller is continued by its edge. All tiles have the caption and the seed of their picture. A hole is drawn
+    as a whole, in a window around it that is made as small as pictures of training: it is one thing that comes into it.
     """
     if sampler.task is None:
         raise UserError(NO_TASK)
-    cut = [Tiles.of(sampler, source) for source in sources]
+    network: Any = sampler.network if hasattr(sampler.network, "resolution") else sampler.network.generator
+    side = network.resolution // sampler.task.scale
+    kind: type[Tiles] | type[Window] = Window if sampler.task.holes else Tiles
+    cut = [kind.of(sampler.task, side, source) for source in sources]
     texts = [caption for caption, each in zip(captions, cut, strict=True) for _ in each.tiles]
     numbers = [seed for seed, each in zip(seeds, cut, strict=True) for _ in each.tiles]
     drawn = sampler(texts, numbers, torch.cat([each.tiles for each in cut])).cpu()
@@ -108,13 +113,9 @@ class Tiles(NamedTuple):
     width: int
 
     @classmethod
-    def of(cls, sampler: Sampler, source: Source) -> Tiles:
-        """Of the size that the sampler's network learned with."""
-        task = sampler.task
-        network: Any = sampler.network if hasattr(sampler.network, "resolution") else sampler.network.generator
-        side = network.resolution // task.scale
-        mask = source.mask[None] if source.mask is not None and task.holes else None
-        given = task.of_picture(source.picture[None], mask)
+    def of(cls, task: Any, side: int, source: Source) -> Tiles:
+        """Of the size that a network learned with."""
+        given = task.of_picture(source.picture[None])
         height, width = given.shape[2:]
         given = F.pad(given, (0, max(0, side - width), 0, max(0, side - height)), mode="replicate")
         rows, columns = (starts(size, side) for size in given.shape[2:])
@@ -137,6 +138,49 @@ class Tiles(NamedTuple):
             total[:, y, x] += weight * tile.float()
             weights[y, x] += weight
         return (total / weights).round().to(torch.uint8)[:, : scale * self.height, : scale * self.width]
+
+
+class Window(NamedTuple):
+    """tiles: (1, C, s, s) of what is around a hole; at: where that is, (top, left, size), in the picture."""
+
+    tiles: Tensor
+    at: tuple[int, int, int]
+    source: Source
+
+    @classmethod
+    def of(cls, task: Any, side: int, source: Source) -> Window:
+        """A square around the hole, CONTEXT times as wide as that and no less than `side`, made `side` wide."""
+        if source.mask is None:
+            task.of_picture(source.picture[None])  # which says what is missing
+        assert source.mask is not None
+        rows, columns = (torch.nonzero(source.mask[0].any(axis))[:, 0] for axis in (1, 0))
+        ends = [(int(each.min()), int(each.max()) + 1) for each in (rows, columns)]
+        height, width = source.picture.shape[1:]
+        wanted = max(round(CONTEXT * (end - begin)) for begin, end in ends)
+        size = max(side, min(wanted, max(height, width)))
+        pad = (0, max(0, size - width), 0, max(0, size - height))
+        picture = F.pad(source.picture[None], pad, mode="replicate")
+        mask = F.pad(source.mask[None], pad)
+        top, left = (
+            min(max(0, (begin + end - size) // 2), length - size)
+            for (begin, end), length in zip(ends, picture.shape[2:], strict=True)
+        )
+        seen = [each[:, :, top : top + size, left : left + size] for each in (picture, mask)]
+        if size > side:
+            seen = [F.interpolate(each, size=(side, side), mode="area") for each in seen]
+        return cls(task.of_picture(seen[0], (seen[1] > 0).float()), (top, left, size), source)
+
+    def joined(self, drawn: Tensor, scale: int) -> Tensor:
+        """(3, h, w) uint8 of the picture with the drawn window (1, 3, S, S) where the hole is."""
+        assert self.source.mask is not None
+        top, left, size = self.at
+        if size != drawn.shape[-1]:
+            drawn = F.interpolate(drawn.float(), size=(size, size), mode="bicubic").round().clamp(0, 255)
+        whole = as_pixels(self.source.picture)
+        part = whole[:, top : top + size, left : left + size]  # a view; the window may end beyond the picture
+        hole = self.source.mask[:, top : top + size, left : left + size] > 0
+        part.copy_(torch.where(hole, drawn[0, :, : part.shape[1], : part.shape[2]].to(torch.uint8), part))
+        return whole
 
 
 def starts(length: int, side: int) -> list[int]:
