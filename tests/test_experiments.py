@@ -162,6 +162,17 @@ def test_image_task(experiment, command, tmp_path):
         assert refused.code == 2
         assert "source" in refused.err.splitlines()[-1]
         assert "Traceback" not in refused.err
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.png", "b.png", "b.webp"):
+        with Image.open(photo) as image:
+            image.save(folder / name, lossless=True)
+    (folder / "torn.jpg").write_text("torn")
+    whole = command(f"checkpoint={run}", f"source={folder}", *given[1:], f"out={tmp_path / 'all'}", main=sample)
+    assert whole.code == 0, whole.err
+    assert "torn.jpg: not a picture that can be read" in whole.err
+    drawn = {file.name for file in (tmp_path / "all").iterdir()}
+    assert len(drawn) == 4 and {"grid.png", "a_image_seed0000.png"} < drawn
     draws_alone_the_same(run, source=photo, mask=mask if experiment == "inpainting" else None)
 
 

@@ -66,6 +66,8 @@ def test_several_pictures_are_drawn_at_once_each_with_its_caption_and_seed():
     given = [sources.read(photo(50, 40, 1)), sources.read(photo(20, 20, 2))]
     one, two = redraw(sampler, given, ["a", "b"], [1, 2])
     assert (one.shape, two.shape) == ((3, 40, 50), (3, 20, 20))
+    many = redraw(Shown(Colorization()), given * 90, ["a", "b"] * 90, range(180))
+    assert len(many) == 180 and torch.equal(many[-1], two) and torch.equal(many[0], one)
     captions, seeds, tiles = sampler.given[0]
     assert len(sampler.given) == 1 and tiles.shape[1] == 1
     assert captions == ["a"] * 4 + ["b"] and seeds == [1] * 4 + [2]

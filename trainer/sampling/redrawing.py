@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from trainer.process.progress import Progress
+from trainer.errors import UserError
+from trainer.process.progress import Progress, say
 from trainer.sampling import sources
 from trainer.sampling.files import Origin, free_name, make_folder, refuse_others, save
 from trainer.sampling.grids import grid
@@ -39,7 +40,9 @@ def write(
     """A PNG for each source, prompt and seed; in the grid each source stands before what was made of it."""
     pairs = list(itertools.product(prompts, seeds))
     paths = sources.files(source)
-    names = {path: [f"{slug(path.stem)}_{slug(prompt) or 'image'}_seed{seed:04d}.png" for prompt, seed in pairs]
+    stems = [path.stem for path in paths]
+    called = {path: path.stem if stems.count(path.stem) == 1 else path.name for path in paths}
+    names = {path: [f"{slug(called[path])}_{slug(prompt) or 'image'}_seed{seed:04d}.png" for prompt, seed in pairs]
              for path in paths}  # fmt: skip
     refuse_others((folder / name for each in names.values() for name in each), origin)
     make_folder(folder)
@@ -48,7 +51,13 @@ def write(
     words: list[str] = []
     progress = Progress("drew", "images", len(paths) * len(pairs))
     for path in paths:
-        given = sources.read(path, mask)
+        try:
+            given = sources.read(path, mask)
+        except UserError as error:
+            if len(paths) == 1:
+                raise
+            say(f"{error}; left out")
+            continue
         drawn = sources.redraw(pipe.sampler, [given] * len(pairs), *zip(*pairs, strict=True))
         for (prompt, seed), name, pixels in zip(pairs, names[path], drawn, strict=True):
             said = {"prompt": prompt, "seed": str(seed), "source": path.name}
@@ -62,6 +71,8 @@ def write(
             start = as_pixels(task.start(task.of_picture(given.picture[None], hole)))
             shown += [cell(pixels.permute(1, 2, 0).numpy()) for pixels in [*start, *drawn]][:GRID_IMAGES]
             words += [path.name, *(f"{prompt} seed {seed}".strip() for prompt, seed in pairs)][:GRID_IMAGES]
+    if not done:
+        raise UserError(f"source={source}: none of its {len(paths)} pictures can be taken")
     said = origin | {"prompts": json.dumps([*prompts], ensure_ascii=False), "seeds": json.dumps([*seeds])}
     overview = free_name(folder, said | {"source": Path(source).name})
     side = max(image.width for image in shown)

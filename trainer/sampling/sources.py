@@ -17,6 +17,7 @@ from trainer.data.files import IMAGE_SUFFIXES, MAX_PIXELS, open_image
 from trainer.errors import UserError
 from trainer.sampling.sampler import NO_TASK, Sampler, as_pixels
 
+AT_ONCE = 256  # tiles, as soon as so many are there
 OVERLAP = 4  # of the side of a tile, one part
 CONTEXT = 2.0  # width of what is seen of a picture with a hole, of that of the hole
 
@@ -95,12 +96,18 @@ def redraw(
     network: Any = sampler.network if hasattr(sampler.network, "resolution") else sampler.network.generator
     side = network.resolution // sampler.task.scale
     kind: type[Tiles] | type[Window] = Window if sampler.task.holes else Tiles
-    cut = [kind.of(sampler.task, side, source) for source in sources]
-    texts = [caption for caption, each in zip(captions, cut, strict=True) for _ in each.tiles]
-    numbers = [seed for seed, each in zip(seeds, cut, strict=True) for _ in each.tiles]
-    drawn = sampler(texts, numbers, torch.cat([each.tiles for each in cut])).cpu()
-    parts = drawn.split([len(each.tiles) for each in cut])
-    return [each.joined(part, sampler.task.scale) for each, part in zip(cut, parts, strict=True)]
+    found: list[Tensor] = []
+    while len(found) < len(sources):
+        cut = [kind.of(sampler.task, side, sources[len(found)])]
+        while len(found) + len(cut) < len(sources) and sum(len(each.tiles) for each in cut) < AT_ONCE:
+            cut.append(kind.of(sampler.task, side, sources[len(found) + len(cut)]))
+        some = slice(len(found), len(found) + len(cut))
+        texts = [caption for caption, each in zip(captions[some], cut, strict=True) for _ in each.tiles]
+        numbers = [seed for seed, each in zip(seeds[some], cut, strict=True) for _ in each.tiles]
+        drawn = sampler(texts, numbers, torch.cat([each.tiles for each in cut])).cpu()
+        parts = drawn.split([len(each.tiles) for each in cut])
+        found += [each.joined(part, sampler.task.scale) for each, part in zip(cut, parts, strict=True)]
+    return found
 
 
 class Tiles(NamedTuple):
