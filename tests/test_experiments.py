@@ -16,12 +16,14 @@ from torch.utils._pytree import tree_flatten
 
 from trainer import load
 from trainer.caption import main as caption
+from trainer.compress import main as compress
 from trainer.evaluate import main as evaluate
 from trainer.export import main as export
 from trainer.exports.drawing import Drawing
 from trainer.runs import checkpoint
 from trainer.runs.trained import Matcher
 from trainer.sample import main as sample
+from trainer.speed import main as speed
 
 EXPERIMENTS = sorted(file.stem for file in (Path(__file__).parent.parent / "conf" / "experiment").glob("*.yaml"))
 SMALL = {"shapes": ["data.source.num_images=100"], "emoji": []}
@@ -212,6 +214,21 @@ def test_an_image_task_is_measured_exported_and_drawn_in_bulk(experiment, comman
     refused = command(*bulk, f"source={tmp_path / 'photos'}", f"out={tmp_path / 'none'}", main=sample)
     assert refused.code == 2
     assert "has 2 pictures, prompts_file 3 lines" in refused.err
+
+
+@pytest.mark.slow
+def test_an_image_task_is_compressed_and_timed(command, tmp_path):
+    run = train(command, tmp_path, ["experiment=inpainting"], "shapes")
+    quick = ["batch_sizes=[1]", "max_rounds=3", "num_images=12", "num_references=16", "metrics=[fd]"]
+    small = command(f"checkpoint={run}", "compression=[fold,half]", *quick, main=compress)
+    assert small.code == 0, small.err
+    assert "does not draw" not in small.err
+    photo, mask = a_photo(tmp_path)
+    one, two = (load(each)("a red star", source=photo, mask=mask).pixels.int()
+                for each in (run, run / "compressed" / "fold-half"))  # fmt: skip
+    assert (one - two).abs().max() <= 3
+    timed = command(f"checkpoint={run}", "batch_sizes=[1]", "rounds=2", main=speed)
+    assert timed.code == 0, timed.err
 
 
 HEAVY = ("pytorch_lightning", "lightning_fabric", "transformers", "huggingface_hub", "sympy", "wandb", "scipy")

@@ -59,15 +59,17 @@ def main() -> None:
     import torch
 
     from trainer.sampling.pipeline import load
+    from trainer.tasks.examples import examples
 
     imported = time.perf_counter()
     pipe = load(path, device)
     loaded = time.perf_counter()
     caption = f"{caption} {uuid4().hex[:6]}"  # in no cache
-    pipe(caption, seeds=0).pixels.cpu()
+    sources = [examples(pipe.sampler.network, torch.arange(count)) for count in (1, int(batch))]
+    pipe.sampler([caption], [0], sources[0]).cpu()
     first = time.time() - float(began)
     size = int(batch)
-    condition = pipe.condition([caption] * size).to(device)
+    condition = pipe.condition([caption] * size)._replace(source=sources[1]).to(device)
     with torch.inference_mode():
         pipe.objective.sample(pipe.latents(range(size)).to(device), condition)
     peak = torch.cuda.max_memory_allocated() if pipe.sampler.device.type == "cuda" else resident_peak()
