@@ -101,7 +101,7 @@ METHODS: dict[type, dict[str, tuple[Method, str]]] = {  # of a task: name -> met
     Enhancement: {"stretched": (grey_world, "numpy"), "equalized": (equalized, "skimage")},
     Restoration: {"tv": (total_variation, "skimage pywt"), "nl_means": (non_local_means, "skimage pywt")},
 }
-STARTS = {SuperResolution: "bicubic", Colorization: "grey"}  # what a task's start is called
+STARTS: dict[type, str] = {SuperResolution: "bicubic", Colorization: "grey"}  # what a task's start is called
 
 
 class Classical:

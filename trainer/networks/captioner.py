@@ -52,6 +52,7 @@ class Captioner(nn.Module):
         self.register_buffer("known", torch.ones(vocabulary, dtype=torch.bool))
         self.register_buffer("turn", line(max_tokens, width // num_heads), persistent=False)
         self._written: Tensor | None = None
+        self._numbers = torch.empty(0)
 
     def learn(self, ids: Tensor) -> None:
         """From now on no other pieces are written than these, ids of any shape."""
@@ -64,7 +65,13 @@ class Captioner(nn.Module):
         """(K,) ids of the pieces that are written."""
         if self._written is None or self._written.device != self.known.device:
             self._written = self.known.nonzero()[:, 0]  # once: it waits for a GPU
+            self._numbers = self.known.cumsum(0) - 1
         return self._written
+
+    def numbers(self, ids: Tensor) -> Tensor:
+        """Places of pieces among those that are `written`, of ids of any shape."""
+        assert self.written is not None
+        return self._numbers[ids]
 
     def forward(self, image: Tensor, ids: Tensor) -> Tensor:
         """Of images (N, 3, H, W) in [-1, 1] and the ids (N, L) int64 that are to be predicted."""

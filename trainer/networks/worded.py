@@ -24,7 +24,7 @@ class WordedGenerator(nn.Module):
         self.generator = generator.requires_grad_(False)
         self.latent_channels = int(self.generator.latent_channels)
         self.chooses = getattr(generator, "chooses", False)
-        self.task = getattr(generator, "task", None)
+        self.task, self.resolution = (getattr(generator, name, None) for name in ("task", "resolution"))
 
     def train(self, mode: bool = True) -> WordedGenerator:
         super().train(mode)

@@ -47,7 +47,7 @@ class Captioning(Objective):
 
     def captioner_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         ids, mask = batch.condition.tokens, batch.condition.mask
-        numbers = self.captioner.known.cumsum(0)[ids] - 1  # of a piece among those that are written
+        numbers = self.captioner.numbers(ids)
         logits = self.captioner(batch.image, ids).float().transpose(1, 2)
         nats = cross_entropy(logits, numbers, reduction="none", label_smoothing=self.smoothing)
         loss = ((nats * mask).sum(1) / mask.sum(1)).mean()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -83,6 +82,3 @@ def captions_of(objective: Any, text: Any, images: Tensor, beams: int = 4, batch
         captioner.train(training)
     return found
 
-
-def texts_of(written: Sequence[Written]) -> list[str]:
-    return [each.text for each in written]

@@ -93,8 +93,7 @@ def redraw(
     """
     if sampler.task is None:
         raise UserError(NO_TASK)
-    network: Any = sampler.network if hasattr(sampler.network, "resolution") else sampler.network.generator
-    side = network.resolution // sampler.task.scale
+    side = sampler.network.resolution // sampler.task.scale
     kind: type[Tiles] | type[Window] = Window if sampler.task.holes else Tiles
     found: list[Tensor] = []
     while len(found) < len(sources):

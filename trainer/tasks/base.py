@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,7 +12,7 @@ from trainer import noise
 from trainer.errors import UserError
 
 
-class Task:
+class Task(ABC):
     """(N, 3, H, W) in [-1, 1] to its source (N, source_channels, H / scale, W / scale).
 
     What happens to a sample hangs on its position alone. A plain object, part of the network that draws, so that
@@ -21,9 +23,9 @@ class Task:
     scale = 1
     holes = False  # whether a source says what is missing, as a mask in its last channel: 1 in a hole, -1 elsewhere
 
+    @abstractmethod
     def __call__(self, image: Tensor, seed: int, position: Tensor) -> Tensor:
         """Sources of images at positions (N,) int64 of the stream: the same on any rank, and after any resume."""
-        raise NotImplementedError
 
     def of_picture(self, picture: Tensor, mask: Tensor | None = None) -> Tensor:
         """The source of a user's pictures (N, 3, h, w) in [-1, 1]; mask: (N, 1, h, w), 1 in a hole."""

@@ -6,6 +6,7 @@ In the order of Real-ESRGAN (Wang et al. 2021): blur, resize, noise, JPEG.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -29,7 +30,8 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 def luma(image: Tensor) -> Tensor:
     """(N, 3, H, W) to (N, 1, H, W), in the same range."""
-    return torch.einsum("nchw,c->nhw", image, image.new_tensor(LUMA))[:, None]
+    red, green, blue = (weight * plane for weight, plane in zip(LUMA, image.unbind(1), strict=True))
+    return (red + green + blue)[:, None]
 
 
 def blurred(image: Tensor, sigma: Tensor) -> Tensor:
@@ -75,6 +77,14 @@ def quantized(plane: Tensor, steps: Tensor) -> Tensor:
     return found.transpose(2, 3).flatten(3).flatten(1, 2)
 
 
+@functools.cache
+def tables(device: torch.device) -> tuple[Tensor, Tensor]:
+    """(8, 8) of luma and of chroma, copied to a GPU once."""
+    with torch.inference_mode(False):
+        of_luma, of_chroma = (torch.tensor(each, dtype=torch.float32) for each in (LUMA_STEPS, CHROMA_STEPS))
+        return of_luma.to(device), F.pad(of_chroma, (0, 4, 0, 4), value=99.0).to(device)
+
+
 def quality_steps(table: Tensor, quality: Tensor) -> Tensor:
     """(N, 8, 8) quantization steps of quality (N,), 1 to 100, as of libjpeg: 50 is the table itself."""
     percent = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality).floor()
@@ -87,8 +97,7 @@ def jpeg(image: Tensor, quality: Tensor) -> Tensor:
     image = F.pad(image, (0, -width % 16, 0, -height % 16), mode="replicate")
     red, _, blue = (image * 127.5).unbind(1)  # about 0, as the transform takes them
     y = luma(image * 127.5)[:, 0]
-    table = torch.tensor(LUMA_STEPS, device=image.device, dtype=image.dtype)
-    of_chroma = F.pad(torch.tensor(CHROMA_STEPS, device=image.device, dtype=image.dtype), (0, 4, 0, 4), value=99)
+    table, of_chroma = tables(image.device)
     chroma = torch.stack([(blue - y) * 0.564, (red - y) * 0.713], 1)
     halves = F.avg_pool2d(chroma, 2).flatten(0, 1)
     y = quantized(y, quality_steps(table, quality))

@@ -12,7 +12,6 @@ from trainer import noise
 
 def examples(network: Any, position: Tensor) -> Tensor | None:
     """Sources (N, C, h, w) of soft random pictures, by positions (N,), on the CPU; None where there is no task."""
-    network = network if hasattr(network, "resolution") else getattr(network, "generator", network)
     task = getattr(network, "task", None)
     if task is None:
         return None

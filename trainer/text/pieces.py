@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,11 @@ class Tokens:
     def prepare(self, captions: Sequence[str]) -> Ids:
         return Ids(self(captions))
 
-    @property
+    @cached_property
     def end(self) -> int:
         """The piece that ends a caption. UserError for a tokenizer that has none."""
-        ids = self._tokenizer.encode("a").ids
-        mask = self._tokenizer.encode("a").attention_mask
-        last = int(ids[sum(mask) - 1])
+        encoded = self._tokenizer.encode("a")
+        last = int(encoded.ids[sum(encoded.attention_mask) - 1])
         if self._tokenizer.decode([last]):
             raise UserError("this tokenizer ends no caption, and a captioner must know where to stop: text=pieces")
         return last
