@@ -64,6 +64,20 @@ class Attributes:
         ]
 
 
+class OwnScenes:
+    """Part of a measure that draws scenes of its own and has the probe read them."""
+
+    def __init__(self, max_objects: int, cache_dir: str | Path):
+        self.max_objects, self.cache_dir = max_objects, cache_dir
+
+    def prepare(self, study: Study) -> None:
+        self.study = study
+        self.probe, self.protocol = probe_of(study, self.max_objects, self.cache_dir)
+
+    def update(self, numbers: Sequence[int], images: Tensor) -> None:
+        """Draws its own samples."""
+
+
 def probe_of(study: Study, max_objects: int, cache_dir: str | Path) -> tuple[Probe, dict[str, Any]]:
     """The probe for images of a study, and what a figure says of it."""
     probe, on_real = scenes_probe(study.references.images.shape[1], max_objects, cache_dir)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from trainer.data.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES
-from trainer.evaluation.attributes import probe_of, scene_of
-from trainer.evaluation.protocol import Study, shares
+from trainer.evaluation.attributes import OwnScenes, scene_of
+from trainer.evaluation.protocol import shares
 from trainer.metrics import distributed
 from trainer.metrics.attributes import read
 from trainer.runs.results import Figure
@@ -20,23 +18,13 @@ from trainer.runs.results import Figure
 PER_CAPTION = 4
 
 
-class OpenCaptions:
+class OpenCaptions(OwnScenes):
     """Share of samples that show one object, with the colour, shape, size and background that the caption says.
 
     4 samples of each of 96 captions: "a red star" and "a small red star on a white background", of every colour and
     shape. Captions of training say where a thing stands, and of those that do not, distances say nothing: a model may
     draw pieces of one thing at several places. Captions and seeds do not depend on the number of other samples.
     """
-
-    def __init__(self, max_objects: int, cache_dir: str | Path):
-        self.max_objects, self.cache_dir = max_objects, cache_dir
-
-    def prepare(self, study: Study) -> None:
-        self.study = study
-        self.probe, self.protocol = probe_of(study, self.max_objects, self.cache_dir)
-
-    def update(self, numbers: Sequence[int], images: Tensor) -> None:
-        """Draws its own samples."""
 
     def figures(self) -> list[Figure]:
         study, captions = self.study, [*open_captions()]

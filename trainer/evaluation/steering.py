@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from trainer.data.scenes import COLOURS
-from trainer.evaluation.attributes import probe_of, scene_of
-from trainer.evaluation.protocol import Study, shares, spread
+from trainer.evaluation.attributes import OwnScenes, scene_of
+from trainer.evaluation.protocol import shares, spread
 from trainer.metrics import distributed
 from trainer.metrics.attributes import read
 from trainer.runs.results import Figure
@@ -21,21 +19,11 @@ APART = 6  # grey levels by which a pixel of the object differs from the backgro
 MARGIN = 2  # pixels around the object that are hole, too
 
 
-class Steering:
+class Steering(OwnScenes):
     """Share of pictures whose object has the colour that the caption says, and of those in which all else fits as well.
 
     64 scenes of one object, which a hole covers, each with captions of all eight colours and all else as it was.
     """
-
-    def __init__(self, max_objects: int, cache_dir: str | Path):
-        self.max_objects, self.cache_dir = max_objects, cache_dir
-
-    def prepare(self, study: Study) -> None:
-        self.study = study
-        self.probe, self.protocol = probe_of(study, self.max_objects, self.cache_dir)
-
-    def update(self, numbers: Sequence[int], images: Tensor) -> None:
-        """Draws its own samples."""
 
     def figures(self) -> list[Figure]:
         study, references = self.study, self.study.references
