@@ -26,15 +26,17 @@ from trainer.sample import main as sample
 from trainer.speed import main as speed
 
 EXPERIMENTS = sorted(file.stem for file in (Path(__file__).parent.parent / "conf" / "experiment").glob("*.yaml"))
-SMALL = {"shapes": ["data.source.num_images=100"], "emoji": []}
+PAIRS = ["data.source.target=openmoji"]  # the other designs do not come by pip
+SMALL = {"shapes": ["data.source.num_images=100"], "emoji": [], "emoji_pairs": PAIRS, "emoji_styles": PAIRS}
 MATCHING = [name for name in EXPERIMENTS if name.startswith("matching")]  # these draw nothing
 DISTILLED = ["distill", "distill_data", "distill_text"]  # of a teacher: tests/test_compress.py
 PRIORS = ["dalle", "maskgit", "gat_latents"]  # these draw the codes, or latents, of one of the next
 TOKENIZERS = ["fsq", "fsq_shapes", "vqgan", "vqvae"]  # these neither, but they reconstruct
 ONE_PICTURE = ["deep_image_prior"]  # is all that these draw
 TASKS = ["colorization", "denoising", "enhancement", "inpainting", "restoration", "super_resolution"]
+TRANSLATIONS = ["cyclegan", "deformable", "pix2pix", "pix2pixhd", "style_transfer"]
 WRITERS = ["captioning"]  # write captions
-OTHERS = [*MATCHING, *WRITERS, *DISTILLED, *PRIORS, *TOKENIZERS, *ONE_PICTURE, *TASKS]
+OTHERS = [*MATCHING, *WRITERS, *DISTILLED, *PRIORS, *TOKENIZERS, *ONE_PICTURE, *TASKS, *TRANSLATIONS]
 DRAWN = ["callbacks.samples.num_images=4", "callbacks.evaluation.num_images=16"]
 RETRIEVED = ["callbacks.retrieval.candidates=4", "callbacks.retrieval.max_images=20"]
 RESIDUAL_GAN = ["generator@objective.generator=residual", "discriminator@objective.discriminator=residual"]
@@ -99,7 +101,8 @@ def data_of(experiment):
     above = re.search(r"^  - ([a-z0-9_]+)$", text, re.M)  # another experiment that it changes
     if above and above[1] != "_self_":
         return data_of(above[1])
-    return "emoji" if "override /data: emoji" in text else "shapes"
+    named = re.search(r"override /data: (emoji\w*)$", text, re.M)
+    return named[1] if named else "shapes"
 
 
 @pytest.mark.parametrize("experiment", sorted({*EXPERIMENTS} - {*OTHERS}))
@@ -136,7 +139,7 @@ def a_photo(folder, width=50, height=40):
     return photo, mask
 
 
-@pytest.mark.parametrize("experiment", TASKS)
+@pytest.mark.parametrize("experiment", [*TASKS, *TRANSLATIONS])
 def test_image_task(experiment, command, tmp_path):
     run = train(command, tmp_path, [f"experiment={experiment}"], data_of(experiment))
     with Image.open(run / "samples" / "latest.png") as grid:
@@ -178,14 +181,20 @@ def test_image_task(experiment, command, tmp_path):
     draws_alone_the_same(run, source=photo, mask=mask if experiment == "inpainting" else None)
 
 
-@pytest.mark.parametrize("experiment", ["inpainting", "super_resolution"])
+METHODS = {
+    "inpainting": ("biharmonic", "telea"), "super_resolution": ("bicubic", "lanczos"), "cyclegan": ("copied", "mean"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", METHODS)
 def test_an_image_task_is_measured_exported_and_drawn_in_bulk(experiment, command, tmp_path):
     run = train(command, tmp_path, [f"experiment={experiment}"], data_of(experiment))
     counts = ["num_images=12", "num_references=16", "device=cpu", "metrics=[fd,similarity]"]
     measured = command(f"checkpoint={run}", *counts, main=evaluate)
     assert measured.code == 0, measured.err
     assert re.search(r"^psnr +\d", measured.out, re.MULTILINE)
-    for method in ("biharmonic", "telea") if experiment == "inpainting" else ("bicubic", "lanczos"):
+    assert re.search(r"^distance_\w+ +\d", measured.out, re.MULTILINE)
+    for method in METHODS[experiment]:
         assert re.search(rf"^{method} +[\d.]+ +[\d.]+ +[\d.]+ ", measured.out, re.MULTILINE)
         assert f'"psnr_{method}"' in (run / "metrics.json").read_text()
     photo, mask = a_photo(tmp_path)

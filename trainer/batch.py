@@ -58,6 +58,7 @@ class Batch:
     position: (N,) int64, absolute position of the sample in the endless training stream; all randomness hangs on it.
     encoded: codes (N, h, w) or latents (N, C, h, w) of the images, where a tokenizer's are kept beside the data: whole
     numbers, or float16 as loaded; int64, or float32 in a training step. `image` is (N, 3, 0, 0) then.
+    other: of translations, N samples of the other domain at the same positions, with captions of their own.
     """
 
     image: Tensor
@@ -65,13 +66,16 @@ class Batch:
     caption: Tensor
     position: Tensor
     encoded: Tensor | None = None
+    other: Batch | None = None
 
     def __len__(self) -> int:
         return len(self.position)
 
     def __getitem__(self, index: Any) -> Batch:
         encoded = None if self.encoded is None else self.encoded[index]
-        return Batch(self.image[index], self.condition.rows(index), self.caption[index], self.position[index], encoded)
+        other = None if self.other is None else self.other[index]
+        condition = self.condition.rows(index)
+        return Batch(self.image[index], condition, self.caption[index], self.position[index], encoded, other)
 
     def as_float(self) -> Batch:
         """The same batch with uint8 [0, 255] images as float [-1, 1], and features as float32."""
@@ -79,13 +83,16 @@ class Batch:
         encoded = self.encoded
         if encoded is not None:
             encoded = encoded.float() if encoded.is_floating_point() else encoded.long()
-        return Batch(image, self.condition.float(), self.caption, self.position, encoded)
+        other = None if self.other is None else self.other.as_float()
+        return Batch(image, self.condition.float(), self.caption, self.position, encoded, other)
 
     def pin_memory(self) -> Batch:
         """The same in memory from which a GPU copies while the host goes on; a DataLoader asks for it."""
         condition = self.condition.map(Tensor.pin_memory)
         encoded = None if self.encoded is None else self.encoded.pin_memory()
-        return Batch(self.image.pin_memory(), condition, self.caption.pin_memory(), self.position.pin_memory(), encoded)
+        other = None if self.other is None else self.other.pin_memory()
+        image, caption, position = self.image.pin_memory(), self.caption.pin_memory(), self.position.pin_memory()
+        return Batch(image, condition, caption, position, encoded, other)
 
     def neighbour(self) -> Tensor:
         """(N,) index that swaps samples 2k and 2k+1: mismatched captions that do not depend on how a batch is split."""

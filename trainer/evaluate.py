@@ -88,7 +88,7 @@ def measure(cfg: DictConfig, path: str | Path, device: Any) -> list[Figure]:
         found = with_anchors(figures, study, chosen, data.train, data.cache_dir, data.source)
     else:
         found = [figure for some in figures for figure in some]
-    others, beside = compare(study, found, chosen) if cfg.anchors and pipe.sampler.task else ([], "")
+    others, beside = compare(study, found, chosen, data.train.images) if cfg.anchors and pipe.sampler.task else ([], "")
     if ranks.rank() == 0:
         print(table(found), flush=True)  # before anything can go wrong with the disk
         print(beside and f"\n{beside}\n", end="", flush=True)

@@ -34,6 +34,7 @@ INSIDE = {
     "encoder": ("vae", "objective.autoencoder.encoder"),
     "generator=unet": ("restoration", "objective.generator"),
     "generator=residual_sr": ("restoration", "objective.generator"),
+    "generator=coarse_to_fine": ("restoration", "objective.generator"),
     "task": ("restoration", "objective.generator.task"),
     "generator": ("gan", "objective.generator"),
 }
@@ -123,7 +124,9 @@ def test_every_option_of_every_group_composes(compose, group, option):
         arguments.append("generator@objective.generator.generator=dcgan")
     if override == "objective=captioning":
         arguments.append("text=pieces")
-    if group == "data" and option not in ("emoji", "shapes", "shapes_single"):
+    if option == "domains":
+        arguments += ["data.source.source.path=a", "data.source.target.path=b"]
+    elif group == "data" and not option.startswith(("emoji", "shapes")):
         arguments.append("data.source.path=somewhere")
     cfg = compose(*arguments, override, "name=x", "kimg=1")
     assert OmegaConf.select(cfg, place) is not None

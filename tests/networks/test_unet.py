@@ -5,18 +5,23 @@ import torch
 from torch import nn
 
 from trainer.batch import Condition
-from trainer.networks import residual_sr, unet
+from trainer.errors import UserError
+from trainer.networks import coarse_to_fine, residual_sr, unet
 from trainer.tasks.colorization import Colorization
 from trainer.tasks.denoising import Denoising
 from trainer.tasks.examples import examples
 from trainer.tasks.inpainting import Inpainting
 from trainer.tasks.super_resolution import SuperResolution
+from trainer.tasks.translation import Translation
 
 CASES = {
     "inpainting": (unet, Inpainting()),
     "denoising": (unet, Denoising()),
     "colorization": (unet, Colorization()),
     "enlarging": (unet, SuperResolution()),
+    "translation": (unet, Translation()),
+    "coarse to fine": (coarse_to_fine, Translation()),
+    "fine holes": (coarse_to_fine, Inpainting()),
     "x2": (residual_sr, SuperResolution()),
     "x4": (residual_sr, SuperResolution(scale=4)),
 }
@@ -38,7 +43,7 @@ def latents(network, count):
 
 def make(family, task):
     torch.manual_seed(0)
-    sizes = {"base_channels": 8, "max_channels": 32} if family is unet else {"channels": 16, "depth": 2}
+    sizes = {"base_channels": 8, "max_channels": 32} if family is not residual_sr else {"channels": 16, "depth": 2}
     network = family.Generator(task, resolution=32, latent_channels=8, text_channels=TEXT, text=nn.Identity(), **sizes)
     for name, parameter in network.named_parameters():  # zero-initialised branches would hide a missing gradient
         if name.endswith(("out.weight", "image.weight")):
@@ -107,3 +112,32 @@ def test_what_has_gone_too_far_comes_back():
     assert bounded.tolist() == [-1.0, 0.5, 1.0]
     bounded.sum().backward()
     assert x.grad.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_deformable_skip_begins_in_place_and_moves_by_the_flow():
+    """One of (2 / 8, 0) of the width, which is 8 pixels, takes each pixel from its right neighbour."""
+    bend, source = unet.Bend(4), torch.randn(2, 4, 8, 8)
+    torch.testing.assert_close(bend(source, torch.randn(2, 4, 8, 8)), source)
+    nn.init.zeros_(bend.flow.weight)
+    bend.flow.weight.data[0, 4, 1, 1] = 2 / 8  # x of the flow from the first channel of what is wanted
+    wanted = torch.zeros(2, 4, 8, 8)
+    wanted[1, 0] = 1
+    moved = bend(source, wanted)
+    torch.testing.assert_close(moved[0], source[0])
+    torch.testing.assert_close(moved[1, :, :, :-1], source[1, :, :, 1:])
+    torch.testing.assert_close(moved[1, :, :, -1], source[1, :, :, -1])  # the edge is repeated
+
+
+def test_deformable_skips_all_learn():
+    torch.manual_seed(0)
+    sizes = {"base_channels": 8, "max_channels": 32, "deformable": True}
+    network = unet.Generator(Translation(), 32, 8, TEXT, nn.Identity(), **sizes)
+    nn.init.normal_(network.image.weight, std=0.05)
+    network(latents(network, 4), condition_of(network, 4)).square().sum().backward()
+    assert all(bend.flow.weight.grad.abs().sum() > 0 for bend in network.bends)
+    assert len(network.bends) == len(network.joins)
+
+
+def test_an_enhancer_does_not_enlarge():
+    with pytest.raises(UserError, match="does not enlarge"):
+        make(coarse_to_fine, SuperResolution())

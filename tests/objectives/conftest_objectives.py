@@ -10,10 +10,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from trainer.batch import Batch, Condition
-from trainer.losses.adversarial import Hinge, NonSaturating, Relativistic
+from trainer.losses.adversarial import Hinge, LeastSquares, NonSaturating, Relativistic
 from trainer.losses.perceptual import Perceptual
 from trainer.losses.reconstruction import gaussian_nll, l2
-from trainer.networks import attngan, dcgan, progressive, stylegan2, transformer, unet
+from trainer.networks import attngan, dcgan, multiscale, progressive, stylegan2, transformer, unet
 from trainer.networks.autoencoder import Autoencoder
 from trainer.networks.captioner import Captioner
 from trainer.networks.latent_generator import LatentGenerator
@@ -23,10 +23,12 @@ from trainer.networks.prior import Prior
 from trainer.networks.quantizers import FSQ
 from trainer.networks.token_generators import Autoregressive, Parallel
 from trainer.networks.tokenizer import Decoder, Encoder, Tokenizer
+from trainer.networks.translators import Both
 from trainer.networks.worded import WordedGenerator
 from trainer.objectives import schedules
 from trainer.objectives.attngan import AttnGAN
 from trainer.objectives.captioning import Captioning
+from trainer.objectives.cyclegan import CycleGAN
 from trainer.objectives.gan import GAN
 from trainer.objectives.latents import LatentGAN
 from trainer.objectives.matching import DualEncoder
@@ -41,10 +43,12 @@ from trainer.objectives.vae_gan import VAEGAN
 from trainer.objectives.vqgan import VQGAN
 from trainer.strategies.single import Single
 from trainer.tasks.inpainting import Inpainting
+from trainer.tasks.translation import Translation
 from trainer.text.scratch import TextTransformer
 
 TEXT, LATENT, RESOLUTION, WORDS = 12, 6, 16, 20
-SIZES = {"resolution": RESOLUTION, "text_channels": TEXT, "base_channels": 4, "max_channels": 8}
+CHANNELS = {"base_channels": 4, "max_channels": 8}
+SIZES = {"resolution": RESOLUTION, "text_channels": TEXT, **CHANNELS}
 
 
 def features_of(captions):
@@ -64,6 +68,12 @@ def random_batch(size=8, start=0, resolution=RESOLUTION):
     )
     image = torch.randint(0, 256, (size, resolution, resolution, 3), generator=draw, dtype=torch.uint8)
     return Batch(image.permute(0, 3, 1, 2), condition, torch.arange(size) + start, torch.arange(size) + start)
+
+
+def paired_batch(size=8, start=0, resolution=RESOLUTION):
+    """A batch of a translation: other pictures, with other captions, are the sources."""
+    batch, other = random_batch(size, start, resolution), random_batch(size, 500 + start, resolution)
+    return replace(batch, other=replace(other, position=batch.position))
 
 
 def loop_arguments(networks, **changes):
@@ -116,13 +126,35 @@ def make_restoration(optimizer=None, task=None, generator=None, **changes):
     task = task or Inpainting()
     sizes = {"base_channels": 4, "max_channels": 8, "style_channels": 8}
     generator = generator or unet.Generator(task, RESOLUTION, LATENT, TEXT, nn.Identity(), **sizes)
-    discriminator = dcgan.Discriminator(text=nn.Identity(), head_channels=16, patches=1, **SIZES)
+    judge = dcgan.Discriminator(text=nn.Identity(), head_channels=16, patches=1, **SIZES)
+    discriminator = changes.pop("discriminator", judge)
     networks = ("generator", "discriminator")
     loop = {"optimizer": dict.fromkeys(networks, optimizer)} if optimizer else {}
     keys = ("schedule", "clip", "accumulate", "seed")
     loop |= {k: changes.pop(k) for k in keys if k in changes}
     changes = {"reconstruction": l2, "loss": NonSaturating(), **changes}
     return Restoration(generator=generator, discriminator=discriminator, **changes, **loop_arguments(networks, **loop))
+
+
+def make_translation(optimizer=None, **changes):
+    """A U-Net that learns from pairs, before a discriminator that sees them."""
+    torch.manual_seed(0)
+    judge = multiscale.Discriminator(RESOLUTION, TEXT, nn.Identity(), 6, num_scales=2, num_downs=1, **CHANNELS)
+    changes = {"sees_source": True, "discriminator": judge, **changes}
+    return make_restoration(optimizer, Translation(), **changes)
+
+
+def make_cyclegan(optimizer=None, **changes):
+    torch.manual_seed(0)
+    task, sizes = Translation(), {**CHANNELS, "style_channels": 8}
+    generators = [unet.Generator(task, RESOLUTION, LATENT, TEXT, nn.Identity(), **sizes) for _ in range(2)]
+    judges = [multiscale.Discriminator(RESOLUTION, TEXT, nn.Identity(), num_downs=1, **CHANNELS) for _ in range(2)]
+    networks = ("generator", "discriminator")
+    loop = {"optimizer": dict.fromkeys(networks, optimizer)} if optimizer else {}
+    keys = ("schedule", "clip", "accumulate", "seed")
+    loop |= {k: changes.pop(k) for k in keys if k in changes}
+    changes = {"loss": LeastSquares(), "history": 16, **changes}
+    return CycleGAN(Both(*generators), Both(*judges), **changes, **loop_arguments(networks, **loop))
 
 
 class Pieces:

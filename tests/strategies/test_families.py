@@ -16,6 +16,7 @@ OBJECTIVES = (  # a row a day, under every strategy
     ("stylegan2", "stylegan2+split", "dalle"),
     ("attngan", "stages", "maskgit"),
     ("inpainting", "inpainting+split", "denoising", "captioning"),
+    ("pix2pix", "pix2pix+split", "cyclegan", "cyclegan+split"),
     ("progressive", "vae_gan", "vae_gan+split", "worded"),
 )
 SEEDS = (2, 3, 4)

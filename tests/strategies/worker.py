@@ -23,6 +23,7 @@ from conftest_objectives import (
     Reader,
     make_attngan,
     make_captioning,
+    make_cyclegan,
     make_dalle,
     make_gan,
     make_latent_gan,
@@ -34,9 +35,11 @@ from conftest_objectives import (
     make_taught_gan,
     make_text_distillation,
     make_tokenizer,
+    make_translation,
     make_vae,
     make_vae_gan,
     make_vqgan,
+    paired_batch,
     random_batch,
 )
 
@@ -179,6 +182,10 @@ OBJECTIVES = {
     "inpainting": partial(make_restoration, SMALL, matching=1.0),
     "inpainting+split": partial(make_restoration, SMALL, matching=1.0, r1=0.1, penalty_interval=2, **SPLIT),
     "denoising": partial(make_restoration, ADAM, task=Denoising(), adversarial=0.0),
+    "pix2pix": partial(make_translation, SMALL, matching=1.0, feature_matching=1.0),
+    "pix2pix+split": partial(make_translation, SMALL, r1=0.1, penalty_interval=2, reuse_fakes=True, **SPLIT),
+    "cyclegan": partial(make_cyclegan, SMALL),
+    "cyclegan+split": partial(make_cyclegan, SMALL, r1=0.1, **SPLIT),  # which divides by the square of a small step
     "progressive": partial(make_progressive, ADAM, text=Reader, matching=1.0, r1=0.1, penalty_interval=2, **SPLIT),
     "stylegan2": partial(make_stylegan2, ADAM, text=Reader, r1=0.1, penalty_interval=2, path_length_interval=2),
     "stylegan2+split": partial(
@@ -295,7 +302,8 @@ def train(strategy, case, folder):
     size, rank = GLOBAL_BATCH // ranks, trainer.global_rank
     resumed = folder / options["from"] if "from" in options else None
     steps = range(checkpoint.read(resumed)["global_step"] if resumed else 0, STEPS)
-    make = partial(random_batch, GLOBAL_BATCH, resolution=32 if name in ("attngan", "stages") else RESOLUTION)
+    drawn = paired_batch if name.startswith(("pix2pix", "cyclegan")) else random_batch
+    make = partial(drawn, GLOBAL_BATCH, resolution=32 if name in ("attngan", "stages") else RESOLUTION)
     batches = [make(offset + GLOBAL_BATCH * i)[rank * size : (rank + 1) * size] for i in steps]
     trainer.fit(objective, DataLoader(batches, batch_size=None), ckpt_path=resumed)
     final = trainer._checkpoint_connector.dump_checkpoint()  # whole, on rank 0

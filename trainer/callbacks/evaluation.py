@@ -94,8 +94,11 @@ class Evaluation(Callback):
         fidelity = Fidelity(self.backbone, data.cache_dir, self.metrics)
         draws = bool(objective.draws_with)
         sampler = Sampler(objective, data.text, _AT_ONCE)  # one for the run: it remembers conditions of captions
-        likeness = [Similarity()] if sampler.task else [] if draws else [Reconstruction()]
-        self._measures: list[Measure] = [fidelity, *likeness]
+        self._measures: list[Measure] = [fidelity]
+        if not draws:
+            self._measures.append(Reconstruction())
+        elif sampler.task and data.heldout.pairs:
+            self._measures.append(Similarity())
         self._study = Study(
             sampler=sampler,
             references=data.heldout,

@@ -6,13 +6,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
 from trainer.callbacks.schedule import due, last
-from trainer.evaluation.protocol import spread
+from trainer.evaluation.protocol import given, spread, stacked
 from trainer.process.progress import best_effort
 from trainer.runs.checkpoint_files import kimg_name
 from trainer.sampling.grids import grid
@@ -80,15 +79,17 @@ class Samples(Callback):
         Of an image task there is what it starts from between them.
         """
         split = data.heldout if len(data.heldout) else data.train
-        each = 2 if sampler.task is None else 4
+        task = sampler.task
+        each = 2 if task is None else 4
         index = spread(len(split), min(self.num_images // each, len(split)))
         captions = [split.captions[i] for i in index]
-        images = torch.from_numpy(np.stack([split.images[i] for i in index])).permute(0, 3, 1, 2).to(sampler.device)
-        if sampler.task is None:
+        images = stacked(split.images, index).to(sampler.device)
+        if task is None:
             shown, words = [images, sampler.reconstruct(images, captions)], ["reconstructed"]
         else:
             position = torch.arange(len(index), device=sampler.device)
-            sources = sampler.task(images.float().div(127.5).sub(1), 0, position)
+            starts = stacked(given(task, split), index).to(sampler.device)
+            sources = task(starts.float().div(127.5).sub(1), 0, position)
             drawn = [sampler(captions, range(seed, seed + len(index)), sources) for seed in (0, len(index))]
-            shown, words = [images, as_pixels(sampler.task.start(sources)), *drawn], ["source", "drawn", "another seed"]
+            shown, words = [images, as_pixels(task.start(sources)), *drawn], ["source", "drawn", "another seed"]
         return torch.stack(shown, 1).flatten(0, 1), [text for caption in captions for text in (caption, *words)]

@@ -32,18 +32,16 @@ def write_cache(source: Source, resolution: int, building: Path, name: str) -> i
     Raises UserError where an image has no caption or none can be read.
     """
     captions: dict[str, int] = {}
-    caption_ids: list[int] = []
-    caption_starts, concepts, individuals, heldout, num_skipped = [0], [], [], [], 0
+    concepts, individuals, heldout, num_skipped = [], [], [], 0
     items = source.items()
-    checksums = Checksums(3 * resolution**2)
     progress = Progress(f"caching {name}:", "images", length_hint(items, 0))
     with (
-        open(building / "images.npy", "wb") as images,
+        Plane(building, "", resolution, captions) as images,
+        Plane(building, "source_", resolution, captions) as sources,
         open(building / "records.jsonl", "w", encoding="utf-8") as records,
         open(building / "skipped.txt", "w", encoding="utf-8", errors="surrogateescape") as skipped,
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads,
     ):
-        _header(images, 0, resolution)
         stream = iter(items)
         while chunk := list(islice(stream, _CHUNK)):
             for item, pixels in zip(chunk, threads.map(lambda item: _decode(item, resolution), chunk), strict=True):
@@ -52,28 +50,67 @@ def write_cache(source: Source, resolution: int, building: Path, name: str) -> i
                     reason = f"{type(pixels).__name__}: {pixels}"
                     skipped.write(" ".join(item.key.splitlines()) + "\t" + " ".join(reason.splitlines()) + "\n")
                     continue
-                images.write(content := pixels.tobytes())
-                checksums.add(content)
-                caption_ids += [captions.setdefault(caption, len(captions)) for caption in item.captions]
-                caption_starts.append(len(caption_ids))
+                images.add(item, pixels[0])
+                if item.source is not None:
+                    sources.add(item.source, pixels[1])
+                if len(sources) not in (0, len(images)):
+                    raise UserError(f"{item.key}: some pictures have a source, others none; expected all or none")
                 concepts.append(_hash(item.concept))
                 individuals.append(_hash(item.key if item.concept == item.captions[0] else item.concept))
                 heldout.append(-1 if item.heldout is None else int(item.heldout))
                 record = {field: getattr(item, field) for field in _RECORD}
                 records.write(json.dumps(record, default=str) + "\n")  # ASCII: file names need not be UTF-8
             progress(len(heldout) + num_skipped)
-        _header(images, len(heldout), resolution)
     if not heldout:
         why = f"none of its {num_skipped} images can be read, the last by {reason}" if num_skipped else "no image"
         raise UserError(f"{name}: {why}; check the files of data.source")
-    _save(building / FILE, np.array(checksums.values, np.uint32))
-    _save(building / "caption_ids.npy", np.array(caption_ids, np.int64))
-    _save(building / "caption_starts.npy", np.array(caption_starts, np.int64))
+    images.save()
+    if len(sources):
+        sources.save()
     _save(building / "concepts.npy", np.array(concepts, np.int64))
     _save(building / "individuals.npy", np.array(individuals, np.int64))
     _save(building / "heldout.npy", np.array(heldout, np.int8))
     (building / "captions.json").write_text(json.dumps(list(captions)), encoding="utf-8")
     return num_skipped
+
+
+class Plane:
+    """One picture of each item, and its captions, as they are written: PREFIXimages.npy, PREFIXcaption_ids.npy ...
+
+    A context; no file is there until a picture comes. captions: text -> number, which planes share.
+    """
+
+    def __init__(self, building: Path, prefix: str, resolution: int, captions: dict[str, int]):
+        self.building, self.prefix, self.resolution, self.captions = building, prefix, resolution, captions
+        self.checksums = Checksums(3 * resolution**2)
+        self.caption_ids: list[int] = []
+        self.caption_starts = [0]
+        self.file: Any = None
+
+    def __enter__(self) -> Plane:
+        return self
+
+    def __len__(self) -> int:
+        return len(self.caption_starts) - 1
+
+    def add(self, item: Item, pixels: np.ndarray) -> None:
+        if self.file is None:
+            self.file = open(self.building / f"{self.prefix}images.npy", "wb")  # noqa: SIM115
+            _header(self.file, 0, self.resolution)
+        self.file.write(content := pixels.tobytes())
+        self.checksums.add(content)
+        self.caption_ids += [self.captions.setdefault(caption, len(self.captions)) for caption in item.captions]
+        self.caption_starts.append(len(self.caption_ids))
+
+    def __exit__(self, *_: object) -> None:
+        if self.file is not None:
+            with self.file:
+                _header(self.file, len(self), self.resolution)
+
+    def save(self) -> None:
+        _save(self.building / f"{self.prefix}{FILE}", np.array(self.checksums.values, np.uint32))
+        _save(self.building / f"{self.prefix}caption_ids.npy", np.array(self.caption_ids, np.int64))
+        _save(self.building / f"{self.prefix}caption_starts.npy", np.array(self.caption_starts, np.int64))
 
 
 def _hash(text: str) -> int:
@@ -99,11 +136,16 @@ def pictures(items: Sequence[Item], resolution: int) -> np.ndarray:
     return np.stack([np.asarray(fit(item.load(resolution), resolution)) for item in items])
 
 
-def _decode(item: Item, resolution: int) -> np.ndarray | Exception:
-    if not item.captions:  # an empty one is a choice of the source
-        raise UserError(f"{item.key}: image without a caption; give it one or remove it")
+def _decode(item: Item, resolution: int) -> list[np.ndarray] | Exception:
+    """Pixels of the item, and of its source if it has one."""
     try:
-        return np.asarray(fit(item.load(resolution), resolution))
+        found = []
+        for each in (item, item.source):
+            if each is not None and not each.captions:  # an empty one is a choice of the source
+                raise UserError(f"{each.key}: image without a caption; give it one or remove it")
+            if each is not None:
+                found.append(np.asarray(fit(each.load(resolution), resolution)))
+        return found
     except UserError:
         raise
     except CORRUPT as error:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from trainer import noise
 from trainer.data import checksums
 from trainer.data.build import write_cache
 from trainer.data.rows import Rows, damaged
@@ -30,6 +32,25 @@ _FULL_OR_CLOSED = {
 _STALE_SECONDS = 86_400  # half a cache that old was left by a killed process
 
 
+class Pictures:
+    """Images of a cache and their captions, as in `Cache`."""
+
+    def __init__(self, folder: Path, prefix: str) -> None:
+        self.images = Rows(folder / f"{prefix}images.npy")
+        self.caption_ids: np.ndarray = np.load(folder / f"{prefix}caption_ids.npy")
+        self.caption_starts: np.ndarray = np.load(folder / f"{prefix}caption_starts.npy")
+        self.checksums = folder / f"{prefix}{checksums.FILE}"
+
+    def draw_captions(self, index: np.ndarray, seed: int, position: torch.Tensor) -> np.ndarray:
+        """(N,) caption numbers: one of each image's captions, by the positions (N,) that they have in the stream."""
+        first = self.caption_starts[index]
+        count = self.caption_starts[index + 1] - first
+        if (count > 1).any():
+            draw = noise.uniform(seed, "caption", position, 1)[:, 0].numpy()
+            first = first + (draw * count).astype(np.int64)
+        return self.caption_ids[first]
+
+
 class Cache:
     """The decoded images of one source at one resolution; N images, K distinct captions.
 
@@ -39,13 +60,15 @@ class Cache:
     concepts: (N,) int64 hash of each image's concept.
     individuals: (N,) int64 hash of the concept where the source names one, else of the image's own key.
     heldout: (N,) int8; 1 held out, 0 training, -1 for the concept to decide.
+    sources: what the images of a translation start from, in the same order, with captions of their own; None elsewhere.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.images = Rows(folder / "images.npy")
-        self.caption_ids: np.ndarray = np.load(folder / "caption_ids.npy")
-        self.caption_starts: np.ndarray = np.load(folder / "caption_starts.npy")
+        self.pictures = Pictures(folder, "")
+        self.images = self.pictures.images
+        self.caption_ids, self.caption_starts = self.pictures.caption_ids, self.pictures.caption_starts
+        self.sources = Pictures(folder, "source_") if (folder / "source_images.npy").exists() else None
         self.concepts: np.ndarray = np.load(folder / "concepts.npy")
         self.individuals: np.ndarray = np.load(folder / "individuals.npy")
         self.heldout: np.ndarray = np.load(folder / "heldout.npy")
@@ -83,8 +106,9 @@ def open_cache(source: Source, resolution: int, cache_dir: str | Path) -> Cache:
                 _build(source, resolution, folder, alone)
     try:
         cache = Cache(folder)
-        if (folder / checksums.FILE).exists():  # older caches have none
-            checksums.compare(cache.images, np.load(folder / checksums.FILE))
+        for pictures in filter(None, (cache.pictures, cache.sources)):
+            if pictures.checksums.exists():  # older caches have none
+                checksums.compare(pictures.images, np.load(pictures.checksums))
         return cache
     except (ValueError, EOFError, FileNotFoundError) as error:  # the build is atomic, so the disk or somebody did it
         raise damaged(folder, str(error)) from error

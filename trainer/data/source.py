@@ -21,6 +21,8 @@ class Item:
         Sources that draw, or that decode faster at a reduced scale, use the number; others ignore it.
     attributes: what is known of the image, kept as JSON.
     heldout: True or False where the source itself draws the split, None where the concept decides.
+    source: what a translation starts from: the picture that pairs with this one, or one of another domain. Its own
+        captions count where pictures are drawn unpaired (`data.paired`). All items of a source have one, or none has.
     """
 
     key: str
@@ -29,12 +31,14 @@ class Item:
     load: Callable[[int], Image.Image]
     attributes: dict[str, Any] = field(default_factory=dict)
     heldout: bool | None = None
+    source: Item | None = None
 
 
 class Source(Protocol):
     """Lists captioned images. `attribution` is the credit their licence asks for, '' if none.
 
-    A class may have an `example`: a caption that is shown where one is wanted for what learned from it.
+    A class may have an `example`: a caption that is shown where one is wanted for what learned from it; and `pairs`,
+    False where an item and its source have nothing to do with each other.
     """
 
     attribution: str

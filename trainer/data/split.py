@@ -15,10 +15,14 @@ from trainer.errors import UserError
 
 
 class Split:
-    """One side of the train / held-out split: M images in cache order."""
+    """One side of the train / held-out split: M images in cache order.
 
-    def __init__(self, cache: Cache, indices: np.ndarray) -> None:
-        self.cache, self.indices = cache, indices
+    pairs: whether an image is what its source is to become, where it has one; else captions are those of the sources.
+    """
+
+    def __init__(self, cache: Cache, indices: np.ndarray, pairs: bool = True) -> None:
+        self.cache, self.indices, self.pairs = cache, indices, pairs
+        self._told = cache.pictures if pairs or cache.sources is None else cache.sources
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -27,17 +31,23 @@ class Split:
     def images(self) -> Images:
         return Images(self.cache.images, self.indices)
 
+    @property
+    def sources(self) -> Images | None:
+        """What each image starts from, of a translation."""
+        sources = self.cache.sources
+        return None if sources is None else Images(sources.images, self.indices)
+
     @cached_property
     def captions(self) -> list[str]:
         """The first caption of each image."""
-        captions = self.cache.captions
-        return [captions[number] for number in self.cache.caption_ids[self.cache.caption_starts[self.indices]]]
+        captions, told = self.cache.captions, self._told
+        return [captions[number] for number in told.caption_ids[told.caption_starts[self.indices]]]
 
     @property
     def all_captions(self) -> list[list[str]]:
         """All captions of each image."""
-        cache, starts = self.cache, self.cache.caption_starts
-        return [[cache.captions[n] for n in cache.caption_ids[starts[i] : starts[i + 1]]] for i in self.indices]
+        captions, ids, starts = self.cache.captions, self._told.caption_ids, self._told.caption_starts
+        return [[captions[n] for n in ids[starts[i] : starts[i + 1]]] for i in self.indices]
 
     @cached_property
     def attributes(self) -> list[dict[str, Any]]:

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from trainer import noise
 from trainer.batch import Batch
 from trainer.data.augment import Augment
 from trainer.data.cache import Cache
 from trainer.data.rows import Rows
 from trainer.data.sampler import shuffled
+
+UNPAIRED = 1 << 30  # sources that are drawn apart from their images are in the order of that many epochs later
 
 
 class Stream(Dataset[Batch]):
@@ -21,7 +22,8 @@ class Stream(Dataset[Batch]):
 
     indices: (M,) the training images within the cache. features: caption numbers -> Condition.
     first, size: this rank's block of a global batch that begins at p.
-    encoded: what stands for the images of the cache, none of which is read then.
+    encoded: what stands for the images of the cache, none of which is read then. paired: whether sources stay with
+    their images.
     """
 
     def __init__(
@@ -34,9 +36,10 @@ class Stream(Dataset[Batch]):
         first: int,
         size: int,
         encoded: Rows | None = None,
+        paired: bool = True,
     ) -> None:
         self.cache, self.indices, self.features, self.augment = cache, indices, features, augment
-        self.seed, self.first, self.size, self.encoded = seed, first, size, encoded
+        self.seed, self.first, self.size, self.encoded, self.paired = seed, first, size, encoded, paired
 
     def __getitem__(self, start: int) -> Batch:
         position = np.arange(start + self.first, start + self.first + self.size)
@@ -46,20 +49,24 @@ class Stream(Dataset[Batch]):
             images, encoded = self.augment(self.cache.images[index], self.seed, positions), None
         else:
             images, encoded = np.empty((self.size, 0, 0, 3), np.uint8), torch.from_numpy(self.encoded[index])
-        caption = self._captions(index, positions)
+        caption = self.cache.pictures.draw_captions(index, self.seed, positions)
         return Batch(
             image=torch.from_numpy(images).permute(0, 3, 1, 2),  # a view: channels last, without a copy
             condition=self.features[caption],
             caption=torch.from_numpy(caption),
             position=positions,
             encoded=encoded,
+            other=self._other(position, index, positions),
         )
 
-    def _captions(self, index: np.ndarray, position: torch.Tensor) -> np.ndarray:
-        """(N,) caption numbers: one of each image's captions."""
-        first = self.cache.caption_starts[index]
-        count = self.cache.caption_starts[index + 1] - first
-        if (count > 1).any():
-            draw = noise.uniform(self.seed, "caption", position, 1)[:, 0].numpy()
-            first = first + (draw * count).astype(np.int64)
-        return self.cache.caption_ids[first]
+    def _other(self, position: np.ndarray, index: np.ndarray, positions: torch.Tensor) -> Batch | None:
+        """The sources, augmented as their images are; unpaired, those of other rows, in an order of their own."""
+        sources = self.cache.sources
+        if sources is None:
+            return None
+        if not self.paired:
+            index = self.indices[shuffled(self.seed, position + UNPAIRED * len(self.indices), len(self.indices))]
+        images = self.augment(sources.images[index], self.seed, positions)
+        caption = sources.draw_captions(index, self.seed, positions)
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+        return Batch(pixels, self.features[caption], torch.from_numpy(caption), positions)

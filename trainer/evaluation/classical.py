@@ -29,8 +29,9 @@ from trainer.tasks.enhancement import Enhancement
 from trainer.tasks.inpainting import Inpainting
 from trainer.tasks.restoration import Restoration
 from trainer.tasks.super_resolution import SuperResolution
+from trainer.tasks.translation import Translation
 
-SHOWN = re.compile(r"fd_|psnr|ssim|lpips|attributes_scene")  # metrics of the table
+SHOWN = re.compile(r"fd_|psnr|ssim|lpips|distance_|attributes_scene")  # metrics of the table
 TIMED = 256  # images
 COMPARED = (Fidelity, Attributes, Similarity)  # measures that ask for nothing but pictures
 Method = Callable[[np.ndarray, Any], np.ndarray]  # a source (h, w, C) in [-1, 1], its task -> (H, W, 3) in [0, 1]
@@ -100,8 +101,10 @@ METHODS: dict[type, dict[str, tuple[Method, str]]] = {  # of a task: name -> met
     Colorization: {},
     Enhancement: {"stretched": (grey_world, "numpy"), "equalized": (equalized, "skimage")},
     Restoration: {"tv": (total_variation, "skimage pywt"), "nl_means": (non_local_means, "skimage pywt")},
+    Translation: {},
 }
-STARTS: dict[type, str] = {SuperResolution: "bicubic", Colorization: "grey"}  # what a task's start is called
+# what a task's start is called
+STARTS: dict[type, str] = {SuperResolution: "bicubic", Colorization: "grey", Translation: "copied"}
 
 
 class Classical:
@@ -124,11 +127,21 @@ class Classical:
         return drawn.to(self.device)
 
 
-def compare(study: Study, found: Sequence[Figure], measures: Sequence[Measure]) -> tuple[list[Figure], str]:
+def mean_image(images: Any) -> Method:
+    """Whatever the source, the mean of these images (M, H, W, 3) uint8: what a network that learns nothing may draw."""
+    parts = (images[number : number + 256] for number in range(0, len(images), 256))
+    mean = sum(np.asarray(part).sum(0, dtype=np.float64) for part in parts) / (255 * len(images))
+    return lambda source, task: mean
+
+
+def compare(
+    study: Study, found: Sequence[Figure], measures: Sequence[Measure], train: Any = None
+) -> tuple[list[Figure], str]:
     """Figures of each classical method for the study's task, named METRIC_METHOD, and a table of them and the run's.
 
-    found: the run's, by `measures`, of which those count that need pictures alone. All ranks call this. A method whose
-    package is missing is left out, and a line says so.
+    found: the run's, by `measures`, of which those count that need pictures alone. train: images (M, H, W, 3) uint8 of
+    training; beside a translation stands their mean. All ranks call this. A method whose package is missing is left
+    out, and a line says so.
     """
     compared = [measure for measure in measures if isinstance(measure, COMPARED)]
     own = {figure.metric: figure for figure in found if SHOWN.match(figure.metric)}
@@ -136,6 +149,8 @@ def compare(study: Study, found: Sequence[Figure], measures: Sequence[Measure]) 
         return [], ""
     task = type(study.sampler.task)
     methods: dict[str, tuple[Method | None, str]] = {STARTS.get(task, "untouched"): (None, "torch"), **METHODS[task]}
+    if task is Translation and train is not None:
+        methods["mean"] = (mean_image(train), "numpy")
     figures: list[Figure] = []
     rows = [("", *own, "images/s"), row(str(found[0].checkpoint), own.values(), speed(study))]
     for name, (method, packages) in methods.items():

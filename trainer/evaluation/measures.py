@@ -80,6 +80,7 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
     draws = None if pipe.objective.draws_with else "a run that draws, not one that reconstructs"
     alone = draws or (pipe.sampler.task and "a run that draws from captions alone")
     fills = None if getattr(pipe.sampler.task, "holes", False) else "a run that fills holes, as inpainting"
+    likeness = None if pipe.objective.draws_with and pipe.sampler.task else "an image task, as inpainting"
     writes = hasattr(pipe.objective, "captioner")
     possible = {
         "captions": None if writes else "a run that writes captions, as captioning",
@@ -87,7 +88,7 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
         "open_captions": alone if scenes else "scenes: data=shapes",
         "diversity": alone,
         "reconstruction": None if hasattr(pipe.objective, "reconstruct") else "an autoencoder",
-        "similarity": None if pipe.objective.draws_with and pipe.sampler.task else "an image task, as inpainting",
+        "similarity": likeness or (None if data.heldout.pairs else "pairs: these data have two domains"),
         "steering": fills if scenes else "scenes: data=shapes",
         "likelihood": None if explains else "a VAE whose distortion is of pixels",
         "r_precision": draws if cfg.matching or cfg.clip else "matching=RUN of experiment=matching, or clip=...",
@@ -124,7 +125,7 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
     if "reconstruction" in wanted:
         chosen.append(Reconstruction(lpips))
     if "similarity" in wanted:
-        chosen.append(Similarity(lpips))
+        chosen.append(Similarity(lpips, backbone))
     if "captions" in wanted:
         chosen.append(Captions(nearest=(backbone, data.train) if cfg.get("anchors") else None))
     if "steering" in wanted:

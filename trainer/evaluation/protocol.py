@@ -102,13 +102,14 @@ class Study:
         """What samples of an image task start from (n, C, h, w): their references, as the task takes them."""
         if self.sampler.task is None:
             return None
-        images = self.originals(numbers).to(self.device).float().div(127.5).sub(1)
-        sources: Tensor = self.sampler.task(images, self.seed, torch.tensor([*numbers], device=self.device))
+        images = given(self.sampler.task, self.references)
+        pixels = stacked(images, (self.chosen[i] for i in numbers)).to(self.device).float().div(127.5).sub(1)
+        sources: Tensor = self.sampler.task(pixels, self.seed, torch.tensor([*numbers], device=self.device))
         return sources
 
     def pixels(self, indices: Iterable[int]) -> Tensor:
         """(n, 3, H, W) uint8 of references."""
-        return torch.from_numpy(np.stack([self.references.images[i] for i in indices])).permute(0, 3, 1, 2)
+        return stacked(self.references.images, indices)
 
     def reference_images(self) -> Iterator[tuple[list[int], Tensor]]:
         """Numbers 0 to num_references - 1 of this rank and those images (n, 3, H, W) uint8, part by part."""
@@ -166,6 +167,20 @@ def run_each(
     if any_rank(stopped, study.device):
         return []
     return [measure.figures() for measure in measures]
+
+
+def given(task: Any, references: Any) -> Any:
+    """What a task makes sources of, (M, H, W, 3) uint8: the references, or what the data have beside them."""
+    if not task.translates:
+        return references.images
+    if references.sources is None:
+        raise UserError("a translation starts from the data's own sources, and these have none: see data=emoji_pairs")
+    return references.sources
+
+
+def stacked(images: Any, indices: Iterable[int]) -> Tensor:
+    """(n, 3, H, W) uint8 of some of them."""
+    return torch.from_numpy(np.stack([images[i] for i in indices])).permute(0, 3, 1, 2)
 
 
 def any_rank(here: bool, device: torch.device) -> bool:

@@ -41,6 +41,18 @@ class Hinge:
         return -fake_logits.float()
 
 
+class LeastSquares:
+    """Least-squares GAN (Mao et al. 2017): L_D = (r - 1)^2 + f^2, L_G = (f - 1)^2."""
+
+    needs_real = False
+
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        return (real_logits.float() - 1).square() + fake_logits.float().square()
+
+    def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
+        return (fake_logits.float() - 1).square()
+
+
 class Relativistic:
     """Relativistic pairing loss, RpGAN (Jolicoeur-Martineau 2018; Huang et al. 2024, "R3GAN").
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -23,12 +24,35 @@ def bounded(image: Tensor) -> Tensor:
     return image + (image.clamp(-1, 1) - image).detach()
 
 
+class Bend(nn.Module):
+    """Maps of the source (N, C, h, w) moved to where the image wants them, which maps of the image (N, C, h, w) say.
+
+    y(p) = x(p + f(p)) by bilinear sampling, f read from both by a convolution that begins at 0 (appearance flow, Zhou
+    et al. 2016; deformable skip connections, Siarohin et al. 2018, whose affine moves of body parts it makes free).
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.flow = nn.Conv2d(2 * channels, 2, kernel_size=3, padding=1, bias=False)
+        nn.init.zeros_(self.flow.weight)
+
+    def forward(self, source: Tensor, wanted: Tensor) -> Tensor:
+        height, width = source.shape[2:]
+        down, right = (
+            (torch.arange(size, device=source.device) + 0.5) * (2 / size) - 1 for size in (height, width)
+        )
+        still = torch.stack([right.expand(height, width), down[:, None].expand(height, width)], -1)
+        moved = still + self.flow(torch.cat([source, wanted], 1)).float().permute(0, 2, 3, 1)
+        return F.grid_sample(source.float(), moved, padding_mode="border", align_corners=False).to(source.dtype)
+
+
 class Generator(nn.Module):
     """Latent (N, latent_channels) and Condition with a source to images (N, 3, H, W) in [-1, 1].
 
     task: what a source is (`trainer.tasks`): the network adds to its `start`, and `keep` puts back what is known. text:
     as in `dcgan.Generator`. resolution: H and W, of which larger pictures are tiles. It comes down to 4 x 4 pixels,
-    where what a generator without a source would begin with is added: what the caption wants, and where.
+    where what a generator without a source would begin with is added: what the caption wants, and where. deformable:
+    skip connections move what they carry, see `Bend`, for sources whose things stand elsewhere or in another pose.
     """
 
     def __init__(
@@ -41,6 +65,7 @@ class Generator(nn.Module):
         base_channels: int = 32,
         max_channels: int = 256,
         style_channels: int = 128,
+        deformable: bool = False,
     ):
         super().__init__()
         sizes = [resolution >> i for i in range(num_stages(resolution) + 1)]
@@ -53,6 +78,7 @@ class Generator(nn.Module):
         self.downs = nn.ModuleList(DownBlock(a, b) for a, b in pairwise(widths))
         self.ups = nn.ModuleList(UpBlock(b, a, style_channels) for a, b in reversed([*pairwise(widths)]))
         self.joins = nn.ModuleList(Block(width, style_channels) for width in widths[-2::-1])
+        self.bends = nn.ModuleList(Bend(width) for width in widths[-2::-1]) if deformable else None
         reading = widths[::-1][:READING]
         self.attention = nn.ModuleList(WordAttention(width, text_channels) for width in reading)
         self.norm = ModulatedNorm(widths[0], style_channels)
@@ -65,14 +91,22 @@ class Generator(nn.Module):
         style = self.style(latent, condition)
         start = self.task.start(source)
         large = source if source.shape[2:] == start.shape[2:] else start
-        maps = [self.source(large)]
+        x = self.maps(self.source(large), style, condition)
+        image = bounded(start + self.image(F.silu(self.norm(x, style))))
+        return bounded(self.task.keep(image, source))
+
+    def maps(self, x: Tensor, style: Tensor, condition: Condition) -> Tensor:
+        """Down and up again: (N, C, H, W) of as many channels as it has at full size."""
+        maps = [x]
         for down in self.downs:
             maps.append(down(maps[-1]))
         wanted = self.start(style).view(-1, START, START, maps[-1].shape[1]).permute(0, 3, 1, 2)
         x = self.attention[0](maps.pop() + wanted, condition)
         for number, (up, join) in enumerate(zip(self.ups, self.joins, strict=True), start=1):
-            x = join((up(x, style) + maps.pop()) * 0.5**0.5, style)
+            x, skip = up(x, style), maps.pop()
+            if self.bends is not None:
+                skip = self.bends[number - 1](skip, x)
+            x = join((x + skip) * 0.5**0.5, style)
             if number < len(self.attention):
                 x = self.attention[number](x, condition)
-        image = bounded(start + self.image(F.silu(self.norm(x, style))))
-        return bounded(self.task.keep(image, source))
+        return x

@@ -56,7 +56,10 @@ class CaptionDropout(Guided):
         if self.empty_caption is None:
             loop: Any = self
             self.empty_caption = empty_caption(loop.trainer.datamodule.text).to(loop.device)
-        return dropped(batch, self.empty_caption, self.uniform("caption dropout", batch, 1)[:, 0] < probability)
+        chosen = self.uniform("caption dropout", batch, 1)[:, 0] < probability
+        if batch.other is not None:
+            batch = replace(batch, other=dropped(batch.other, self.empty_caption, chosen))
+        return dropped(batch, self.empty_caption, chosen)
 
 
 def empty_caption(text: Any) -> Condition:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trainer.batch import Batch
@@ -17,10 +18,12 @@ class Restoration(GAN):
     """The generator minimises, on sources s = task(x) of images x with captions c and latents z,
         pixel d(G(z, s, c), x) + perceptual p(G(z, s, c), x) + adversarial L_G(D(G(z, s, c), c))
 
-    as pix2pix (Isola et al. 2017) with a text-conditioned D of images alone: what a source says, d asks for.
+    as pix2pix (Isola et al. 2017) with a text-conditioned D, of images alone unless `sees_source`: what a source says,
+    d asks for. Translations (`task.translates`) take s from the data, where it stands beside x.
     generator: has the `task`. reconstruction: d, (image, target) -> (N,). perceptual: p, the same of features, or None;
     a run whose p has a backbone is judged by another. adversarial: 0 trains without D; then the mean of all images that
-    fit a source and a caption is best, which has the highest PSNR and is blurred where there are many.
+    fit a source and a caption is best, which has the highest PSNR and is blurred where there are many. sees_source: D
+    judges the image beside its source, augmented alike, as in pix2pix; it then has `image_channels` of both.
     augment, matching, r1 and so on as in GAN, all of it within the adversarial term.
     """
 
@@ -31,6 +34,7 @@ class Restoration(GAN):
         perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
         perceptual_weight: float = 1.0,
         adversarial: float = 1.0,
+        sees_source: bool = False,
         **gan: Any,
     ):
         super().__init__(**gan)
@@ -46,15 +50,46 @@ class Restoration(GAN):
             )
         self.reconstruction, self.pixel, self.adversarial = reconstruction, pixel, adversarial
         self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
+        self.sees_source = sees_source
+        self.require_channels()
         if not adversarial:
             del self.phases["discriminator"]
             self.make_optimizer = {"generator": self.make_optimizer["generator"]}
 
+    def require_channels(self) -> None:
+        """UserError where the discriminator is made for other images than it is to see."""
+        task, seen = self.generator.task, getattr(self.discriminator, "image_channels", 3)
+        if self.sees_source and (task.scale != 1 or self.consistency or hasattr(self.discriminator, "perceive")):
+            raise UserError(
+                "objective.sees_source=true: expected a source as large as the image, a discriminator of pixels and "
+                "consistency=0"
+            )
+        if seen != (expected := 3 + self.sees_source * task.source_channels):
+            raise UserError(
+                f"objective.discriminator sees images of {seen} channels, sees_source={self.sees_source}: expected "
+                f"{expected}; take discriminator@objective.discriminator=multiscale and its image_channels={expected}"
+            )
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        self.unshared = None  # a source says which of the pictures of a caption is meant
+        if self.generator.task.translates:
+            require_sources(getattr(self._trainer, "datamodule", None))
+
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """With the sources of its images."""
         batch = super().on_after_batch_transfer(batch, dataloader_idx)
-        source = self.generator.task(batch.image, self.seed, batch.position)
-        return replace(batch, condition=batch.condition._replace(source=source))
+        task = self.generator.task
+        image = batch.other.image if task.translates and batch.other is not None else batch.image
+        source = task(image, self.seed, batch.position)
+        return replace(batch, condition=batch.condition._replace(source=source), other=None)
+
+    def perceived(self, image: Tensor, batch: Batch, stream: str) -> Tensor:
+        seen = super().perceived(image, batch, stream)
+        if not self.sees_source:
+            return seen
+        source: Any = batch.condition.source
+        return torch.cat([seen, super().perceived(source, batch, stream)], 1)
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         restored = self.fresh(batch)
@@ -69,3 +104,19 @@ class Restoration(GAN):
             loss = loss + self.adversarial * judged
             logs |= more
         return loss, logs | {"generator/loss": loss}
+
+
+def require_sources(data: Any, paired: bool = True) -> None:
+    """UserError where data have no pictures to start from, or no pairs of them where there are to be."""
+    if data is None:  # outside of a training
+        return
+    if data.train.cache.sources is None:
+        raise UserError(
+            "a translation starts from the data's own sources, and these have none: take data=emoji_pairs, "
+            "data=domains, or a folder whose metadata.jsonl has a `source` in each line"
+        )
+    if paired and not data.paired:
+        raise UserError(
+            "data.paired=false: this objective compares what it draws with the picture of its source; take "
+            "data.paired=true, or +experiment=cyclegan where there are no pairs"
+        )

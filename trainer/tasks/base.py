@@ -21,6 +21,7 @@ class Task(ABC):
 
     source_channels = 3
     scale = 1
+    translates = False  # whether it is given the sources of the data, as of pairs, not the image that is to be drawn
     holes = False  # whether a source says what is missing, as a mask in its last channel: 1 in a hole, -1 elsewhere
 
     @abstractmethod
