@@ -353,7 +353,7 @@ def test_writer(experiment, command, tmp_path):
 
 
 RESUMED = {name: [f"experiment={name}"] for name in EXPERIMENTS if name not in (*PRIORS, *DISTILLED)}
-RESUMED |= {"regularized": VARIANTS["regularized"]}
+RESUMED |= {"regularized": VARIANTS["regularized"], "cyclegan": ["experiment=cyclegan", "objective.history=8"]}
 
 
 @pytest.mark.slow
@@ -369,7 +369,7 @@ def test_resumed_it_ends_with_the_same_bits_and_its_export_draws_the_same(name, 
     assert result.code == 0, result.err
     one, other = (checkpoint.read(checkpoint.newest(run)) for run in (whole, tmp_path / "resumed"))
     assert one["global_step"] == other["global_step"] == 4 and checkpoint.read(half)["global_step"] == 2
-    for part in ("state_dict", "ema", "optimizer_states"):
+    for part in ("state_dict", "ema", "optimizer_states", *(["history"] if name == "cyclegan" else [])):
         (first, tree), (second, same_tree) = (tree_flatten(each[part]) for each in (one, other))
         assert tree == same_tree
         for a, b in zip(first, second, strict=True):
@@ -380,7 +380,7 @@ def test_resumed_it_ends_with_the_same_bits_and_its_export_draws_the_same(name, 
     exported = command(f"checkpoint={whole}", f"out={out}", "formats=[safetensors]", main=export)
     assert exported.code == 0, exported.err
     photo, mask = a_photo(tmp_path)
-    given = {"source": photo, "mask": mask} if name in TASKS else {}
+    given = {"source": photo, "mask": mask} if name in TASKS else {"source": photo} if name in TRANSLATIONS else {}
     assert torch.equal(*(load(each)("a red apple", range(2), **given).pixels for each in (whole, out)))
 
 

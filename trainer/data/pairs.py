@@ -29,6 +29,8 @@ class EmojiPairs:
     is held out, are those of the names. skin_tones: as of `Emoji`.
     """
 
+    attribution = "; ".join(design.attribution for design, _ in STYLES.values())  # of all that there may be
+
     def __init__(self, source: str = "twemoji", target: str | Sequence[str] = "fluent", skin_tones: bool = False):
         targets = [target] if isinstance(target, str) else [*target]
         for option, names in (("source", [source]), ("target", targets)):
@@ -71,6 +73,7 @@ class Domains:
     concepts of each set that is held out; held-out sources meet held-out targets, by chance.
     """
 
+    attribution = ""
     pairs = False
 
     def __init__(self, source: Source, target: Source, heldout: float = 0.1):

@@ -23,6 +23,7 @@ from trainer.evaluation.protocol import Measure, Study
 from trainer.evaluation.reconstruction import Reconstruction
 from trainer.evaluation.similarity import Similarity
 from trainer.evaluation.steering import Steering
+from trainer.evaluation.styles import Styles
 from trainer.evaluation.text import TextMatch
 from trainer.process import ranks
 from trainer.process.progress import say
@@ -37,7 +38,7 @@ from trainer.text.models import FAMILIES
 # beside those of a backbone
 OTHERS = (
     *("attributes", "open_captions", "diversity", "reconstruction", "similarity", "likelihood", "r_precision"),
-    *("steering", "captions", "clip_score"),
+    *("steering", "styles", "captions", "clip_score"),
 )
 
 
@@ -81,6 +82,7 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
     alone = draws or (pipe.sampler.task and "a run that draws from captions alone")
     fills = None if getattr(pipe.sampler.task, "holes", False) else "a run that fills holes, as inpainting"
     likeness = None if pipe.objective.draws_with and pipe.sampler.task else "an image task, as inpainting"
+    targets = {each.get("target") for each in data.heldout.attributes} if pipe.sampler.task else set()
     writes = hasattr(pipe.objective, "captioner")
     possible = {
         "captions": None if writes else "a run that writes captions, as captioning",
@@ -90,6 +92,7 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
         "reconstruction": None if hasattr(pipe.objective, "reconstruct") else "an autoencoder",
         "similarity": likeness or (None if data.heldout.pairs else "pairs: these data have two domains"),
         "steering": fills if scenes else "scenes: data=shapes",
+        "styles": None if len(targets) > 1 else "several styles: data=emoji_styles",
         "likelihood": None if explains else "a VAE whose distortion is of pixels",
         "r_precision": draws if cfg.matching or cfg.clip else "matching=RUN of experiment=matching, or clip=...",
         "clip_score": draws if cfg.clip else "clip=openai/clip-vit-base-patch32, or a folder",
@@ -104,7 +107,7 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
             raise UserError(f"metrics: {name} is none of {', '.join((*METRICS, *OTHERS))}")
         if possible.get(name):
             raise UserError(f"metrics: {name} needs {possible[name]}")
-    of_images = {*METRICS, "diversity", "captions"} & set(wanted)
+    of_images = {*METRICS, "diversity", "styles", "captions"} & set(wanted)
     if of_images:
         require_untaught(cfg.backbone, pipe.config, "backbone=effnet_lite2, effnet_lite0, inception, ...")
     backbone = instantiate(cfg.backbone)
@@ -130,6 +133,8 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
         chosen.append(Captions(nearest=(backbone, data.train) if cfg.get("anchors") else None))
     if "steering" in wanted:
         chosen.append(Steering(data.source.max_objects, data.cache_dir))
+    if "styles" in wanted:
+        chosen.append(Styles(backbone, data.train))
     if "likelihood" in wanted:
         chosen.append(Likelihood())
     if "r_precision" in wanted and cfg.matching:
@@ -169,7 +174,7 @@ def table(found: Sequence[Figure]) -> str:
             how = f"reads {known['probe_accuracy']:.2%} of real scenes without fault"
         std = f"± {figure.std:.3g}" if figure.std is not None else ""
         counts = str(known["num_images"]), str(known.get("num_references", ""))
-        form = "{:.2%}" if figure.metric.startswith(("attributes", "r_prec")) else "{:.5g}"
+        form = "{:.2%}" if figure.metric.startswith(("attributes", "styles", "r_prec")) else "{:.5g}"
         real, other = (form.format(figure.anchors[name]) if figure.anchors else "" for name in ("real", "shuffled"))
         by = f"{network} ({how})" if how else network
         rows.append((figure.metric, form.format(figure.value), std, real, other, figure.better, *counts, by))
