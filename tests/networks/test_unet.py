@@ -106,12 +106,14 @@ def test_pixels_that_are_no_hole_are_those_of_the_source():
     assert image[~known].abs().max() > 0
 
 
-def test_what_has_gone_too_far_comes_back():
-    x = torch.tensor([-3.0, 0.5, 2.0], requires_grad=True)
+def test_what_has_gone_too_far_comes_back_and_goes_no_further():
+    """A step goes against the gradient: 2 of 1 and -3 of -1 come back, the others would leave."""
+    x = torch.tensor([-3.0, -3.0, 0.5, 2.0, 2.0], requires_grad=True)
     bounded = unet.bounded(x)
-    assert bounded.tolist() == [-1.0, 0.5, 1.0]
-    bounded.sum().backward()
-    assert x.grad.tolist() == [1.0, 1.0, 1.0]
+    assert bounded.tolist() == [-1.0, -1.0, 0.5, 1.0, 1.0]
+    bounded.backward(torch.tensor([1.0, -1.0, -1.0, 1.0, -1.0]))
+    assert x.grad.tolist() == [0.0, -1.0, -1.0, 1.0, 0.0]
+    assert unet.bounded(x.detach()).tolist() == bounded.tolist()
 
 
 def test_a_deformable_skip_begins_in_place_and_moves_by_the_flow():

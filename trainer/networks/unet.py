@@ -19,9 +19,26 @@ if TYPE_CHECKING:
 READING = 2  # of the smallest maps: there pixels read words
 
 
+class Bounded(torch.autograd.Function):
+    """Within [-1, 1]. Of what has gone too far the gradient passes that brings it back, and none that drives it on:
+
+    an adversarial one would do so without end, as nothing is seen of it, until whole images stand at a bound for good.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor) -> Tensor:
+        ctx.save_for_backward(image)
+        return image.clamp(-1, 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (image,) = ctx.saved_tensors
+        return gradient.masked_fill((image.abs() > 1) & (gradient * image < 0), 0)
+
+
 def bounded(image: Tensor) -> Tensor:
-    """Within [-1, 1], but with the gradient of what it was: a pixel that has gone too far comes back."""
-    return image + (image.clamp(-1, 1) - image).detach()
+    """As `Bounded` where there are gradients."""
+    return Bounded.apply(image) if image.requires_grad else image.clamp(-1, 1)
 
 
 class Bend(nn.Module):
