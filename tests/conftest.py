@@ -221,3 +221,40 @@ def save_run(run: Path, text: dict[str, Any], reading: dict[str, Any]) -> Path:
         gan.on_save_checkpoint(content)
         torch.save(content, run / "checkpoints" / f"kimg{images / 1000:010.3f}.ckpt")
     return run
+
+
+@pytest.fixture(scope="session")
+def language_model() -> Callable[..., Path]:
+    """Saves a causal language model of 16 channels with random weights, as the hub has them: folder, seed, options."""
+
+    def save(folder: Path, seed: int = 0, chat: bool = False, positions: int = 2048, kind: str = "llama") -> Path:
+        import torch
+        import transformers as t
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+        from trainer.text.enrichment import EXAMPLES
+
+        ends = ["<|end|>", "<|start|>"]
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        more = ["Describe a picture of X in one line.\n user assistant", *"abcdefghijklmnopqrstuvwxyz"]
+        tokenizer.train_from_iterator([*EXAMPLES, *more], trainers.BpeTrainer(vocab_size=400, special_tokens=ends))
+        fast = t.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=ends[0], bos_token=ends[1])
+        if chat:
+            fast.chat_template = (
+                "{% for message in messages %}<|start|>{{ message.role }}\n{{ message.content }}<|end|>\n{% endfor %}"
+                "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+            )
+        fast.save_pretrained(folder)
+        torch.manual_seed(seed)
+        sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+                 "vocab_size": len(fast), "eos_token_id": 0, "bos_token_id": 1, "pad_token_id": None,
+                 "max_position_embeddings": positions, "initializer_range": 0.5}  # fmt: skip
+        if kind == "bert":
+            t.BertForMaskedLM(t.BertConfig(**sizes)).save_pretrained(folder)
+        else:
+            t.LlamaForCausalLM(t.LlamaConfig(**sizes, num_key_value_heads=1)).save_pretrained(folder)
+        return folder
+
+    return save

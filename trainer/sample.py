@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,8 @@ class Sampling:
     negative_scale: float | None = None
     guidance: float | None = None
     truncation: float | None = None
+    enrich: str | None = None
+    enrich_examples: str | None = None
     ema: float | None = None
     interpolate: Any = None
     steps: int = 8
@@ -70,7 +72,7 @@ def sample(cfg: DictConfig) -> None:
         raise UserError(f"source={cfg.source}: with prompts alone; leave out interpolate, and prompts_file=-")
     if cfg.mode == "latency" and cfg.batch_size not in (None, 1):
         raise UserError(f"batch_size={cfg.batch_size}: mode=latency draws each image alone; leave one of them out")
-    conditioning = Conditioning(cfg.compose, cfg.negative, cfg.negative_scale, cfg.guidance, cfg.truncation)
+    conditioning = Conditioning(**{field.name: cfg[field.name] for field in fields(Conditioning)})
     if cfg.interpolate and (cfg.images_per_file is not None or cfg.prompts or cfg.prompts_file):
         raise UserError(f"interpolate={cfg.interpolate}: its captions take the place of prompts; leave one of them out")
     if cfg.ema is not None:
@@ -110,6 +112,10 @@ def sample(cfg: DictConfig) -> None:
     if wordless and not ends:
         without = cfg.source or getattr(pipe.text, "wordless", False)
         prompts = [""] if without else parse_prompts(cfg.prompts, None)
+    if cfg.enrich and not streamed:
+        given = ends or prompts
+        for prompt, text in list(zip(given, conditioning.enriched(given), strict=True))[:NAMED_IMAGES]:
+            say(f"{prompt} -> {text}")
     name = "_".join([pipe.path.stem, *(slug(f"{key} {value}") for key, value in said.items())])
     folder = Path(cfg.out or run_folder.of(pipe.path) / "samples" / name).expanduser()
     origin = {
@@ -145,7 +151,7 @@ def sample(cfg: DictConfig) -> None:
     shown: list[Tensor] = []
     began = time.monotonic()
     for (prompt, seed), file, pixels in zip(pairs, files, draw(pipe, pairs), strict=True):
-        save(picture(pixels), file, origin | {"prompt": prompt, "seed": str(seed)})
+        save(picture(pixels), file, origin | conditioning.origin(prompt) | {"seed": str(seed)})
         if len(pairs) <= NAMED_IMAGES:
             print(file)
         if len(shown) < GRID_IMAGES:
@@ -171,7 +177,7 @@ def stream(pipe: Pipeline, seeds: list[int], folder: Path, origin: Origin) -> No
     first, second = itertools.tee((prompt, seed) for prompt in lines if prompt for seed in seeds)
     for prompt, seed, image in pipe.stream((p for p, _ in first), (s for _, s in second)):
         file = folder / f"{slug(prompt)}_seed{seed:04d}.png"
-        save(image, file, origin | {"prompt": prompt, "seed": str(seed)})
+        save(image, file, origin | pipe.sampler.conditioning.origin(prompt) | {"seed": str(seed)})
         print(file, flush=True)
 
 

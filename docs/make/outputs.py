@@ -27,7 +27,8 @@ CHAPTERS: dict[str, dict[str, str]] = {
     "help": {
         "help": f"{MODULE} --help",
         **{f"help-{verb}": f"{MODULE}.{verb} --help" for verb in ("sample", "evaluate", "compress", "export", "speed")},
-        **{f"help-{verb}": f"{MODULE}.{verb} --help" for verb in ("caption", "benchmark", "report", "dashboard")},
+        **{f"help-{verb}": f"{MODULE}.{verb} --help" for verb in ("caption", "enrich", "benchmark", "report")},
+        "help-dashboard": f"{MODULE}.dashboard --help",
         "config-data": f"{MODULE} +experiment=cgan --cfg job --package data",
     },
     "mistakes": {

@@ -124,11 +124,11 @@ def test_a_file_whose_owner_died_is_drawn_after_all(trained, tmp_path, monkeypat
     (out / ".claims").mkdir(parents=True)
     real = shards.write
 
-    def write(plan, folder, number, drawn_of):
+    def write(plan, folder, number, drawn_of, of_prompt):
         written.append(number)
         if number == 2:
             lock.close()
-        return real(plan, folder, number, drawn_of)
+        return real(plan, folder, number, drawn_of, of_prompt)
 
     monkeypatch.setattr(shards, "write", write)
     with open(out / ".claims/00001", "w") as lock:

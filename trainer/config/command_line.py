@@ -21,7 +21,7 @@ FOLLOWED = ("-c", "--cfg", "-p", "--package", "-i", "--info", "-cd", "--config-d
 OF_CONFIGS = ("-cn", "--config-name", "-cp", "--config-path")
 # keys, and last words of keys, that name a file or folder, which may be called anything
 PATHS = {"checkpoint", "out", "resume", "init", "teacher", "tokenizer", "reference", "matching", "prompts_file"}
-PATHS |= {"objective.matcher", "hydra.sweep.dir", "source", "mask"}
+PATHS |= {"objective.matcher", "hydra.sweep.dir", "source", "mask", "model", "enrich", "enrich_examples", "examples"}
 LAST = {"path", "folder", "run_dir", "cache_dir"}
 OVERRIDE = re.compile(r"(\+{0,2}[\w./@:-]+)=(.*)", re.DOTALL)
 QUOTED = re.compile(r"""\s*('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")\s*""", re.DOTALL)
@@ -50,7 +50,7 @@ def overrides(arguments: Sequence[str], roots: Sequence[str] = (), experiments: 
             continue
         if word.startswith("prompt=") and "prompts" in roots and "prompt" not in roots:
             word = f"prompts={word.removeprefix('prompt=')}"
-        if word.startswith("data=") and {"source", "beams"} <= {*roots}:  # of trainer.caption
+        if word.startswith("data=") and "source" in roots and {"beams", "model"} & {*roots}:  # of caption, of enrich
             word = f"source={word.removeprefix('data=')}"
         if word.startswith("prompts="):  # the shell takes a text without quotes apart
             while at < len(words) and goes_on(word, words[at]):

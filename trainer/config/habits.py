@@ -47,7 +47,7 @@ def check(key: str, value: str, roots: Sequence[str]) -> None:
         return
     if key in PROMPTS:
         raise UserError(f"{key}: pictures of a prompt are python -m trainer.sample checkpoint=RUN {prompts(value)}")
-    if key in RUNS:
+    if key in RUNS and "checkpoint" in roots:
         raise UserError(f"{key}: no such key; did you mean checkpoint={value or 'RUN'}?")
     if key in ("experiment", *CONFIGS):
         raise UserError(f"{key}: of training, python -m trainer +experiment=NAME; what it trained is checkpoint=RUN")

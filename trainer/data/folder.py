@@ -48,8 +48,9 @@ class Folder:
     else becomes attributes. Or a text file beside each image, a.txt or a.caption for a.jpg, one caption a line.
     image_key, caption_key: their names in tables; None takes the usual ones. source_key: that of the picture from which
     one is translated, which is no picture of its own then; None takes a usual one whose value is named like a picture.
-    machine_captions: whether images are taken whose rows are marked "machine": true, as of trainer.caption; min_score:
-    of these, those with a score from there on, None for all.
+    machine_captions: whether images are taken whose rows are marked "machine": true, as of trainer.caption, and beside
+    captions the "enriched" ones, as of trainer.enrich; min_score: of the former, those with a score from there on, None
+    for all.
     uncaptioned: what is done with images that neither names, see `Uncaptioned`. The concept defaults to the first
     caption, or to the image where that is made up. UserError that names the file and line of whatever is wrong.
     """
@@ -150,10 +151,13 @@ class Folder:
                 captioned[image] = where
                 start = self._source(row, where, find, file)
                 sources.update(start[1:])
-                attributes = {key: row[key] for key in row if key not in (name_key, text_key, "concept", *start[:1])}
+                taken = (name_key, text_key, "concept", "enriched", *start[:1])
+                attributes = {key: row[key] for key in row if key not in taken}
                 if not self._counts(row, where):
                     continue
                 captions = caption_list(row[text_key], where)
+                if captions and self.machine_captions:
+                    captions += caption_list(row.get("enriched"), where)
                 yield from self._item(image, captions, row.get("concept"), attributes, where, rule, *start[1:])
         for image in images:
             if image not in captioned and image not in sources:

@@ -31,6 +31,9 @@ class Conditioning:
     an extrapolation in the space of the text encoder, where no training has been.
     guidance: scale of `Objective.guided`, away from the negative caption or else the empty one. Only of a run that was
     trained with text.caption_dropout.
+    enrich: captions are first made into descriptions by a language model, smollm2, a folder or a hub id
+    (`trainer.text.enrichment`); not those of `negative`, and empty ones stay. enrich_examples: a text file of
+    descriptions for it to go by.
     truncation: how far a style is from the mean style of its caption, of what it was: 0.7 for images that are more
     typical and less varied, 1 for all. Only of a generator that has styles.
     """
@@ -40,6 +43,8 @@ class Conditioning:
     negative_scale: float | None = None
     guidance: float | None = None
     truncation: float | None = None
+    enrich: str | None = None
+    enrich_examples: str | None = None
 
     def __post_init__(self) -> None:
         if self.compose not in (None, *COMPOSITIONS):
@@ -50,6 +55,10 @@ class Conditioning:
             value = getattr(self, key)
             if value is not None and not 0 <= value < math.inf:
                 raise UserError(f"{key}={value}: expected a number from 0")
+        if self.enrich_examples is not None and self.enrich is None:
+            raise UserError(f"enrich_examples={self.enrich_examples}: of a language model; say enrich=smollm2, too")
+        if self.enrich is not None and self.compose is not None:
+            raise UserError(f"enrich={self.enrich}: of captions that stand alone; leave it out, or compose")
         if self.negative_scale is not None and (self.negative is None or self.guidance is not None):
             raise UserError(
                 f"negative_scale={self.negative_scale}: of negative='a dog' alone; with guidance, that is the scale"
@@ -57,12 +66,29 @@ class Conditioning:
 
     def __call__(self, text: Text, captions: Sequence[str]) -> Condition:
         """Condition of N captions by a text encoder, which encodes all of them, and their parts, together."""
+        captions = self.enriched(captions)
         condition = text(captions) if self.compose is None else self._composed(text, captions)
         if self.negative is None or self.guidance is not None:
             return condition
         from trainer.sampling.features import shifted
 
         return shifted(condition, text([self.negative]), 1.0 if self.negative_scale is None else self.negative_scale)
+
+    def enriched(self, captions: Sequence[str]) -> list[str]:
+        """The texts that are drawn for captions: these themselves, or what a language model made of them."""
+        given = [caption for caption in captions if caption.strip()] if self.enrich else []
+        made = dict(zip(given, self._enricher(given), strict=True)) if given else {}
+        return [made.get(caption, caption) for caption in captions]
+
+    def origin(self, caption: str) -> dict[str, str]:
+        """What is said of the caption of an image, for its metadata."""
+        return {"prompt": caption} | ({"enriched": self.enriched([caption])[0]} if self.enrich else {})
+
+    @property
+    def _enricher(self) -> Any:
+        from trainer.text.enrichment import enricher
+
+        return enricher(str(self.enrich), self.enrich_examples)
 
     def _composed(self, text: Text, captions: Sequence[str]) -> Condition:
         import torch
@@ -91,7 +117,11 @@ class Conditioning:
 
     def settings(self) -> dict[str, str]:
         """What is said of it, as texts: for names and metadata of what is drawn so."""
-        return {key: str(value) for key, value in asdict(self).items() if value is not None}
+        said = {key: str(value) for key, value in asdict(self).items() if value is not None}
+        if self.enrich:
+            said |= {"enrich": self._enricher.name}  # with the examples; paths stay here
+            said.pop("enrich_examples", None)
+        return said
 
     def __str__(self) -> str:
         return " ".join(f"{key}={value}" for key, value in self.settings().items())

@@ -56,16 +56,13 @@ def write(pipe: Pipeline, folder: Path, out: str | None, beams: int, batch_size:
     it reads no others. What is written here says so: "machine": true, by which model, and its mean log probability a
     piece. Where all have captions nothing is written.
     """
-    root = folder.resolve()
-    files = find_files(root)
-    images = with_suffix(files, *IMAGE_SUFFIXES)
-    if not images:
-        raise UserError(f"source={folder}: no picture in it; expected .png, .jpg, .webp, ...")
-    others = [file for file in files if Path(file).name.startswith("metadata.") and Path(file) != root / TABLE]
-    if others:
-        raise UserError(f"{others[0]}: captions are added to a {TABLE} in {root} alone; bring its rows there first")
-    table = Path(out).expanduser() if out else root / TABLE
-    lines, captioned = known_lines(root, files, images)
+    root, files, images, table = pictures(folder, out)
+    captioned: set[str] = set()
+    lines: list[str] = []
+    for image, key, row in known_rows(root, files, images):
+        if key is not None and row[key]:
+            captioned.add(image)
+            lines.append(json.dumps(row, ensure_ascii=False))
     missing = [Path(image) for image in images if image not in captioned]
     if not missing:
         print(f"all {len(images)} pictures of {folder} have captions: nothing is written")
@@ -80,37 +77,51 @@ def write(pipe: Pipeline, folder: Path, out: str | None, beams: int, batch_size:
                "score": round(found.score, 4)}  # fmt: skip
         lines.append(json.dumps(row, ensure_ascii=False))
         scores.append(found.score)
+    write_table(table, lines)
+    mean = f", mean score {sum(scores) / len(scores):.3f}" if scores else ""
+    own = len(lines) - len(scores)
+    print(f"{table}: {len(scores)} captions of {model}{mean}; {own} of {len(images)} pictures had theirs")
+
+
+def pictures(folder: Path, out: str | None) -> tuple[Path, dict[str, Any], Sequence[str], Path]:
+    """Of a folder: itself, its files, the pictures among them, and the table that is written; UserError without any."""
+    root = folder.resolve()
+    files = find_files(root)
+    images = with_suffix(files, *IMAGE_SUFFIXES)
+    if not images:
+        raise UserError(f"source={folder}: no picture in it; expected .png, .jpg, .webp, ...")
+    others = [file for file in files if Path(file).name.startswith("metadata.") and Path(file) != root / TABLE]
+    if others:
+        raise UserError(f"{others[0]}: captions are added to a {TABLE} in {root} alone; bring its rows there first")
+    return root, files, images, Path(out).expanduser() if out else root / TABLE
+
+
+def known_rows(
+    root: Path, files: dict[str, Any], images: Sequence[str]
+) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
+    """(picture, key of its captions, row) of the table as it stands, or as text files make it."""
+    table = root / TABLE
+    if str(table) in files:
+        for where, row in tables.rows(str(table)):
+            name = key_of(row, None, IMAGE_KEYS)
+            if name is None:
+                raise UserError(f"{where}: it names no picture; expected {tables.EXAMPLE}")
+            yield os.path.normpath(root / str(row[name])), key_of(row, None, CAPTION_KEYS), row
+        return
+    for image in images:
+        stem = os.path.splitext(image)[0]
+        text_file = next((stem + suffix for suffix in TEXTS if stem + suffix in files), None)
+        said = [line.strip() for line in tables.lines(text_file) if line.strip()] if text_file else []
+        if said:
+            row = {"file_name": os.path.relpath(image, root), "text": said if len(said) > 1 else said[0]}
+            yield image, "text", row
+
+
+def write_table(table: Path, lines: Sequence[str]) -> None:
+    """Whole, or not at all."""
     writing = table.with_name(f".{table.name}.tmp")
     try:
         writing.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         writing.replace(table)
     except OSError as error:
         raise UserError(f"{table}: {error.strerror}; name a file that can be written by out=") from error
-    mean = f", mean score {sum(scores) / len(scores):.3f}" if scores else ""
-    own = len(lines) - len(scores)
-    print(f"{table}: {len(scores)} captions of {model}{mean}; {own} of {len(images)} pictures had theirs")
-
-
-def known_lines(root: Path, files: dict[str, Any], images: Sequence[str]) -> tuple[list[str], set[str]]:
-    """Lines of the table as it stands, or as text files make it, and the pictures that have captions."""
-    captioned: set[str] = set()
-    lines: list[str] = []
-    table = root / TABLE
-    if str(table) in files:
-        for where, row in tables.rows(str(table)):
-            name, text = key_of(row, None, IMAGE_KEYS), key_of(row, None, CAPTION_KEYS)
-            if name is None:
-                raise UserError(f"{where}: it names no picture; expected {tables.EXAMPLE}")
-            if text is not None and row[text]:
-                captioned.add(os.path.normpath(root / str(row[name])))
-                lines.append(json.dumps(row, ensure_ascii=False))
-        return lines, captioned
-    for image in images:
-        stem = os.path.splitext(image)[0]
-        text_file = next((stem + suffix for suffix in TEXTS if stem + suffix in files), None)
-        said = [line.strip() for line in tables.lines(text_file) if line.strip()] if text_file else []
-        if said:
-            captioned.add(image)
-            row = {"file_name": os.path.relpath(image, root), "text": said if len(said) > 1 else said[0]}
-            lines.append(json.dumps(row, ensure_ascii=False))
-    return lines, captioned

@@ -63,6 +63,8 @@ def write(
     numbers = [f"{seed:04d}" for seed in seeds] if len(captions) == 2 else [f"{seeds[0]:04d}-to-{seeds[1]:04d}"]
     files = [[folder / f"{name}_seed{each}_step{i:02d}.png" for i in range(1, steps + 1)] for each in numbers]
     said = origin | {"interpolate": json.dumps([*captions], ensure_ascii=False), "steps": str(steps)}
+    if pipe.sampler.conditioning.enrich:
+        said |= {"enriched": json.dumps(pipe.sampler.conditioning.enriched(captions), ensure_ascii=False)}
     refuse_others((file for row in files for file in row), said)
     make_folder(folder)
     progress, drawn, labels = Progress("drew", "images", len(rows) * steps), [], []

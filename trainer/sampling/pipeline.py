@@ -72,6 +72,7 @@ class Pipeline:
         """The same network, with other captions made of these: arguments of `Conditioning`, for all that is drawn.
 
         >>> pipe.conditioned(compose="mean")("an elephant:0.7 + a garden:0.3").images
+        >>> pipe("a red apple", enrich="smollm2").images        # a language model makes a description of it first
         >>> pipe.conditioned(guidance=3, negative="a dog").interpolate(["a cat", "a fox"]).grid()
         """
         return Pipeline(self.path, self.sampler.conditioned(Conditioning(**settings)))

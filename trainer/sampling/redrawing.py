@@ -60,7 +60,7 @@ def write(
             continue
         drawn = sources.redraw(pipe.sampler, [given] * len(pairs), *zip(*pairs, strict=True))
         for (prompt, seed), name, pixels in zip(pairs, names[path], drawn, strict=True):
-            said = {"prompt": prompt, "seed": str(seed), "source": path.name}
+            said = pipe.sampler.conditioning.origin(prompt) | {"seed": str(seed), "source": path.name}
             save(Image.fromarray(pixels.permute(1, 2, 0).numpy()), folder / name, origin | said)
             if len(paths) * len(pairs) <= NAMED_IMAGES:
                 print(folder / name)

@@ -138,7 +138,8 @@ def draw(
                 if not is_mine or (folder / name(number)).exists():
                     continue
                 others = (plan.num_files - len(missing(plan, folder))) * plan.images_per_file
-                for count in write(plan, folder, number, drawn_of or partial(of_prompts, pipe)):
+                origin = pipe.sampler.conditioning.origin
+                for count in write(plan, folder, number, drawn_of or partial(of_prompts, pipe), origin):
                     progress(min(others + count, len(plan)))
                 drawn += count
     return drawn, time.monotonic() - began
@@ -163,7 +164,9 @@ def of_prompts(pipe: Pipeline, rows: Sequence[Row]) -> Iterable[Tensor]:
     return pipe.sampler([prompt for _, prompt, _ in rows], [seed for _, _, seed in rows]).cpu()
 
 
-def write(plan: Plan, folder: Path, number: int, drawn_of: DrawRows) -> Iterator[int]:
+def write(
+    plan: Plan, folder: Path, number: int, drawn_of: DrawRows, of_prompt: Callable[[str], dict[str, str]]
+) -> Iterator[int]:
     """Draws a file; yields how many of its images are done. Its bytes hang on the plan and the pixels alone."""
     from trainer.sampling.pipeline import picture
 
@@ -178,7 +181,7 @@ def write(plan: Plan, folder: Path, number: int, drawn_of: DrawRows) -> Iterator
                     png = io.BytesIO()
                     picture(pixels).save(png, "PNG", compress_level=1)  # drawing should not wait for zlib
                     add(tar, f"{image:09}.png", png.getvalue())
-                    origin = {"prompt": prompt, "seed": seed, "line": line}
+                    origin = of_prompt(prompt) | {"seed": seed, "line": line}
                     add(tar, f"{image:09}.json", json.dumps(origin, ensure_ascii=False).encode())
                 yield start + len(part)
         file.flush()

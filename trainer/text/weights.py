@@ -51,9 +51,9 @@ def wanted(names: list[str]) -> list[str]:
     return ["*.json", "*.txt", "*.model", of_weights]
 
 
-def fingerprint(folder: Path, checksums: Path) -> str:
+def fingerprint(folder: Path, checksums: Path, suffixes: tuple[str, ...] = FILES) -> str:
     """Hex checksum over weights, configuration and tokenizer: equal ones mean equal features."""
-    files = sorted(file for file in folder.iterdir() if file.name.endswith(FILES) and file.is_file())
+    files = sorted(file for file in folder.iterdir() if file.name.endswith(suffixes) and file.is_file())
     return hashlib.sha256("\n".join(f"{file.name} {sha256(file, checksums)}" for file in files).encode()).hexdigest()
 
 
