@@ -33,6 +33,7 @@ ROOMS = {  # each knows those above it in this list, and nothing below
     "config": "schema, check of every key, one line for a mistake, what a command line takes from earlier runs",
     "objectives": "the loop, and GAN, VAE, matching, distillation on it",
     "sampling": "captions and seeds to images: one, many, many by many processes; grids",
+    "editing": "where a generator draws a picture, and which way words lead from there",
     "exports": "a format a file, each checked against PyTorch; the model card",
     "report": "a run on a page, several side by side",
     "evaluation": "a protocol, and measures that see every image once",

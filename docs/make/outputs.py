@@ -27,7 +27,7 @@ CHAPTERS: dict[str, dict[str, str]] = {
     "help": {
         "help": f"{MODULE} --help",
         **{f"help-{verb}": f"{MODULE}.{verb} --help" for verb in ("sample", "evaluate", "compress", "export", "speed")},
-        **{f"help-{verb}": f"{MODULE}.{verb} --help" for verb in ("caption", "enrich", "benchmark", "report")},
+        **{f"help-{verb}": f"{MODULE}.{verb} --help" for verb in ("caption", "enrich", "edit", "benchmark", "report")},
         "help-dashboard": f"{MODULE}.dashboard --help",
         "config-data": f"{MODULE} +experiment=cgan --cfg job --package data",
     },
@@ -52,6 +52,10 @@ CHAPTERS: dict[str, dict[str, str]] = {
         "bulk": f"{MODULE}.sample checkpoint=outputs/first prompts_file=captions.txt images_per_file=50 "
         "out=bulk processes=1",
         "tars": "ls bulk",
+    },
+    "edit": {
+        "edit-source": f"{MODULE}.sample checkpoint=emoji 'prompts=[red heart]' seeds=1 out=drawn",
+        "edit": f"{MODULE}.edit checkpoint=emoji source=drawn/red-heart_seed0001.png caption='red heart' prompt='tree'",
     },
     "pictures": {
         "pictures-make": "python make_pictures.py pictures",

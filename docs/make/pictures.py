@@ -76,6 +76,15 @@ PICTURES = {
         "grid.png",
         "4 minutes",
     ),
+    "editing": Picture(
+        (
+            TRAIN + "cvae run_dir=outputs/scenes",
+            TRAIN + "matching run_dir=outputs/judge",
+            "python docs/make/edits.py outputs/scenes outputs/judge 64",
+        ),
+        "edits.png",
+        "9 CPU minutes",
+    ),
     "report": Picture((TRAIN + "cgan",), "report.html", "22 minutes; needs playwright and Chromium"),
     "page": Picture(
         (

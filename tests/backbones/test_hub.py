@@ -73,6 +73,11 @@ def test_clip_is_the_models_own_cosine(clip_folder, images):
     assert features.shape == text.shape == (3, 12) == (3, backbone.width) and backbone.resizer == "bicubic 8"
     torch.testing.assert_close(F.normalize(features) @ F.normalize(text).T, cosines, atol=2e-3, rtol=0)
     assert cosines.std() > 0.02
+    given = (images / 127.5 - 1).requires_grad_()
+    vectors = backbone.vectors(given)
+    assert (F.cosine_similarity(vectors, features) > 0.999).all(), "but for the rounding of resized pixels"
+    (slope,) = torch.autograd.grad(vectors[1].sum(), given)
+    assert slope[1].any() and not slope[0].any()
     one = torch.cat([backbone.text([caption]) for caption in captions])
     torch.testing.assert_close(text, one)  # neighbours and their padding change nothing
     assert backbone.text(["red " * 100]).shape == (1, 12)  # cut

@@ -129,7 +129,7 @@ def test_each_verb_is_a_module(project, command):
 
 
 def test_help_is_that_of_the_verb_whatever_else_is_typed(project, command):
-    for verb in ("sample", "caption", "evaluate", "compress", "export", "speed"):
+    for verb in ("sample", "caption", "edit", "evaluate", "compress", "export", "speed"):
         shown = command(verb, "--help")
         assert (shown.code, shown.err) == (0, "")
         assert f"python -m trainer.{verb} checkpoint=RUN" in shown.out

@@ -32,6 +32,11 @@ class Clip(hub.HubBackbone):
         seen = (self.model.vision_model(pixel_values=pixels).pooler_output for pixels in self.pixels(images))
         return torch.cat([self.model.visual_projection(each) for each in seen])
 
+    def vectors(self, images: Tensor) -> Tensor:
+        """(N, width) of images (N, 3, H, W) in [-1, 1], with gradients to them."""
+        seen = self.model.vision_model(pixel_values=self.unrounded(images)).pooler_output
+        return self.model.visual_projection(seen)
+
     def vision(self) -> Any:
         return self.model.vision_model
 

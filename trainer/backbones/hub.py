@@ -39,13 +39,16 @@ class HubBackbone(nn.Module):
         for part in images.split(IMAGES_AT_ONCE):
             yield (rounded_bicubic(part.to(self.mean.device), self.size) - self.mean) / self.std
 
+    def unrounded(self, images: Tensor) -> Tensor:
+        """(N, 3, size, size) of images (N, 3, H, W) in [-1, 1], with gradients to them."""
+        return (bicubic(images * 127.5 + 127.5, self.size) - self.mean) / self.std
+
     def see(self, images: Tensor) -> list[Tensor]:
         """Four maps (N, D, h, w) of patches, from a quarter of the layers to all, of images (N, 3, H, W) in [-1, 1].
 
         With gradients to the images, which are resized without rounding.
         """
-        pixels = (bicubic(images * 127.5 + 127.5, self.size) - self.mean) / self.std
-        layers = self.vision()(pixel_values=pixels, output_hidden_states=True).hidden_states
+        layers = self.vision()(pixel_values=self.unrounded(images), output_hidden_states=True).hidden_states
         depth, side = len(layers) - 1, math.isqrt(layers[0].shape[1] - 1)
         chosen = [layers[max(1, depth * quarter // 4)][:, 1:] for quarter in (1, 2, 3, 4)]  # without the class token
         return [each.unflatten(1, (side, side)).permute(0, 3, 1, 2) for each in chosen]

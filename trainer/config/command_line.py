@@ -21,7 +21,8 @@ FOLLOWED = ("-c", "--cfg", "-p", "--package", "-i", "--info", "-cd", "--config-d
 OF_CONFIGS = ("-cn", "--config-name", "-cp", "--config-path")
 # keys, and last words of keys, that name a file or folder, which may be called anything
 PATHS = {"checkpoint", "out", "resume", "init", "teacher", "tokenizer", "reference", "matching", "prompts_file"}
-PATHS |= {"objective.matcher", "hydra.sweep.dir", "source", "mask", "model", "enrich", "enrich_examples", "examples"}
+PATHS |= {"objective.matcher", "hydra.sweep.dir", "source", "mask", "matcher", "captioner"}
+PATHS |= {"model", "enrich", "enrich_examples", "examples"}
 LAST = {"path", "folder", "run_dir", "cache_dir"}
 OVERRIDE = re.compile(r"(\+{0,2}[\w./@:-]+)=(.*)", re.DOTALL)
 QUOTED = re.compile(r"""\s*('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")\s*""", re.DOTALL)
@@ -145,7 +146,7 @@ def readable(argument: str, sweeping: bool = False) -> str:
     name = key.lstrip("+").rpartition(".")[2]
     if name in ("prompts", "interpolate") and value != "null":
         return f"{key}=[{','.join(quoted(each, literal=True) for each in texts(value))}]"
-    if name == "negative" and value != "null":
+    if (name == "negative" or key in ("prompt", "caption")) and value != "null":
         return f"{key}={quoted(value, literal=True)}"
     if name == "seeds" and re.fullmatch(r"[\d-]+,[\d,-]+", value):  # a bare comma is a sweep to Hydra
         return f"{key}=[{value}]"

@@ -112,14 +112,15 @@ class Matcher(Trained):
     @torch.no_grad()
     def images(self, images: Tensor) -> Tensor:
         """Unit vectors (N, D) of images (N, 3, H, W) uint8 at the matcher's own resolution."""
+        parts = (part.to(self.device).float().div(127.5).sub(1) for part in images.split(_AT_ONCE))
+        return torch.cat([self.vectors(part) for part in parts])
+
+    def vectors(self, images: Tensor) -> Tensor:
+        """The same of images in [-1, 1], with gradients to them."""
         own = self.config["data"]["resolution"]
         if images.shape[-1] != own:
             raise UserError(unlike(f"matcher={self.path}", "data.resolution", own, images.shape[-1]))
-        vectors = [
-            self.objective.matcher.image(part.to(self.device).float().div(127.5).sub(1))[0]
-            for part in images.split(_AT_ONCE)
-        ]
-        return nn.functional.normalize(torch.cat(vectors))
+        return nn.functional.normalize(self.objective.matcher.image(images)[0])
 
     @torch.no_grad()
     def captions(self, captions: Sequence[str]) -> Tensor:
