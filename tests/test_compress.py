@@ -14,11 +14,10 @@ from safetensors.torch import load_file
 from trainer import compress, evaluate, load
 from trainer.compression.comparison import baselines, latency
 from trainer.compression.search import batches, measurement
-from trainer.evaluation import attributes
 from trainer.evaluation.fidelity import Fidelity
 from trainer.export import main as export
 from trainer.exports.onnx import PACKAGES
-from trainer.runs import results
+from trainer.runs import results, scenes_probe
 from trainer.sample import main as sample
 
 TINY = ["data.source.num_images=60", "data.resolution=16", "data.batch_size=8"]
@@ -32,8 +31,8 @@ FEW = ["num_images=24", "num_references=24", "batch_sizes=[1,4]", "calibration=1
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(attributes, "NUM_SCENES", 256)
-    monkeypatch.setattr(attributes, "NUM_TESTS", 64)
+    monkeypatch.setattr(scenes_probe, "NUM_SCENES", 256)
+    monkeypatch.setattr(scenes_probe, "NUM_TESTS", 64)
     measure = latency.measure  # whether figures are steady is no matter here; search and proof call it by its module
     monkeypatch.setattr(latency, "measure", lambda *given, **_: measure(*given, rounds=2, seconds=0.01))
     monkeypatch.setattr(measurement, "fresh", partial(measurement.fresh, repeats=1))

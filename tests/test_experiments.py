@@ -30,13 +30,14 @@ PAIRS = ["data.source.target=openmoji"]  # the other designs do not come by pip
 SMALL = {"shapes": ["data.source.num_images=100"], "emoji": [], "emoji_pairs": PAIRS, "emoji_styles": PAIRS}
 MATCHING = [name for name in EXPERIMENTS if name.startswith("matching")]  # these draw nothing
 DISTILLED = ["distill", "distill_data", "distill_text"]  # of a teacher: tests/test_compress.py
+REWARDED = ["reward", "reward_tokens"]  # of an earlier run
 PRIORS = ["dalle", "maskgit", "gat_latents"]  # these draw the codes, or latents, of one of the next
 TOKENIZERS = ["fsq", "fsq_shapes", "vqgan", "vqvae"]  # these neither, but they reconstruct
 ONE_PICTURE = ["deep_image_prior"]  # is all that these draw
 TASKS = ["colorization", "denoising", "enhancement", "inpainting", "restoration", "super_resolution"]
 TRANSLATIONS = ["cyclegan", "deformable", "pix2pix", "pix2pixhd", "style_transfer"]
 WRITERS = ["captioning"]  # write captions
-OTHERS = [*MATCHING, *WRITERS, *DISTILLED, *PRIORS, *TOKENIZERS, *ONE_PICTURE, *TASKS, *TRANSLATIONS]
+OTHERS = [*MATCHING, *WRITERS, *DISTILLED, *REWARDED, *PRIORS, *TOKENIZERS, *ONE_PICTURE, *TASKS, *TRANSLATIONS]
 DRAWN = ["callbacks.samples.num_images=4", "callbacks.evaluation.num_images=16"]
 RETRIEVED = ["callbacks.retrieval.candidates=4", "callbacks.retrieval.max_images=20"]
 RESIDUAL_GAN = ["generator@objective.generator=residual", "discriminator@objective.discriminator=residual"]
@@ -352,7 +353,7 @@ def test_writer(experiment, command, tmp_path):
         assert (refused.code, message in refused.err, refused.err.count("\n")) == (2, True, 1)
 
 
-RESUMED = {name: [f"experiment={name}"] for name in EXPERIMENTS if name not in (*PRIORS, *DISTILLED)}
+RESUMED = {name: [f"experiment={name}"] for name in EXPERIMENTS if name not in (*PRIORS, *DISTILLED, *REWARDED)}
 RESUMED |= {"regularized": VARIANTS["regularized"], "cyclegan": ["experiment=cyclegan", "objective.history=8"]}
 
 
@@ -426,6 +427,85 @@ def test_a_matcher_teaches(command, tmp_path):
     assert "generator/matcher" in (run / "metrics.csv").read_text()
     shutil.rmtree(judge)
     assert len(load(run)("a small red circle").images) == 1  # what taught it is not needed any more
+
+
+SINGLE = ["data=shapes_single", "callbacks.evaluation=null", "callbacks.checkpoint.times=2"]
+
+
+@pytest.mark.parametrize("start", ["cgan_shapes", pytest.param("cvae", marks=pytest.mark.slow)])
+def test_a_generator_is_rewarded(start, command, tmp_path):
+    """By a matcher, the probe, and pairs of pictures; it draws and is exported without what rewarded it."""
+    run = train(command, tmp_path, [f"experiment={start}", *SINGLE], measured=DRAWN[:1])
+    judge = train(command, tmp_path, ["experiment=matching"], measured=RETRIEVED, place="matcher")
+    pairs = tmp_path / "pairs.jsonl"
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
+    Image.new("RGB", (8, 8), "blue").save(tmp_path / "b.png")
+    pairs.write_text('{"better": "a.png", "worse": "b.png"}\n' * 10)
+    options = ["experiment=reward", f"init={run}", *SINGLE[1:]]
+    rewards = {
+        "matching": [f"matcher={judge}"],
+        "attributes": ["reward@objective.reward=attributes", "objective.pixel=1"],
+        "preference": ["reward@objective.reward=preference", f"objective.reward.pairs={pairs}"],
+    }
+    for name, reward in rewards.items():
+        tuned = train(command, tmp_path, [*options, *reward], measured=DRAWN[:1], place=name)
+        assert checkpoint.read(checkpoint.newest(tuned))["config"]["data"]["source"]["max_objects"] == 1
+        assert "generator/leash" in (tuned / "metrics.csv").read_text()
+    alone = checkpoint.load(run).get_submodule(checkpoint.load(run).draws_with)
+    assert all(map(torch.equal, checkpoint.load(tuned).start.parameters(), alone.parameters()))
+    tuned, refused = tmp_path / "matching", {"matching": f"matching={judge}", "attributes": "metrics=[attributes]"}
+    for name, asked in refused.items():
+        out = tmp_path / f"export-{name}"
+        exported = command(f"checkpoint={tmp_path / name}", f"out={out}", "formats=[safetensors]", main=export)
+        assert exported.code == 0, exported.err
+        for place in (tmp_path / name, out):
+            judged = command(f"checkpoint={place}", asked, "backbone=effnet_lite2", "num_images=12", main=evaluate)
+            assert judged.code == 2
+            assert "another one has to judge" in judged.err or "the probe of scenes has not rewarded" in judged.err
+    lite = command(f"checkpoint={tuned}", "metrics=[fd]", "num_images=12", main=evaluate)
+    assert (lite.code, "taught a network of this run" in lite.err) == (2, True)
+    shutil.rmtree(run)
+    half = min((tuned / "checkpoints").glob("kimg*.ckpt"))
+    resumed = command(f"resume={half}", f"run_dir={tmp_path / 'resumed'}")
+    assert resumed.code == 0, resumed.err
+    one, other = (checkpoint.read(checkpoint.newest(each)) for each in (tuned, tmp_path / "resumed"))
+    assert checkpoint.read(half)["global_step"] == 1 and one["global_step"] == other["global_step"] == 2
+    for part in ("state_dict", "ema"):
+        assert all(torch.equal(value, other[part][key]) for key, value in one[part].items())
+    shutil.rmtree(judge)
+    draws_alone_the_same(tuned)
+    drawn = [load(each)("a red circle", range(2)).pixels for each in (tuned, tmp_path / "export-matching")]
+    assert torch.equal(*drawn)
+
+
+@pytest.mark.slow
+def test_a_prior_of_codes_is_rewarded(command, tmp_path):
+    tokenizer = train(command, tmp_path, ["experiment=fsq_shapes"], place="tokenizer")
+    run = train(command, tmp_path, ["experiment=dalle", f"tokenizer={tokenizer}", *CONSTANT], place="dalle")
+    options = ["experiment=reward_tokens", f"init={run}", "reward@objective.reward=attributes", *SINGLE[1:]]
+    tuned = train(command, tmp_path, options, measured=DRAWN[:1], place="tuned")
+    shutil.rmtree(run)
+    half = min((tuned / "checkpoints").glob("kimg*.ckpt"))
+    resumed = command(f"resume={half}", f"run_dir={tmp_path / 'resumed'}")
+    assert resumed.code == 0, resumed.err
+    one, other = (checkpoint.read(checkpoint.newest(each)) for each in (tuned, tmp_path / "resumed"))
+    for part in ("state_dict", "ema"):
+        assert all(torch.equal(value, other[part][key]) for key, value in one[part].items())
+    exported = command(f"checkpoint={tuned}", f"out={tmp_path / 'export'}", "formats=[safetensors]", main=export)
+    assert exported.code == 0, exported.err
+    drawn = [load(each)("a red circle", range(2)).pixels for each in (tuned, tmp_path / "export")]
+    assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize("name", REWARDED)
+def test_a_reward_needs_a_run_that_it_fits(name, command, tmp_path):
+    data_of(name)  # its header
+    refused = command(f"experiment={name}")
+    assert refused.code == 2
+    assert "name the run to learn from, as in init=outputs/cgan" in refused.err
+    refused = command(f"experiment={name}", "init=emoji", f"run_dir={tmp_path / 'run'}")
+    assert refused.code == 2
+    assert "matcher=null: name the run that rewards" in refused.err
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

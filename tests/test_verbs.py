@@ -10,9 +10,8 @@ import torch
 from hydra.utils import instantiate
 
 from trainer import evaluate
-from trainer.evaluation import attributes
 from trainer.exports import generator
-from trainer.runs import checkpoint, results
+from trainer.runs import checkpoint, results, scenes_probe
 
 TINY = ["data.source.num_images=60", "data.resolution=16", "data.batch_size=8", "text=scratch"]
 NARROW = [f"objective.{n}.{k}=8" for n in ("generator", "discriminator") for k in ("base_channels", "max_channels")]
@@ -23,8 +22,8 @@ NARROW_VAE = [
 
 @pytest.fixture
 def small_probe(monkeypatch):
-    monkeypatch.setattr(attributes, "NUM_SCENES", 256)
-    monkeypatch.setattr(attributes, "NUM_TESTS", 64)
+    monkeypatch.setattr(scenes_probe, "NUM_SCENES", 256)
+    monkeypatch.setattr(scenes_probe, "NUM_TESTS", 64)
 
 
 @pytest.fixture(scope="module")
@@ -95,13 +94,13 @@ def test_a_script_in_a_job_of_several_tasks_measures_alone(command, run, monkeyp
 
 
 def test_a_torn_probe_is_trained_again(run, small_probe, tmp_path):
-    probe, _ = attributes.scenes_probe(16, 1, tmp_path)
+    probe, _ = scenes_probe.scenes_probe(16, 1, tmp_path)
     [file] = (tmp_path / "probes").iterdir()
     file.write_bytes(file.read_bytes()[:1000])
-    again, _ = attributes.scenes_probe(16, 1, tmp_path)
+    again, _ = scenes_probe.scenes_probe(16, 1, tmp_path)
     assert all(map(torch.equal, probe.state_dict().values(), again.state_dict().values()))
     (tmp_path / "file").write_text("no folder")
-    attributes.scenes_probe(16, 1, tmp_path / "file")
+    scenes_probe.scenes_probe(16, 1, tmp_path / "file")
 
 
 @pytest.mark.parametrize(

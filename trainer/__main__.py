@@ -90,8 +90,6 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     objective.config = config
     if not saved:
         objective.begin()
-    if cfg.init and not saved:
-        checkpoint.start_from(objective, cfg.init)
     if trainer.is_global_zero:
         run_folder.describe(folder, cfg)
     if saved:

@@ -28,10 +28,11 @@ from trainer.editing.canvas import Canvas, Point
 from trainer.editing.edits import optimized, replaced
 from trainer.editing.inversion import invert
 from trainer.editing.photos import judge_of
-from trainer.evaluation.attributes import scene_of, scenes_probe
+from trainer.evaluation.attributes import scene_of
 from trainer.metrics.attributes import read
 from trainer.metrics.similarity import psnr
 from trainer.report import table
+from trainer.runs.scenes_probe import scenes_probe
 from trainer.sampling.grids import grid
 from trainer.sampling.sampler import as_pixels
 from trainer.text.cache import cache_root

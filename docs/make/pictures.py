@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).parents[2]
 TRAIN = "python -m trainer +experiment="
 THIN = "objective.generator.base_channels=16 objective.generator.max_channels=96"
+REWARDED = "large orange circle, flag of Peru, smiling face with tear, panda face, stopwatch, railway car"
 
 
 class Picture(NamedTuple):
@@ -54,6 +55,21 @@ PICTURES = {
         ),
         "open-*/grid.png",
         "78 minutes on one core of an EPYC with AVX2; four grids side by side",
+    ),
+    "reward": Picture(
+        (
+            TRAIN + "matching_emoji run_dir=outputs/matcher",
+            TRAIN + "reward init=emoji matcher=outputs/matcher run_dir=outputs/2",
+            TRAIN + "reward init=emoji matcher=outputs/matcher objective.perceptual_weight=0 kimg=10 "
+            "objective.optimizer.generator.lr=0.0004 run_dir=outputs/3",
+            *(
+                f"python -m trainer.sample checkpoint={run} seeds=0-1 out=outputs/reward-{number} "
+                f"'prompts=[{REWARDED}]'"
+                for number, run in enumerate(("emoji", "outputs/2", "outputs/3"), start=1)
+            ),
+        ),
+        "reward-*/grid.png",
+        "8 CPU minutes of a busy EPYC; three grids side by side",
     ),
     "maskgit": Picture(
         (

@@ -1,5 +1,6 @@
 """resume=RUN and init=RUN beside what else a command line chooses, with the packaged conf and Hydra itself."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,7 @@ from omegaconf import OmegaConf
 
 from trainer.errors import UserError
 from trainer.runs.judges import require_untaught
-from trainer.runs.run_folder import flat
+from trainer.runs.run_folder import BOX, flat
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +167,31 @@ def test_a_student_draws_from_as_many_latents_as_its_teacher(command, tmp_path):
         composed = command("experiment=distill", *of_student, f"teacher={tmp_path}", "--cfg", "job")
         assert composed.code == 0, composed.err
         assert OmegaConf.select(OmegaConf.create(composed.out), key) == expected
+
+
+@pytest.mark.parametrize(("start", "place"), [("dcgan", "generator"), ("cvae", "autoencoder.decoder")])
+def test_a_reward_takes_what_draws_of_its_start(command, tmp_path, start, place):
+    saved = command(f"experiment={start}", "data.resolution=16", "--cfg", "job", "--resolve")
+    (tmp_path / "config.yaml").write_text(saved.out)
+    composed = command("experiment=reward", f"init={tmp_path}", "matcher=m", "data.batch_size=8", "--cfg", "job")
+    assert composed.code == 0, composed.err
+    own, config = OmegaConf.create(saved.out), OmegaConf.create(composed.out)
+    assert config.objective.generator == OmegaConf.select(own, f"objective.{place}")
+    assert config.text == own.text
+    assert config.data == OmegaConf.merge(own.data, {"batch_size": 8})
+    assert (config.init, config.objective.reward.matcher) == (str(tmp_path), "m")
+    judge = {"_target_": "trainer.backbones.effnet_lite.load", "resolution": 64}
+    with pytest.raises(UserError, match="taught a network of this run"):
+        require_untaught(judge, OmegaConf.to_container(config), "")
+
+
+def test_a_reward_begins_with_weights_of_the_box(command, tmp_path, monkeypatch):
+    composed = command("experiment=reward", "init=emoji", "matcher=m", "--cfg", "job")
+    assert composed.code == 0, composed.err
+    config = OmegaConf.create(composed.out)
+    assert Path(config.text.encoder.path).is_file() and Path(config.init) == BOX / "emoji"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "emoji").mkdir()  # what is here by that name comes first
+    refused = command("experiment=reward", "init=emoji", "matcher=m")
+    assert refused.code == 2
+    assert "init=emoji: expected the config.yaml of a run" in refused.err

@@ -21,7 +21,7 @@ CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = mistakes.options([CONF])
 EVERYWHERE = ("experiment", "scale", "hydra/sweeper", "compression")  # no part of a run has their name
 # these need an earlier run: tests/test_compress.py, tests/test_experiments.py
-TAUGHT = {"distill", "distill_data", "distill_text", "dalle", "maskgit", "gat_latents"}
+TAUGHT = {"distill", "distill_data", "distill_text", "dalle", "maskgit", "gat_latents", "reward", "reward_tokens"}
 EXPERIMENTS = sorted({*OPTIONS["experiment"]} - TAUGHT)
 # where a part stands that has no place of its own at the root
 INSIDE = {
@@ -37,6 +37,7 @@ INSIDE = {
     "generator=coarse_to_fine": ("restoration", "objective.generator"),
     "task": ("restoration", "objective.generator.task"),
     "generator": ("gan", "objective.generator"),
+    "reward": ("reward", "objective.reward"),
 }
 
 

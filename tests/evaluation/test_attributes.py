@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from trainer.data.scenes import Scene, Thing, random_scene
-from trainer.evaluation import attributes
-from trainer.evaluation.attributes import NAMES, label, scene_of, score_scene
+from trainer.evaluation.attributes import NAMES, scene_of, score_scene
 from trainer.metrics.attributes import read
+from trainer.runs import scenes_probe
+from trainer.runs.scenes_probe import label
 
 RED, BLUE = Thing("red", "circle", "small", "left"), Thing("blue", "star", "large", "right")
 TWO = Scene("white", (RED, BLUE)).attributes()
@@ -60,14 +61,14 @@ def test_a_lone_object_has_a_place():
 @pytest.mark.slow
 @pytest.mark.sampled(3)
 def test_the_probe_reads_real_scenes(tmp_path):
-    _, on_real = attributes.scenes_probe(32, 3, tmp_path)
+    _, on_real = scenes_probe.scenes_probe(32, 3, tmp_path)
     assert on_real > 0.99
 
 
 @pytest.mark.parametrize(("resolution", "max_objects"), [(32, 1), (64, 1), (32, 3)])
 def test_a_probe_in_the_box_reads_the_scenes_of_today(tmp_path, monkeypatch, resolution, max_objects):
-    monkeypatch.setattr(attributes, "train_probe", None)
-    probe, on_real = attributes.scenes_probe(resolution, max_objects, tmp_path)
+    monkeypatch.setattr(scenes_probe, "train_probe", None)
+    probe, on_real = scenes_probe.scenes_probe(resolution, max_objects, tmp_path)
     rng = random.Random("others")
     scenes = [random_scene(rng, max_objects) for _ in range(200)]
     images = torch.stack([torch.from_numpy(np.array(each.render(resolution))).permute(2, 0, 1) for each in scenes])
@@ -77,11 +78,11 @@ def test_a_probe_in_the_box_reads_the_scenes_of_today(tmp_path, monkeypatch, res
 
 
 def test_the_probe_is_kept_and_draws_from_no_state(tmp_path, monkeypatch):
-    monkeypatch.setattr(attributes, "NUM_SCENES", 256)
-    monkeypatch.setattr(attributes, "NUM_TESTS", 64)
+    monkeypatch.setattr(scenes_probe, "NUM_SCENES", 256)
+    monkeypatch.setattr(scenes_probe, "NUM_TESTS", 64)
     state = torch.get_rng_state()
-    probe, on_real = attributes.scenes_probe(16, 1, tmp_path)
-    again, kept = attributes.scenes_probe(16, 1, tmp_path)
+    probe, on_real = scenes_probe.scenes_probe(16, 1, tmp_path)
+    again, kept = scenes_probe.scenes_probe(16, 1, tmp_path)
     assert kept == on_real
     assert all(map(torch.equal, probe.state_dict().values(), again.state_dict().values()))
     assert torch.equal(state, torch.get_rng_state())

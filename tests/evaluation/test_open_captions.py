@@ -82,7 +82,7 @@ def test_every_colour_and_shape_is_asked_for_with_and_without_the_rest():
 
 
 def test_size_and_background_count_where_they_are_said():
-    from trainer.evaluation.attributes import label
+    from trainer.runs.scenes_probe import label
 
     scene = Scene("white", (Thing("red", "star", "small", "left"),))
     assert shows(label(scene), {"colour": "red", "shape": "star"})

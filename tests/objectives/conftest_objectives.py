@@ -32,9 +32,11 @@ from trainer.objectives.cyclegan import CycleGAN
 from trainer.objectives.gan import GAN
 from trainer.objectives.latents import LatentGAN
 from trainer.objectives.matching import DualEncoder
+from trainer.objectives.policy import PolicyGradient
 from trainer.objectives.priors import DallE, MaskGIT
 from trainer.objectives.progressive import Progressive
 from trainer.objectives.restoration import Restoration
+from trainer.objectives.reward import RewardTuning
 from trainer.objectives.stylegan2 import StyleGAN2
 from trainer.objectives.text_distillation import TextDistillation
 from trainer.objectives.tokenizer import Autoencoding
@@ -371,6 +373,47 @@ def make_taught_gan(*arguments, **changes):
     gan.judge = SimpleNamespace(objective=make_matching().requires_grad_(False))
     gan.matcher_weight = 0.5
     return gan
+
+
+class Brightness:
+    """A reward of images that are bright where the numbers of their captions are even, and dark where odd."""
+
+    def prepare(self, data, device):
+        pass
+
+    def __call__(self, image, caption):
+        return (1 - 2 * (caption % 2)) * image.flatten(1).mean(1)
+
+
+def make_reward(optimizer=None, generator=None, **changes):
+    """A generator of `make_gan`, away from its start, on a leash in features and pixels."""
+    generator = generator or make_gan().generator
+    loop = {"optimizer": {"generator": optimizer}} if optimizer else {}
+    keys = ("schedule", "clip", "accumulate", "seed")
+    loop |= {k: changes.pop(k) for k in keys if k in changes}
+    changes = {"pixel": 0.1, "perceptual": Perceptual(See), "perceptual_weight": 0.5} | changes
+    objective = RewardTuning(generator, Brightness(), **changes, **loop_arguments(("generator",), **loop))
+    moved(objective.generator)
+    return objective
+
+
+def make_reward_tokens(optimizer=None, generator=None, **changes):
+    """A prior of `make_dalle`, away from its start."""
+    generator = generator or make_dalle().generator
+    loop = {"optimizer": {"prior": optimizer}} if optimizer else {}
+    keys = ("schedule", "clip", "accumulate", "seed")
+    loop |= {k: changes.pop(k) for k in keys if k in changes}
+    objective = PolicyGradient(generator, Brightness(), **changes, **loop_arguments(("prior",), **loop))
+    moved(objective.generator.prior)
+    return objective
+
+
+def moved(network):
+    """In place, every weight of it a little."""
+    torch.manual_seed(6)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
 
 
 def run(objective, batches, ckpt_path=None, **trainer_arguments):

@@ -18,7 +18,7 @@ from trainer.runs import allowlist, checkpoint
 from trainer.runs.run_folder import PLACE
 
 CONF = Path(__file__).parents[2] / "conf"
-TAUGHT = ("distill", "dalle", "maskgit", "gat_latents")  # these need an earlier run
+TAUGHT = ("distill", "dalle", "maskgit", "gat_latents", "reward")  # these need an earlier run
 TOUCH = f"{sys.executable} -c \"open('witness', 'w')\""
 TARGETS = {  # each would leave the file `witness` behind, or run what would
     "os.system": {"command": TOUCH},

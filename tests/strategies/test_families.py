@@ -18,6 +18,7 @@ OBJECTIVES = (  # a row a day, under every strategy
     ("inpainting", "inpainting+split", "denoising", "captioning"),
     ("pix2pix", "pix2pix+split", "cyclegan", "cyclegan+split"),
     ("progressive", "vae_gan", "vae_gan+split", "worded"),
+    ("reward", "reward_tokens"),
 )
 SEEDS = (2, 3, 4)
 

@@ -31,6 +31,8 @@ from conftest_objectives import (
     make_matching,
     make_progressive,
     make_restoration,
+    make_reward,
+    make_reward_tokens,
     make_stylegan2,
     make_taught_gan,
     make_text_distillation,
@@ -186,6 +188,8 @@ OBJECTIVES = {
     "pix2pix+split": partial(make_translation, SMALL, r1=0.1, penalty_interval=2, reuse_fakes=True, **SPLIT),
     "cyclegan": partial(make_cyclegan, SMALL),
     "cyclegan+split": partial(make_cyclegan, SMALL, r1=0.1, **SPLIT),  # which divides by the square of a small step
+    "reward": partial(make_reward, SMALL, **SPLIT),
+    "reward_tokens": partial(make_reward_tokens, SGD, draws=3, **SPLIT),
     "progressive": partial(make_progressive, ADAM, text=Reader, matching=1.0, r1=0.1, penalty_interval=2, **SPLIT),
     "stylegan2": partial(make_stylegan2, ADAM, text=Reader, r1=0.1, penalty_interval=2, path_length_interval=2),
     "stylegan2+split": partial(

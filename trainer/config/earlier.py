@@ -18,16 +18,17 @@ from trainer.config.entry import conf_folders
 from trainer.config.mistakes import options
 from trainer.errors import UserError
 from trainer.runs import allowlist
-from trainer.runs.export_files import PRETRAINED
+from trainer.runs.export_files import PRETRAINED, TOKENIZER, TOKENS
 from trainer.runs.judges import taught_by
-from trainer.runs.run_folder import COMPOSED, PLACE, VARIABLE
+from trainer.runs.run_folder import BOX, COMPOSED, PLACE, VARIABLE, boxed
 
 KEPT = {"data": ("resolution", "batch_size", "num_workers", "cache_dir")}  # what networks and machine hang on
 TRAINED = {  # key -> experiments that need it, and the group of the network that they take of it
     "teacher": (("distill", "distill_data", "distill_text"), "discriminator"),
     "tokenizer": (("dalle", "maskgit", "gat_latents"), "autoencoder"),
+    "init": (("reward", "reward_tokens"), "generator"),  # with any other experiment it gives weights alone
 }
-EXAMPLES = {"teacher": "cgan", "tokenizer": "fsq"}
+EXAMPLES = {"teacher": "cgan", "tokenizer": "fsq", "init": "cgan"}
 WORDED = "distill_text"  # the experiment in which the teacher's text encoder is learned, and its generator stays
 LATENTS, STUDENT = "objective.generator.latent_channels", 64  # of a student, and what it has by default
 GROUPS = ("objective", "data", "text", "strategy", "trainer", "callbacks", "logger")
@@ -36,6 +37,9 @@ GROUPS = ("objective", "data", "text", "strategy", "trainer", "callbacks", "logg
 def register_earlier_runs(arguments: list[str]) -> None:
     """Makes what earlier runs hold available to Hydra; may append to the arguments."""
     allowlist.allow(value(arguments, "allow"))
+    for at, (key, given) in enumerate([(a.partition("=")[0], unquoted(a.partition("=")[2])) for a in arguments]):
+        if key in TRAINED and given in boxed() and not Path(given).exists():
+            arguments[at] = f"{key}={quoted(str(BOX / given))}"
     register_saved_config(arguments)
     register_trained(arguments)
 
@@ -102,14 +106,15 @@ def drop_chosen_groups(node: dict[str, Any], arguments: list[str]) -> set[str]:
 
 
 def register_trained(arguments: list[str]) -> None:
-    """For `teacher=RUN` and `tokenizer=RUN`: data, text and network of it become the options `of_teacher`, or
-    `of_tokenizer`, of their groups."""
+    """For `teacher=RUN`, `tokenizer=RUN` and, of a reward, `init=RUN`: data, text and network of it become the options
+    `of_teacher` and so on of their groups."""
     for key, (experiments, group) in TRAINED.items():
         given = value(arguments, key)
-        if not given:
-            names = tuple(f"experiment={name}" for name in experiments)
-            if named := [a.lstrip("+") for a in arguments if a.lstrip("+").startswith(names)]:
-                raise UserError(f"{named[0]}: name the run to learn from, as in {key}=outputs/{EXAMPLES[key]}")
+        names = tuple(f"experiment={name}" for name in experiments)
+        named = [a.lstrip("+") for a in arguments if a.lstrip("+").startswith(names)]
+        if named and not given:
+            raise UserError(f"{named[0]}: name the run to learn from, as in {key}=outputs/{EXAMPLES[key]}")
+        if not given or (key == "init" and not named):
             continue
         path = Path(given).expanduser()
         if not path.exists():
@@ -120,6 +125,9 @@ def register_trained(arguments: list[str]) -> None:
         file = next(filter(Path.is_file, files), None)
         saved: Any = OmegaConf.to_container(OmegaConf.load(file)) if file else {}
         saved = allowlist.check_config(saved.get("config", saved), file or path)
+        encoder = (saved.get("text") or {}).get("encoder") or {}
+        if file and file.name == "config.json" and encoder.get("_target_") == TOKENS:
+            encoder["path"] = str(file.with_name(TOKENIZER))
         if not isinstance(saved.get("objective"), dict) or "data" not in saved or "text" not in saved:
             expected = "the config.yaml of a run or the config.json of an export beside it"
             raise UserError(f"{key}={path}: expected {expected}")

@@ -50,6 +50,7 @@ class Training:
     init: str | None = None
     teacher: str | None = None
     tokenizer: str | None = None
+    matcher: str | None = None
     backbones: Any = None
     allow: Any = None
     run_dir: str = "${run_dir:${name}}"

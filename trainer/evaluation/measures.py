@@ -101,6 +101,9 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
         cfg.metrics = [cfg.metrics]
     if writes:
         possible |= dict.fromkeys(METRICS, "a run that draws, not one that writes captions")
+    reward = pipe.config["objective"].get("reward") or pipe.config.get("reward") or {}
+    if str(reward.get("_target_")).endswith(".Attributes"):
+        possible |= dict.fromkeys(("attributes", "open_captions"), "a run that the probe of scenes has not rewarded")
     wanted = list(cfg.metrics or (name for name in (*METRICS, *OTHERS) if not possible.get(name)))
     for name in wanted:
         if name not in (*METRICS, *OTHERS):

@@ -27,7 +27,7 @@ from trainer.runs.judges import taught_by
 from trainer.sampling.runtime import stored
 
 # of a run's configuration, beside the generator's
-KEPT = ("name", "text", "data", "runtime", "teacher", "matcher", "backbones")
+KEPT = ("name", "text", "data", "runtime", "teacher", "matcher", "reward", "backbones")
 
 
 def configuration(config: dict[str, Any], generator: dict[str, Any]) -> dict[str, Any]:
@@ -35,7 +35,9 @@ def configuration(config: dict[str, Any], generator: dict[str, Any]) -> dict[str
     kept = {key: config[key] for key in KEPT if key in config}
     if matcher := config["objective"].get("matcher"):  # it taught the generator, and so may not judge it
         kept["matcher"] = matcher
-    if backbones := list(taught_by([config["objective"], config.get("backbones")])):  # so did they
+    if reward := config["objective"].get("reward"):  # so did it
+        kept["reward"] = reward
+    if backbones := list(taught_by([config["objective"], config.get("backbones")])):  # so did these
         kept["backbones"] = backbones
     return {**kept, "objective": {"_target_": TRAINED, "generator": generator}}
 

@@ -17,6 +17,7 @@ from trainer.batch import Batch, Condition
 from trainer.errors import UserError
 from trainer.objectives.guidance import CaptionDropout
 from trainer.objectives.span import Span
+from trainer.runs import checkpoint
 from trainer.runs.drawing import draws
 
 Phase = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
@@ -54,9 +55,7 @@ class Objective(CaptionDropout, pl.LightningModule):
         self.make_optimizer = optimizer
         schedule(0)  # what it refuses it refuses before anything is read
         self.schedule = schedule
-        self.seed = seed
-        self.clip = clip
-        self.accumulate = accumulate
+        self.seed, self.clip, self.accumulate = seed, clip, accumulate
         self.images_seen = 0
         self.config: dict[str, Any] = {}  # the resolved configuration, kept in every checkpoint
         self.logs: dict[str, Tensor] = {}
@@ -74,6 +73,8 @@ class Objective(CaptionDropout, pl.LightningModule):
 
     def begin(self) -> None:
         """What a new run, unlike one that goes on, takes from earlier ones; its configuration is known by then."""
+        if init := self.config.get("init"):
+            checkpoint.start_from(self, init)
 
     # The loop ---------------------------------------------------------------------------------------------------------
 

@@ -52,6 +52,7 @@ class LatentGAN(MultiLevelGAN):
     def begin(self) -> None:
         Tokenizer.into(self.generator.tokenizer, self.tokenizer, self.config)
         self.unmeasured = True
+        super().begin()
 
     def on_fit_start(self) -> None:
         """Every rank measures the same images, and so finds the same."""

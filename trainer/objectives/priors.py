@@ -41,6 +41,7 @@ class TokenPrior(Objective, ABC):
 
     def begin(self) -> None:
         Tokenizer.into(self.generator.tokenizer, self.tokenizer, self.config)
+        super().begin()
 
     @property
     def encoding(self) -> Encoding:

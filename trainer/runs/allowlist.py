@@ -78,6 +78,7 @@ PARTS: dict[str, dict[str, Callable[[Any], bool]]] = {  # place -> module or pac
         "trainer.backbones": functions_named("load"),  # whose features a network learns from
         "trainer.losses": callable,
         "trainer.tasks": has("of_picture"),
+        "trainer.objectives.rewards": has("prepare"),
         "trainer.objectives.schedules": callable,
         "trainer.compression.structure": functions_named("rebuilt"),
         "torch.optim": inherits("torch.optim.Optimizer"),

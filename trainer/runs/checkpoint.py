@@ -177,14 +177,18 @@ def load(
     return objective
 
 
-def start_from(objective: Any, path: str | Path) -> None:
-    """Gives an objective the weights of a run, averaged where they have an average; UserError if they do not fit."""
-    path, content = opened(path)
+def start_from(objective: nn.Module, path: str | Path, draws_only: bool = False) -> dict[str, Any]:
+    """Gives an objective the weights of a run, averaged where they have an average; its configuration.
+
+    draws_only: those of the network that draws, as `generator`. UserError if they do not fit.
+    """
+    path, content = opened(path, draws_only)
     try:
         objective.load_state_dict({**dict(content["state_dict"]), **dict(content["ema"])})
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"init={path}: its weights are not those of this objective: {reason}") from error
+    return dict(content["config"])
 
 
 def is_whole(path: Path) -> bool:

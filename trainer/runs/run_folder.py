@@ -27,11 +27,14 @@ COMPOSED = "composed.yaml"
 BOX = Path(__file__).parents[1] / "weights"  # a folder a model that comes with this package
 STAMP = time.strftime("%Y-%m-%d_%H-%M-%S")
 PLACE = ("run_dir", "resume", "launch", "nodes", "gpus_per_node", "allow")  # of a start, not of the run
-EARLIER = ("init", "teacher", "tokenizer")  # runs that it began from
+EARLIER = ("init", "teacher", "tokenizer", "matcher")  # runs that it began from
 FREE = (*PLACE, *EARLIER, "kimg", "trainer", "callbacks", "logger", "strategy")  # may change as it goes on
 FREE_ANYWHERE = ("num_workers", "cache_dir", "classes", "accumulate")
 DATA_PATH = "data.source.path"  # where they lie is no matter: a checkpoint has the fingerprint of its data
-PATHS = (DATA_PATH, "data.cache_dir", "text.encoder.cache_dir", "init", "objective.matcher")
+PATHS = (
+    *(DATA_PATH, "data.cache_dir", "text.encoder.cache_dir", "init"),
+    *("matcher", "objective.matcher", "objective.reward.pairs"),
+)
 
 
 def boxed() -> list[str]:
