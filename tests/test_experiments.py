@@ -36,7 +36,7 @@ TOKENIZERS = ["fsq", "fsq_shapes", "vqgan", "vqvae"]  # these neither, but they 
 ONE_PICTURE = ["deep_image_prior"]  # is all that these draw
 TASKS = ["colorization", "denoising", "enhancement", "inpainting", "restoration", "super_resolution"]
 TRANSLATIONS = ["cyclegan", "deformable", "pix2pix", "pix2pixhd", "style_transfer"]
-WRITERS = ["captioning"]  # write captions
+WRITERS = ["captioning", "captioning_vae"]  # write captions
 OTHERS = [*MATCHING, *WRITERS, *DISTILLED, *REWARDED, *PRIORS, *TOKENIZERS, *ONE_PICTURE, *TASKS, *TRANSLATIONS]
 DRAWN = ["callbacks.samples.num_images=4", "callbacks.evaluation.num_images=16"]
 RETRIEVED = ["callbacks.retrieval.candidates=4", "callbacks.retrieval.max_images=20"]
@@ -330,9 +330,14 @@ def test_writer(experiment, command, tmp_path):
     photo, _ = a_photo(pictures)
     (pictures / "mask.txt").write_text("a white square\n")
     (pictures / "torn.png").write_text("torn")
+    several = command(f"checkpoint={run}", f"source={photo}", "num_captions=3", "seed=5", main=caption)
+    if experiment == "captioning":
+        assert several.err.endswith("captioning always writes the same of a picture; give a run of captioning_vae\n")
+    else:
+        assert 1 <= several.out.count("mean log probability") <= 3
     one = command(f"checkpoint={run}", f"source={photo}", "beams=2", main=caption)
     assert one.code == 0, one.err
-    assert re.search(r"mean log probability a piece: -\d+\.\d{3}$", one.out)
+    assert re.search(r"mean log probability a piece: -\d+\.\d{3}$|^the model has no words for it$", one.out)
     whole = command(f"checkpoint={run}", f"data={pictures}", main=caption)
     assert whole.code == 0, whole.err
     assert "torn.png: not a picture that can be read" in whole.err

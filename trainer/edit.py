@@ -59,8 +59,8 @@ def edit(cfg: DictConfig) -> None:
     caption = (cfg.caption or "").strip()
     if cfg.captioner:
         captioner = load(cfg.captioner, cfg.device)
-        ((_, written),) = describing.described(captioner, [source], beams=4, batch_size=1, alone=True)
-        caption = written.text
+        ((_, written),) = describing.described(captioner, [source], describing.Writing(), alone=True)
+        caption = written[0].text if written else ""
         print(f"caption: {caption}")
     if not caption and not getattr(pipe.text, "wordless", False):
         raise UserError(

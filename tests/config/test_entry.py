@@ -36,6 +36,8 @@ INSIDE = {
     "generator=residual_sr": ("restoration", "objective.generator"),
     "generator=coarse_to_fine": ("restoration", "objective.generator"),
     "task": ("restoration", "objective.generator.task"),
+    "captioner": ("captioning", "objective.captioner"),
+    "captioner=varied": ("captioning_vae", "objective.captioner"),
     "generator": ("gan", "objective.generator"),
     "reward": ("reward", "objective.reward"),
 }
@@ -123,7 +125,7 @@ def test_every_option_of_every_group_composes(compose, group, option):
     arguments = [] if group == "objective" else [f"objective={objective}"]
     if override == "objective=distill_text":  # its generator is the teacher's, and here is none
         arguments.append("generator@objective.generator.generator=dcgan")
-    if override == "objective=captioning":
+    if group == "captioner" or override.removeprefix("objective=") in ("captioning", "captioning_vae", "textgan"):
         arguments.append("text=pieces")
     if option == "domains":
         arguments += ["data.source.source.path=a", "data.source.target.path=b"]

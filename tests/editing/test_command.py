@@ -83,8 +83,9 @@ def test_mistakes_are_one_line(edit, trained, matching, tmp_path, arguments, sai
 
 
 def test_a_captioner_says_what_a_picture_shows(edit, trained, monkeypatch):
-    def described(pipe, paths, **more):
-        return [(paths[0], Written("a red car", -0.1))]
+    def described(pipe, paths, how, alone):
+        assert alone and how.count == 1
+        return [(paths[0], [Written("a red car", -0.1)])]
 
     monkeypatch.setattr(describing, "described", described)
     result = edit("prompt=a blue car", f"captioner={trained}", "out=told")

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from trainer.metrics.captions import bleu, cider_d, longest_common, ngrams, rouge_l, words
+from trainer.metrics.captions import bleu, cider_d, longest_common, ngrams, rouge_l, self_bleu, words
 
 
 def test_words_are_lower_and_without_punctuation():
@@ -60,3 +60,14 @@ def test_cider_weighs_what_is_rare_and_punishes_length():
     two = cider_d(written[:1], [[references[0][0], words("something else")]])[0]
     assert two == 0  # of a single image no n-gram is rare
     assert cider_d([["a", "b"]] * 2, [[["a", "b"]], [["c", "d"]]])[0] == pytest.approx(5)  # n-grams of 1 and 2
+
+
+def test_self_bleu_is_that_of_each_caption_against_the_others_of_its_image():
+    one, other = words("a small red star on a grey background"), words("on a grey background a small red star")
+    assert self_bleu([[one, one], [other, other]]) == pytest.approx(1)
+    assert self_bleu([[one, one, other, other]]) == pytest.approx(1), "each has its like"
+    # shared of 8 words, of 7, 6 and 5 n-grams: of one of them all but background-a, or star-on, and what spans it
+    expected = (8 / 8 * 6 / 7 * 4 / 6 * 2 / 5) ** 0.25
+    assert self_bleu([[one, other]]) == pytest.approx(expected)
+    both = self_bleu([[one, other], [one, one]])
+    assert both == pytest.approx((16 / 16 * 13 / 14 * 10 / 12 * 7 / 10) ** 0.25), "images are not mixed"

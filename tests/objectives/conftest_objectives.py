@@ -24,10 +24,12 @@ from trainer.networks.quantizers import FSQ
 from trainer.networks.token_generators import Autoregressive, Parallel
 from trainer.networks.tokenizer import Decoder, Encoder, Tokenizer
 from trainer.networks.translators import Both
+from trainer.networks.varied_captioner import VariedCaptioner
 from trainer.networks.worded import WordedGenerator
 from trainer.objectives import schedules
 from trainer.objectives.attngan import AttnGAN
 from trainer.objectives.captioning import Captioning
+from trainer.objectives.captioning_vae import CaptioningVAE
 from trainer.objectives.cyclegan import CycleGAN
 from trainer.objectives.gan import GAN
 from trainer.objectives.latents import LatentGAN
@@ -39,6 +41,7 @@ from trainer.objectives.restoration import Restoration
 from trainer.objectives.reward import RewardTuning
 from trainer.objectives.stylegan2 import StyleGAN2
 from trainer.objectives.text_distillation import TextDistillation
+from trainer.objectives.textgan import TextGAN
 from trainer.objectives.tokenizer import Autoencoding
 from trainer.objectives.vae import VAE
 from trainer.objectives.vae_gan import VAEGAN
@@ -184,17 +187,29 @@ def captioned_batch(size=8, start=0):
     return Batch(image, Pieces()(captions), place, place), captions
 
 
-def make_captioning(optimizer=None, **changes):
+def make_captioner(network=Captioner, **options):
     torch.manual_seed(0)
-    captioner = Captioner(RESOLUTION, WORDS, 5, 4, 8, word_channels=8, width=16, num_layers=2, num_heads=2)
+    captioner = network(RESOLUTION, WORDS, 5, 4, 8, word_channels=8, width=16, num_layers=2, num_heads=2, **options)
     captioner.learn(torch.arange(10))
+    return captioner
+
+
+def make_captioning(optimizer=None, kind=None, network=None, **changes):
     loop = {"optimizer": {"captioner": optimizer}} if optimizer else {}
     keys = ("schedule", "clip", "accumulate", "seed")
     loop |= {k: changes.pop(k) for k in keys if k in changes}
-    return GivenCaptions(captioner, **changes, **loop_arguments(("captioner",), **loop))
+    return (kind or GivenCaptions)(
+        network or make_captioner(), **changes, **loop_arguments(("captioner",), **loop)
+    )
 
 
-class GivenCaptions(Captioning):
+def make_captioning_vae(optimizer=None, **changes):
+    """With a latent of three values."""
+    network = make_captioner(VariedCaptioner, latent_channels=3)
+    return make_captioning(optimizer, GivenVariedCaptions, network, **changes)
+
+
+class Given:
     """Learns captions of a table in place of those of a data module."""
 
     def on_fit_start(self):
@@ -204,11 +219,48 @@ class GivenCaptions(Captioning):
         return super().captioner_loss(batch if batch.condition.tokens.dim() == 2 else captioned(batch))
 
 
+class GivenCaptions(Given, Captioning):
+    pass
+
+
+class GivenVariedCaptions(Given, CaptioningVAE):
+    pass
+
+
 def captioned(batch):
     """A batch of `random_batch` with captions of its positions."""
     ids = 1 + (batch.position[:, None] * torch.tensor([1, 3, 5, 7, 2])) % 9
     mask = torch.arange(5)[None] <= batch.position[:, None] % 4
     return replace(batch, condition=Condition(ids * mask, mask, batch.condition.pooled[:, :0]))
+
+
+class GivenTextGAN(Given, TextGAN):
+    """Reads captions of positions, as `captioned` makes them."""
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        batch = super().on_after_batch_transfer(batch, dataloader_idx)
+        return batch if batch.condition.tokens.dim() == 2 else captioned(batch)
+
+    def sample(self, latent, condition):
+        place = torch.arange(len(latent))
+        given = Batch(latent, condition, place, place)
+        return super().sample(latent, condition if condition.tokens.dim() == 2 else captioned(given).condition)
+
+
+def make_textgan(optimizer=None, **changes):
+    def text():
+        return TextTransformer(TEXT, num_layers=1, num_heads=2, vocabulary=WORDS, max_tokens=5, channels=8)
+
+    torch.manual_seed(0)
+    generator = dcgan.Generator(latent_channels=LATENT, text=text(), style_channels=16, **SIZES)
+    discriminator = dcgan.Discriminator(text=text(), head_channels=16, **SIZES)
+    networks = ("generator", "discriminator", "captioner")
+    keys = ("schedule", "clip", "accumulate", "seed")
+    loop = loop_arguments(networks, **{k: changes.pop(k) for k in keys if k in changes})
+    if optimizer:
+        loop["optimizer"] = dict.fromkeys(networks, optimizer)
+    players = {"generator": generator, "discriminator": discriminator, "captioner": make_captioner()}
+    return GivenTextGAN(**players, loss=changes.pop("loss", NonSaturating()), **changes, **loop)
 
 
 def make_stylegan2(optimizer=None, text=nn.Identity, group=4, **changes):

@@ -1,15 +1,16 @@
 """Beam search finds what a search of everything finds, whoever else is asked about."""
 
+from dataclasses import replace
 from itertools import product
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest_objectives import Pieces, captioned_batch, make_captioning, run
+from conftest_objectives import Pieces, captioned_batch, make_captioning, make_captioning_vae, run
 
 from trainer.errors import UserError
 from trainer.networks.captioner import Captioner
-from trainer.sampling.captions import beam_search, captions_of
+from trainer.sampling.captions import beam_search, captions_of, latents_of
 
 END = 0
 
@@ -80,3 +81,31 @@ def test_mistakes_are_told():
         beam_search(make(), torch.zeros(1, 3, 16, 16), END, beams=0)
     with pytest.raises(UserError, match="a run of cgan writes no captions"):
         captions_of(SimpleNamespace(config={"name": "cgan"}), Pieces(), torch.zeros(1, 3, 16, 16))
+
+
+def test_a_captioner_with_a_latent_learns_to_say_one_thing_in_two_ways():
+    objective = make_captioning_vae(free_nats=2.0)
+
+    def two_ways(start):
+        """Both letters of an image in either order, by a coin that no image knows."""
+        batch, captions = captioned_batch(18, start)
+        coin = torch.rand(18, generator=torch.Generator().manual_seed(start)) < 0.5
+        said = [each[::-1] if flip else each for each, flip in zip(captions, coin.tolist(), strict=True)]
+        return replace(batch, condition=Pieces()(said)), captions
+
+    run(objective, [two_ways(18 * i)[0] for i in range(400)])
+    batch, captions = two_ways(0)
+    several = [captions_of(objective, Pieces(), batch.image, 2, seed=seed) for seed in range(6)]
+    texts = [[each.text for each in some] for some in zip(*several, strict=True)]
+    right = [text in (caption, caption[::-1]) for some, caption in zip(texts, captions, strict=True) for text in some]
+    assert sum(right) / len(right) > 0.95
+    assert sum(len({*some}) == 2 for some in texts) / len(texts) > 0.7  # of 6 draws one in 32 would be all alike
+    alone = [captions_of(objective, Pieces(), batch.image.flip(0), 2, 5, seed)[::-1] for seed in range(6)]
+    assert [[each.text for each in some] for some in alone] == [[each.text for each in some] for some in several]
+
+
+def test_latents_are_of_the_picture_and_the_seed():
+    batch, _ = captioned_batch(9)
+    latents = latents_of(batch.image, 0, 3)
+    assert latents.unique(dim=0).shape == (9, 3) and not torch.equal(latents, latents_of(batch.image, 1, 3))
+    assert torch.equal(latents_of(batch.image[4:6].contiguous(), 0, 3), latents[4:6])

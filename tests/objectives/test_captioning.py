@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest_objectives import Pieces, captioned_batch, make_captioning
+from conftest_objectives import Pieces, captioned_batch, make_captioning, make_captioning_vae
 
 from trainer.errors import UserError
 from trainer.objectives.captioning import Captioning
@@ -47,3 +47,38 @@ def test_only_pieces_of_training_captions_are_written():
 def test_smoothing_out_of_range_is_told():
     with pytest.raises(UserError, match=r"objective.smoothing=1: expected a share"):
         make_captioning(smoothing=1)
+
+
+@pytest.mark.parametrize(("free_nats", "images_seen"), [(0.0, 8000), (0.0, 2000), (3.0, 8000), (3.0, 2000)])
+def test_the_loss_of_a_latent_is_the_negative_elbo_with_free_nats(free_nats, images_seen):
+    objective, (batch, _) = make_captioning_vae(free_nats=free_nats, warmup_kimg=4.0), captioned_batch()
+    objective.images_seen = images_seen
+    captioner = objective.captioner
+    with torch.no_grad():
+        captioner.gaussian.bias.uniform_(-1, 1, generator=torch.Generator().manual_seed(3))
+        captioner.gaussian.weight.mul_(20)  # captions differ in what they cost
+    batch = batch.as_float()
+    ids, mask = batch.condition.tokens, batch.condition.mask
+    loss, logs = objective.captioner_loss(batch)
+    seen = captioner.seen(batch.image)
+    mean, log_variance = captioner.posterior(seen, ids, mask)
+    latent = mean + objective.normal("captioner", batch, 3) * (log_variance / 2).exp()
+    expected, rates = [], []
+    for row in range(8):
+        past = captioner.past(captioner.with_latent(seen[row : row + 1], latent[row : row + 1]))
+        logs_of = captioner.predicted(ids[row : row + 1], past).log_softmax(-1)[0]
+        count = int(mask[row].sum())
+        nats = -sum(logs_of[place, ids[row, place]] for place in range(count))
+        q = torch.distributions.Normal(mean[row], (log_variance[row] / 2).exp())
+        rates.append(torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0)).sum())
+        weight = min(1, images_seen / 4000)
+        expected.append((nats + weight * max(rates[-1], torch.tensor(free_nats))) / count)
+    torch.testing.assert_close(loss, torch.stack(expected).mean())
+    torch.testing.assert_close(logs["captioner/rate"], torch.stack(rates).mean())
+    if free_nats:
+        assert min(rates) < free_nats < max(rates), "the bound is of each caption"
+
+
+def test_mistakes_of_a_latent_are_told():
+    with pytest.raises(UserError, match=r"objective.free_nats=-1, warmup_kimg=0.0: expected both from 0"):
+        make_captioning_vae(free_nats=-1)

@@ -17,6 +17,7 @@ OBJECTIVES = (  # a row a day, under every strategy
     ("attngan", "stages", "maskgit"),
     ("inpainting", "inpainting+split", "denoising", "captioning"),
     ("pix2pix", "pix2pix+split", "cyclegan", "cyclegan+split"),
+    ("captioning_vae", "textgan"),
     ("progressive", "vae_gan", "vae_gan+split", "worded"),
     ("reward", "reward_tokens"),
 )

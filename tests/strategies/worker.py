@@ -23,6 +23,7 @@ from conftest_objectives import (
     Reader,
     make_attngan,
     make_captioning,
+    make_captioning_vae,
     make_cyclegan,
     make_dalle,
     make_gan,
@@ -36,6 +37,7 @@ from conftest_objectives import (
     make_stylegan2,
     make_taught_gan,
     make_text_distillation,
+    make_textgan,
     make_tokenizer,
     make_translation,
     make_vae,
@@ -180,6 +182,8 @@ OBJECTIVES = {
     "attngan": partial(make_attngan, SGD, text=Reader, matching=1.0, r1=0.1, penalty_interval=2, **SPLIT),
     "stages": partial(make_attngan, SGD, text=Reader, **TODAY),  # as experiment cgan
     "captioning": partial(make_captioning, ADAM),
+    "textgan": partial(make_textgan, ADAM, matching=1.0, generated_pairs=0.5, reuse_fakes=True, **SPLIT),
+    "captioning_vae": partial(make_captioning_vae, ADAM, free_nats=0.01, **SPLIT),
     # small steps: else a rounding of 1e-7 grows tenfold in three of them here, in one process as well, halves added up
     "inpainting": partial(make_restoration, SMALL, matching=1.0),
     "inpainting+split": partial(make_restoration, SMALL, matching=1.0, r1=0.1, penalty_interval=2, **SPLIT),

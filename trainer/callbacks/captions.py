@@ -23,7 +23,8 @@ class WrittenCaptions(Callback):
     """`val/cider_d`, `val/bleu4`, `val/rouge_l` and, of scenes, `val/attributes_caption`, `times` in a run.
 
     Of at most `max_images` held-out images, evenly chosen, with the EMA weights; all ranks share the work and get the
-    same values. RUN/samples/latest.png shows the first `num_images` with what was written of them.
+    same values. RUN/samples/latest.png, or RUN/captions/latest.png where the run draws as well, shows the first
+    `num_images` with what was written of them.
     """
 
     def __init__(self, times: int = 10, max_images: int = 500, beams: int = 1, num_images: int = 32) -> None:
@@ -58,7 +59,8 @@ class WrittenCaptions(Callback):
         values = "  ".join(f"val/{figure.metric} {figure.value:.4g}" for figure in found)
         print(f"kimg {study.kimg:.1f}  {values}  {study.num_references} held-out images", flush=True)
         shown = study.reference_index[: self.num_images]
-        path = Path(trainer.default_root_dir, "samples", f"{kimg_name(objective.images_seen)}.png")
+        folder = "captions" if objective.draws_with else "samples"  # there are what it draws
+        path = Path(trainer.default_root_dir, folder, f"{kimg_name(objective.images_seen)}.png")
         with best_effort(path.parent), torch.inference_mode():
             path.parent.mkdir(parents=True, exist_ok=True)
             sheet = grid(study.pixels(shown), [text or "(nothing)" for text in measure.written[: len(shown)]], 8)

@@ -48,9 +48,9 @@ class Folder:
     else becomes attributes. Or a text file beside each image, a.txt or a.caption for a.jpg, one caption a line.
     image_key, caption_key: their names in tables; None takes the usual ones. source_key: that of the picture from which
     one is translated, which is no picture of its own then; None takes a usual one whose value is named like a picture.
-    machine_captions: whether images are taken whose rows are marked "machine": true, as of trainer.caption, and beside
-    captions the "enriched" ones, as of trainer.enrich; min_score: of the former, those with a score from there on, None
-    for all.
+    machine_captions: how often images are seen whose rows are marked "machine": true, as of trainer.caption, beside one
+    that a person captioned: from 1, alike, to 0, never. Then "enriched" captions, as of trainer.enrich, count not, too.
+    min_score: of machine's, those with a score from there on, None for all.
     uncaptioned: what is done with images that neither names, see `Uncaptioned`. The concept defaults to the first
     caption, or to the image where that is made up. UserError that names the file and line of whatever is wrong.
     """
@@ -64,7 +64,7 @@ class Folder:
         image_key: str | None = None,
         caption_key: str | None = None,
         uncaptioned: str = "error",
-        machine_captions: bool = True,
+        machine_captions: bool | float = True,
         min_score: float | None = None,
         source_key: str | None = None,
     ) -> None:
@@ -72,6 +72,11 @@ class Folder:
         if not self.root.is_dir():
             raise UserError(f"data.source.path={path}: a file; expected a folder of images")
         Uncaptioned(uncaptioned)
+        if not 0 <= machine_captions <= 1:
+            raise UserError(
+                f"data.source.machine_captions={machine_captions}: expected how often they are seen beside those of "
+                "people, from 0 (false), never, to 1 (true), alike"
+            )
         self.uncaptioned, self.image_key, self.caption_key = uncaptioned, image_key, caption_key
         self.machine_captions, self.min_score, self.source_key = machine_captions, min_score, source_key
         self.annotations = None if annotations is None else self._annotations(annotations)
@@ -91,7 +96,7 @@ class Folder:
         places = [os.path.relpath(file, self.root) for file in metadata]
         how: tuple[Any, ...] = (self.image_key, self.caption_key, self.uncaptioned)
         if not self.machine_captions or self.min_score is not None:
-            how = (*how, self.machine_captions, self.min_score)
+            how = (*how, self.machine_captions > 0, self.min_score)  # how often, pixels do not ask
         if self.source_key is not None:
             how = (*how, "source", self.source_key)
         return stamp({file: files[file] for file in kept}, *how, *places, *contents)
@@ -181,7 +186,7 @@ class Folder:
             return True
         score = row.get("score")
         if self.min_score is None or not self.machine_captions:
-            return self.machine_captions
+            return self.machine_captions > 0
         if not isinstance(score, int | float):
             raise UserError(f"{where}: score is {score!r:.40}; expected a number, as trainer.caption writes it")
         return score >= self.min_score

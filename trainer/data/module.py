@@ -166,8 +166,9 @@ class DataModule(LightningDataModule):
         cache, indices = self.train.cache, self.train.indices
         encoded = self._encoded(cache)
         stream = Stream(
-            cache, indices, self.features, self.augment, self.seed, rank * size, size, encoded, self.paired
-        )
+            cache, indices, self.features, self.augment, self.seed, rank * size, size, encoded, self.paired,
+            self._weights(),
+        )  # fmt: skip
         return Loader(
             stream,
             batch_size=None,  # an item is a whole batch already
@@ -177,6 +178,13 @@ class DataModule(LightningDataModule):
             prefetch_factor=4 if self.num_workers else None,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         )
+
+    def _weights(self) -> np.ndarray | None:
+        """How often each training image is seen beside others: those that a machine captioned as the source says."""
+        machine: float = getattr(self.source, "machine_captions", 1)
+        if machine in (0, 1):
+            return None
+        return np.array([machine if each.get("machine") is True else 1.0 for each in self.train.attributes])
 
     def _encoded(self, cache: Cache) -> Rows | None:
         """The codes or latents that the objective learns, where they are those of the images as the cache has them."""

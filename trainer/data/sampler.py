@@ -48,6 +48,26 @@ def _mix(z: np.ndarray) -> np.ndarray:
     return z ^ (z >> _SHIFT)
 
 
+def aliases(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What M images with these weights (M,) > 0 keep of their places in the stream, (M,) in [0, 1], and the images (M,)
+    that have the rest (Walker 1977, Vose 1991).
+
+    Image i stays with probability keep[i], else other[i] stands there: each is seen in proportion to its weight, as
+        keep[i] + sum_{j: other[j] = i} (1 - keep[j]) = M weights[i] / sum(weights)
+    """
+    keep = weights * (len(weights) / weights.sum())
+    other = np.arange(len(weights))
+    less, more = np.flatnonzero(keep < 1).tolist(), np.flatnonzero(keep >= 1).tolist()
+    while less and more:
+        low, high = less.pop(), more[-1]
+        other[low] = high
+        keep[high] -= 1 - keep[low]
+        if keep[high] < 1:
+            less.append(more.pop())
+    keep[less] = 1  # left by rounding
+    return keep.clip(max=1), other
+
+
 class BatchStarts(Sampler[int]):
     """Endless first positions of global batches: start, start + batch_size, ..."""
 

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from trainer import noise
 from trainer.batch import Batch
 from trainer.data.augment import Augment
 from trainer.data.cache import Cache
 from trainer.data.rows import Rows
-from trainer.data.sampler import shuffled
+from trainer.data.sampler import aliases, shuffled
 
 UNPAIRED = 1 << 30  # sources that are drawn apart from their images are in the order of that many epochs later
 
@@ -23,7 +24,7 @@ class Stream(Dataset[Batch]):
     indices: (M,) the training images within the cache. features: caption numbers -> Condition.
     first, size: this rank's block of a global batch that begins at p.
     encoded: what stands for the images of the cache, none of which is read then. paired: whether sources stay with
-    their images.
+    their images. weights: (M,) how often each image is seen beside the others; None for all alike.
     """
 
     def __init__(
@@ -37,14 +38,16 @@ class Stream(Dataset[Batch]):
         size: int,
         encoded: Rows | None = None,
         paired: bool = True,
+        weights: np.ndarray | None = None,
     ) -> None:
         self.cache, self.indices, self.features, self.augment = cache, indices, features, augment
         self.seed, self.first, self.size, self.encoded, self.paired = seed, first, size, encoded, paired
+        self.aliases = None if weights is None else aliases(weights)
 
     def __getitem__(self, start: int) -> Batch:
         position = np.arange(start + self.first, start + self.first + self.size)
-        index = self.indices[shuffled(self.seed, position, len(self.indices))]
         positions = torch.from_numpy(position)
+        index = self.indices[self._numbers(position, positions)]
         if self.encoded is None:
             images, encoded = self.augment(self.cache.images[index], self.seed, positions), None
         else:
@@ -59,13 +62,22 @@ class Stream(Dataset[Batch]):
             other=self._other(position, index, positions),
         )
 
+    def _numbers(self, position: np.ndarray, positions: torch.Tensor) -> np.ndarray:
+        """(N,) which of the training images."""
+        number = shuffled(self.seed, position, len(self.indices))
+        if self.aliases is None:
+            return number
+        keep, other = self.aliases
+        draw = noise.uniform(self.seed, "weight", positions, 1)[:, 0].numpy()
+        return np.where(draw < keep[number], number, other[number])
+
     def _other(self, position: np.ndarray, index: np.ndarray, positions: torch.Tensor) -> Batch | None:
         """The sources, augmented as their images are; unpaired, those of other rows, in an order of their own."""
         sources = self.cache.sources
         if sources is None:
             return None
         if not self.paired:
-            index = self.indices[shuffled(self.seed, position + UNPAIRED * len(self.indices), len(self.indices))]
+            index = self.indices[self._numbers(position + UNPAIRED * len(self.indices), positions)]
         images = self.augment(sources.images[index], self.seed, positions)
         caption = sources.draw_captions(index, self.seed, positions)
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trainer.data.scenes import Scene, Thing
 from trainer.evaluation.protocol import AT_ONCE, Study, shares
-from trainer.metrics.captions import bleu, cider_d, rouge_l, words
+from trainer.metrics.captions import bleu, cider_d, rouge_l, self_bleu, words
 from trainer.process.progress import Progress
 from trainer.runs.results import Figure
 from trainer.sampling.captions import captions_of
@@ -26,10 +26,13 @@ class Captions:
     ways to say one object by its place, or those of several (`Scene.captions`). nearest: a backbone and training images
     with captions; each image then also has the caption of the training image next to it in the backbone's features, by
     the cosine: what a model has to beat. Its figures are called METRIC_nearest.
+    Of a captioner with a latent each image has `num_captions`, of as many seeds, which all figures are of; and there is
+    how much they differ: the share of the distinct ones, and self-BLEU-4.
+    written: one caption of each image; behind them another of each, where it has several.
     """
 
-    def __init__(self, beams: int = 4, nearest: tuple[Any, Any] | None = None):
-        self.beams, self.nearest = beams, nearest
+    def __init__(self, beams: int = 4, nearest: tuple[Any, Any] | None = None, num_captions: int = 5):
+        self.beams, self.nearest, self.num_captions = beams, nearest, num_captions
         self.written: list[str] = []
 
     def prepare(self, study: Study) -> None:
@@ -40,38 +43,51 @@ class Captions:
 
     def figures(self) -> list[Figure]:
         study, objective = self.study, self.study.sampler.objective
-        own: dict[int, str] = {}
+        own: dict[int, list[str]] = {}
+        count = self.num_captions if objective.captioner.latent_channels else 1
         for numbers in shares(study.num_references, "captions: written", "captions"):
             pixels = study.pixels(study.reference_index[i] for i in numbers)
-            found = captions_of(objective, study.sampler.text, pixels, self.beams)
-            own |= {number: each.text for number, each in zip(numbers, found, strict=True)}
+            seeds = range(study.seed, study.seed + count)
+            found = [captions_of(objective, study.sampler.text, pixels, self.beams, seed=seed) for seed in seeds]
+            own |= {number: [each.text for each in some] for number, *some in zip(numbers, *found, strict=True)}
         every = [own]
         if dist.is_initialized():
             parts: list[Any] = [None] * dist.get_world_size()
             dist.all_gather_object(parts, own)
             every = parts
-        joined = {number: text for part in every for number, text in part.items()}
-        self.written = [joined[i] for i in range(study.num_references)]
+        joined = {number: texts for part in every for number, texts in part.items()}
+        several = [joined[i] for i in range(study.num_references)]
+        self.written = [texts[place] for place in range(count) for texts in several]
         figures = self._figures(self.written, "")
+        if count > 1:
+            told: dict[str, Any] = {"num_images": len(several), "captions": self._how(count)}
+            distinct = float(np.mean([len({*texts}) / count for texts in several]))
+            alike = self_bleu([[words(text) for text in texts] for texts in several])
+            figures.append(study.figure("distinct_captions", distinct, "higher", **told))
+            figures.append(study.figure("self_bleu4", alike, "lower", **told))
         return figures + (self._figures(self._nearest(*self.nearest), "_nearest") if self.nearest else [])
 
     def _figures(self, written: Sequence[str], suffix: str) -> list[Figure]:
         study = self.study
         every: list[list[str]] = study.references.all_captions  # type: ignore[attr-defined]
-        references = [[words(each) for each in every[i]] for i in study.reference_index]
+        count = len(written) // study.num_references
+        references = [[words(each) for each in every[i]] for i in study.reference_index] * count
         sentences = [words(each) for each in written]
         values = {
             "cider_d": float(np.mean(cider_d(sentences, references))),
             "bleu4": bleu(sentences, references),
             "rouge_l": float(np.mean([rouge_l(a, b) for a, b in zip(sentences, references, strict=True)])),
         }
-        scenes = [study.references.attributes[i] for i in study.reference_index]
+        scenes = [study.references.attributes[i] for i in study.reference_index] * count
         if scenes[0].get("objects"):
             right = [text in said_of(scene) for text, scene in zip(written, scenes, strict=True)]
             values["attributes_caption"] = float(np.mean(right))
         told: dict[str, Any] = {"num_images": study.num_references, "seed": None}
-        told["captions"] = f"by beam search of {self.beams}"
+        told["captions"] = self._how(count)
         return [study.figure(f"{name}{suffix}", value, "higher", **told) for name, value in values.items()]
+
+    def _how(self, count: int) -> str:
+        return (f"{count} of an image, " if count > 1 else "") + f"by beam search of {self.beams}"
 
     def _nearest(self, backbone: Any, train: Any) -> list[str]:
         """The caption of the training image that is next to each reference."""

@@ -84,6 +84,7 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
     likeness = None if pipe.objective.draws_with and pipe.sampler.task else "an image task, as inpainting"
     targets = {each.get("target") for each in data.heldout.attributes} if pipe.sampler.task else set()
     writes = hasattr(pipe.objective, "captioner")
+    only_writes = writes and not pipe.objective.draws_with
     possible = {
         "captions": None if writes else "a run that writes captions, as captioning",
         "attributes": draws if scenes else "scenes: data=shapes",
@@ -99,7 +100,7 @@ def measures(cfg: DictConfig, pipe: Pipeline, data: Any) -> list[Measure]:
     }
     if isinstance(cfg.metrics, str):
         cfg.metrics = [cfg.metrics]
-    if writes:
+    if only_writes:
         possible |= dict.fromkeys(METRICS, "a run that draws, not one that writes captions")
     reward = pipe.config["objective"].get("reward") or pipe.config.get("reward") or {}
     if str(reward.get("_target_")).endswith(".Attributes"):

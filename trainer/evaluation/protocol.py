@@ -76,7 +76,8 @@ class Study:
     @property
     def writes(self) -> bool:
         """Whether the run writes captions, and so draws no samples."""
-        return hasattr(getattr(self.sampler, "objective", None), "captioner")
+        objective: Any = getattr(self.sampler, "objective", None)
+        return hasattr(objective, "captioner") and not objective.draws_with
 
     @property
     def captions(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""How near written captions are to those of people: BLEU, ROUGE-L, CIDEr-D, of lists of words."""
+"""How near written captions are to those of people: BLEU, ROUGE-L, CIDEr-D, of lists of words; and to one another."""
 
 from __future__ import annotations
 
@@ -45,6 +45,15 @@ def bleu(written: Sequence[Words], references: Sequence[Sequence[Words]]) -> flo
         return 0.0
     precision = sum(math.log(a / b) for a, b in zip(right, total, strict=True)) / LONGEST
     return math.exp(precision + min(0.0, 1 - nearest / length))
+
+
+def self_bleu(several: Sequence[Sequence[Words]]) -> float:
+    """BLEU-4 of each caption against the others of its image, 0 to 1, where all are alike (mBLEU, Shetty et al. 2017).
+
+    several: of each image at least 2 captions.
+    """
+    pairs = [(each, [*some[:place], *some[place + 1 :]]) for some in several for place, each in enumerate(some)]
+    return bleu([each for each, _ in pairs], [others for _, others in pairs])
 
 
 def rouge_l(sentence: Words, others: Sequence[Words]) -> float:

@@ -24,6 +24,7 @@ class Captioner(nn.Module):
 
     known: Tensor
     turn: Tensor
+    latent_channels = 0
 
     def __init__(
         self,
@@ -75,14 +76,25 @@ class Captioner(nn.Module):
 
     def forward(self, image: Tensor, ids: Tensor) -> Tensor:
         """Of images (N, 3, H, W) in [-1, 1] and the ids (N, L) int64 that are to be predicted."""
+        return self.predicted(ids, self.begin(image))
+
+    def predicted(self, ids: Tensor, past: Past) -> Tensor:
+        """Logits (N, L, K) of each of the ids (N, L), given those before it and what is seen."""
         begin = ids.new_full((len(ids), 1), self.vocabulary)
-        return self.step(torch.cat([begin, ids[:, :-1]], 1), self.begin(image))[0]
+        return self.step(torch.cat([begin, ids[:, :-1]], 1), past)[0]
 
     def begin(self, image: Tensor) -> Past:
         """What is seen of images."""
+        return self.past(self.seen(image))
+
+    def seen(self, image: Tensor) -> Tensor:
+        """(N, 17, width): images (N, 3, H, W) as wholes and by their regions."""
         whole, regions = self.image(image)
         seen = torch.cat([whole[:, None], regions.flatten(2).transpose(1, 2)], 1)
-        seen = F.layer_norm(seen, seen.shape[-1:])
+        return F.layer_norm(seen, seen.shape[-1:])
+
+    def past(self, seen: Tensor) -> Past:
+        """What the blocks read of (N, t, width)."""
         read = [heads(layer(seen), 2, self.num_heads) for layer in self.regions]
         mask = torch.ones(seen.shape[:2], dtype=torch.bool, device=seen.device)
         return Past([(key, value) for key, value in read], mask, 0)

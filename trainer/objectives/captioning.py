@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from trainer.batch import Batch
+from trainer.batch import Batch, Condition
 from trainer.errors import UserError
 from trainer.objectives.base import Objective
 
@@ -34,22 +34,41 @@ class Captioning(Objective):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not hasattr(data.text, "end"):
-            raise UserError("a captioner writes pieces of words: say text=pieces")
-        if data.text.vocabulary != self.captioner.vocabulary:
-            raise UserError(
-                f"text.network.vocabulary={self.captioner.vocabulary}, but the tokenizer has {data.text.vocabulary} "
-                f"pieces: set text.network.vocabulary={data.text.vocabulary}"
-            )
-        if not self.images_seen:  # else the checkpoint has them
-            self.captioner.learn(data.text(data.train.cache.captions).tokens.to(self.device))
+        learn_pieces(self)
 
     def captioner_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        ids, mask = batch.condition.tokens, batch.condition.mask
-        numbers = self.captioner.numbers(ids)
-        logits = self.captioner(batch.image, ids).float().transpose(1, 2)
-        nats = cross_entropy(logits, numbers, reduction="none", label_smoothing=self.smoothing)
-        loss = ((nats * mask).sum(1) / mask.sum(1)).mean()
-        right = (torch.eq(logits.detach().argmax(1), numbers) | ~mask).all(1).float().mean()
-        return loss, {"captioner/loss": loss, "captioner/right": right}
+        logits = self.captioner(batch.image, batch.condition.tokens)
+        nats, right = nats_of(self.captioner, logits, batch.condition, self.smoothing)
+        loss = nats.mean()
+        return loss, {"captioner/loss": loss, "captioner/right": right.mean()}
+
+
+def nats_of(
+    captioner: Any, logits: Tensor, condition: Condition, smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """(N,) -log p of captions of ids, a mean over their pieces, and (N,) whether the likeliest pieces are all right.
+
+    logits: (N, L, K), as `Captioner` makes them of these ids.
+    """
+    numbers, mask = captioner.numbers(condition.tokens), condition.mask
+    logits = logits.float().transpose(1, 2)
+    nats = cross_entropy(logits, numbers, reduction="none", label_smoothing=smoothing)
+    right = (torch.eq(logits.detach().argmax(1), numbers) | ~mask).all(1).float()
+    return (nats * mask).sum(1) / mask.sum(1), right
+
+
+def learn_pieces(objective: Any) -> None:
+    """Tells the captioner of an objective, at the start of a new run, which pieces captions of training have.
+
+    UserError for a text encoder without a tokenizer, or with another vocabulary than the captioner's.
+    """
+    data, captioner = objective.trainer.datamodule, objective.captioner
+    if not hasattr(data.text, "end"):
+        raise UserError("a captioner writes pieces of words: say text=pieces")
+    if data.text.vocabulary != captioner.vocabulary:
+        raise UserError(
+            f"text.network.vocabulary={captioner.vocabulary}, but the tokenizer has {data.text.vocabulary} "
+            f"pieces: set text.network.vocabulary={data.text.vocabulary}"
+        )
+    if not objective.images_seen:  # else the checkpoint has them
+        captioner.learn(data.text(data.train.cache.captions).tokens.to(objective.device))

@@ -55,7 +55,7 @@ class GAN(Objective):
     (AttnGAN, Xu et al. 2018). It is frozen, read when a training starts, and in no checkpoint.
     """
 
-    averaged = ("generator",)
+    averaged: tuple[str, ...] = ("generator",)
     draws_with = "generator"
     generator: Any  # nn.Module says of its children only that they may be tensors
     discriminator: Any

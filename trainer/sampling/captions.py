@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from trainer import noise
 from trainer.errors import UserError
 from trainer.networks.prior import Past
 
@@ -19,17 +21,19 @@ class Written(NamedTuple):
 
 
 @torch.no_grad()
-def beam_search(captioner: Any, images: Tensor, end: int, beams: int = 4) -> tuple[Tensor, Tensor]:
+def beam_search(
+    captioner: Any, images: Tensor, end: int, beams: int = 4, latent: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Ids (N, L) of the likeliest captions of images (N, 3, H, W) in [-1, 1], with `end` behind them, and scores (N,).
 
-    Of each image the `beams` likeliest beginnings are kept; of those that are whole the one with the highest mean log
-    probability a piece is taken (Wu et al. 2016, with a length penalty of 1). beams=1 takes the likeliest piece each
-    time. A caption that is not whole after `max_tokens` pieces is cut there.
+    latent: (N, Z) of a captioner that has one. Of each image the `beams` likeliest beginnings are kept; of those that
+    are whole the one with the highest mean log probability a piece is taken (Wu et al. 2016, with a length penalty of
+    1). beams=1 takes the likeliest piece each time. A caption that is not whole after `max_tokens` pieces is cut there.
     """
     if beams < 1:
         raise UserError(f"beams={beams}: expected at least 1")
     count, written = len(images), captioner.written
-    past = captioner.begin(images)
+    past = captioner.begin(images) if latent is None else captioner.begin(images, latent)
     rows = torch.arange(count, device=images.device).repeat_interleave(beams)
     past = chosen(past, rows)
     last = torch.full((count * beams, 1), captioner.vocabulary, device=images.device)
@@ -62,10 +66,19 @@ def chosen(past: Past, rows: Tensor) -> Past:
     return Past([(key[rows], value[rows]) for key, value in past.blocks], past.words[rows], past.places)
 
 
-def captions_of(objective: Any, text: Any, images: Tensor, beams: int = 4, batch_size: int = 64) -> list[Written]:
+def latents_of(images: Tensor, seed: int, count: int) -> Tensor:
+    """(N, count) standard normals of images (N, 3, H, W) uint8: those of a picture, whatever its name and company."""
+    pixels = (each.tobytes() for each in images.cpu().numpy())
+    keys = [int.from_bytes(hashlib.blake2b(each, digest_size=8).digest(), "little", signed=True) for each in pixels]
+    return noise.normal(seed, "caption", torch.tensor(keys), count)
+
+
+def captions_of(
+    objective: Any, text: Any, images: Tensor, beams: int = 4, batch_size: int = 64, seed: int = 0
+) -> list[Written]:
     """Captions of images (N, 3, H, W) uint8, on the objective's device and with its EMA weights.
 
-    UserError for a run that writes no captions.
+    seed: of the latents, where the captioner has one. UserError for a run that writes no captions.
     """
     captioner = getattr(objective, "captioner", None)
     if captioner is None:
@@ -76,7 +89,9 @@ def captions_of(objective: Any, text: Any, images: Tensor, beams: int = 4, batch
     try:
         with objective.ema_weights():
             for part in images.split(batch_size):
-                ids, scores = beam_search(captioner, part.to(device).float().div(127.5).sub(1), text.end, beams)
+                pixels, count = part.to(device).float().div(127.5).sub(1), captioner.latent_channels
+                latent = latents_of(part, seed, count).to(device) if count else None
+                ids, scores = beam_search(captioner, pixels, text.end, beams, latent)
                 found += [Written(*each) for each in zip(text.texts(ids.tolist()), scores.tolist(), strict=True)]
     finally:
         captioner.train(training)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +28,35 @@ if TYPE_CHECKING:
 TABLE = "metadata.jsonl"
 
 
+@dataclass(frozen=True)
+class Writing:
+    """How captions are written: by a search of so many beams, of `batch_size` pictures at a time, `count` of each.
+
+    seed: the first of the latents of a captioner that has them, one a caption.
+    """
+
+    beams: int = 4
+    batch_size: int = 64
+    count: int = 1
+    seed: int = 0
+
+    def check(self, pipe: Pipeline) -> None:
+        """UserError for several captions of a captioner that always writes the same."""
+        captioner = getattr(pipe.objective, "captioner", None)
+        if self.count > 1 and captioner is not None and not captioner.latent_channels:
+            raise UserError(
+                f"num_captions={self.count}: {pipe.config.get('name')} always writes the same of a picture; give a run "
+                "of captioning_vae"
+            )
+
+
 def described(
-    pipe: Pipeline, paths: Sequence[Path], beams: int, batch_size: int, alone: bool = False
-) -> Iterator[tuple[Path, Written]]:
-    """Each picture that can be read, with its caption; a line for each that cannot, UserError where it is `alone`."""
+    pipe: Pipeline, paths: Sequence[Path], how: Writing, alone: bool = False
+) -> Iterator[tuple[Path, list[Written]]]:
+    """Each picture that can be read, with its distinct captions; a line for each that cannot, UserError where `alone`.
+    """
+    how.check(pipe)
+    batch_size = how.batch_size
     resolution = int(pipe.config["data"]["resolution"])
     progress = Progress("described", "pictures", len(paths))
     for start in range(0, len(paths), batch_size):
@@ -44,17 +70,22 @@ def described(
                 say(f"{path}: not a picture that can be read ({error}); left out")
         if read:
             pixels = torch.from_numpy(np.stack([each for _, each in read])).permute(0, 3, 1, 2)
-            found = captions_of(pipe.objective, pipe.text, pixels, beams, batch_size)
-            yield from zip((path for path, _ in read), found, strict=True)
+            seeds = range(how.seed, how.seed + how.count)
+            several = [captions_of(pipe.objective, pipe.text, pixels, how.beams, batch_size, seed) for seed in seeds]
+            for (path, _), found in zip(read, zip(*several, strict=True), strict=True):
+                distinct: dict[str, Written] = {}
+                for each in found:
+                    distinct.setdefault(each.text, each)
+                yield path, [each for each in distinct.values() if each.text]
         progress(min(start + batch_size, len(paths)))
 
 
-def write(pipe: Pipeline, folder: Path, out: str | None, beams: int, batch_size: int) -> None:
+def write(pipe: Pipeline, folder: Path, out: str | None, how: Writing) -> None:
     """FOLDER/metadata.jsonl, or `out`, with a line for each picture below it that has no caption yet.
 
     Lines that are there stay as they are; captions of text files beside pictures are taken into the table, as who reads
     it reads no others. What is written here says so: "machine": true, by which model, and its mean log probability a
-    piece. Where all have captions nothing is written.
+    piece, of several captions the lowest. Where all have captions nothing is written.
     """
     root, files, images, table = pictures(folder, out)
     captioned: set[str] = set()
@@ -68,19 +99,21 @@ def write(pipe: Pipeline, folder: Path, out: str | None, beams: int, batch_size:
         print(f"all {len(images)} pictures of {folder} have captions: nothing is written")
         return
     model = f"{pipe.config.get('name')} {run_folder.of(pipe.path.resolve()).name}/{pipe.path.name}"
-    scores = []
-    for path, found in described(pipe, missing, beams, batch_size):
-        if not found.text:
+    scores, num_captions = [], 0
+    for path, found in described(pipe, missing, how):
+        if not found:
             say(f"{path}: the model has no words for it; left out")
             continue
-        row = {"file_name": os.path.relpath(path, root), "text": found.text, "machine": True, "model": model,
-               "score": round(found.score, 4)}  # fmt: skip
+        texts, score = [each.text for each in found], min(each.score for each in found)
+        row = {"file_name": os.path.relpath(path, root), "text": texts if len(texts) > 1 else texts[0],
+               "machine": True, "model": model, "score": round(score, 4)}  # fmt: skip
         lines.append(json.dumps(row, ensure_ascii=False))
-        scores.append(found.score)
+        scores.append(score)
+        num_captions += len(texts)
     write_table(table, lines)
     mean = f", mean score {sum(scores) / len(scores):.3f}" if scores else ""
     own = len(lines) - len(scores)
-    print(f"{table}: {len(scores)} captions of {model}{mean}; {own} of {len(images)} pictures had theirs")
+    print(f"{table}: {num_captions} captions of {model}{mean}; {own} of {len(images)} pictures had theirs")
 
 
 def pictures(folder: Path, out: str | None) -> tuple[Path, dict[str, Any], Sequence[str], Path]:
