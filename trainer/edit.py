@@ -20,7 +20,7 @@ class Editing:
     source: str = MISSING
     prompt: str = MISSING
     caption: str | None = None
-    captioner: str | None = None
+    captioning: str | None = None
     matcher: str | None = None
     clip: str | None = None
     strength: float = 1.0
@@ -39,7 +39,7 @@ def edit(cfg: DictConfig) -> None:
     for key in ("strength", "identity"):
         if not 0 <= cfg[key] < math.inf:
             raise UserError(f"{key}={cfg[key]}: expected a number from 0")
-    for one, other in (("caption", "captioner"), ("matcher", "clip")):
+    for one, other in (("caption", "captioning"), ("matcher", "clip")):
         if cfg[one] and cfg[other]:
             raise UserError(f"{one}={cfg[one]} {other}={cfg[other]}: leave one of them out")
 
@@ -57,14 +57,14 @@ def edit(cfg: DictConfig) -> None:
     sources.files(source)
     pipe = load(cfg.checkpoint, cfg.device)
     caption = (cfg.caption or "").strip()
-    if cfg.captioner:
-        captioner = load(cfg.captioner, cfg.device)
+    if cfg.captioning:
+        captioner = load(cfg.captioning, cfg.device)
         ((_, written),) = describing.described(captioner, [source], describing.Writing(), alone=True)
         caption = written[0].text if written else ""
         print(f"caption: {caption}")
     if not caption and not getattr(pipe.text, "wordless", False):
         raise UserError(
-            "caption: the generator is told what the picture shows: say caption='a red star', or captioner=RUN of "
+            "caption: the generator is told what the picture shows: say caption='a red star', or captioning=RUN of "
             "+experiment=captioning"
         )
     judge = photos.judge_of(cfg.matcher, cfg.clip, pipe.sampler.device)

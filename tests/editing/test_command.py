@@ -67,10 +67,10 @@ def test_without_a_judge_the_prompt_is_the_caption(edit, tmp_path):
         (["prompt=a", "caption=b", "source=torn.png"], "source=torn.png: not a picture that can be read"),
         (["prompt=a", "caption=b", "source=."], "source=.: a folder; give one picture"),
         (["prompt=a", "caption=b", "strength=-1"], "strength=-1.0: expected a number from 0"),
-        (["prompt=a", "caption=b", "captioner=RUN"], "caption=b captioner=RUN: leave one of them out"),
+        (["prompt=a", "caption=b", "captioning=RUN"], "caption=b captioning=RUN: leave one of them out"),
         (["prompt=a", "caption=b", "matcher=RUN", "clip=ID"], "matcher=RUN clip=ID: leave one of them out"),
         (["prompt=a", "caption=b", "matcher=RUN"], "checkpoint RUN does not exist"),
-        (["prompt=a", "captioner={matching}"], "writes no captions"),
+        (["prompt=a", "captioning={matching}"], "writes no captions"),
         (["prompt=a", "caption=b", "matcher={trained}"], "has no matcher: give a run of experiment=matching"),
     ],
 )
@@ -88,7 +88,7 @@ def test_a_captioner_says_what_a_picture_shows(edit, trained, monkeypatch):
         return [(paths[0], [Written("a red car", -0.1)])]
 
     monkeypatch.setattr(describing, "described", described)
-    result = edit("prompt=a blue car", f"captioner={trained}", "out=told")
+    result = edit("prompt=a blue car", f"captioning={trained}", "out=told")
     assert result.code == 0, result.err
     assert result.out.startswith("caption: a red car\n")
     assert Image.open("told/edit.png").info["caption"] == "a red car"

@@ -22,7 +22,7 @@ OF_CONFIGS = ("-cn", "--config-name", "-cp", "--config-path")
 # keys, and last words of keys, that name a file or folder, which may be called anything
 PATHS = {"checkpoint", "out", "resume", "init", "teacher", "tokenizer", "matcher", "reference", "matching"}
 PATHS |= {"prompts_file", "objective.matcher", "objective.reward.pairs", "hydra.sweep.dir", "source", "mask"}
-PATHS |= {"captioner", "model", "enrich", "enrich_examples", "examples"}
+PATHS |= {"captioning", "model", "enrich", "enrich_examples", "examples"}
 LAST = {"path", "folder", "run_dir", "cache_dir"}
 OVERRIDE = re.compile(r"(\+{0,2}[\w./@:-]+)=(.*)", re.DOTALL)
 QUOTED = re.compile(r"""\s*('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")\s*""", re.DOTALL)
