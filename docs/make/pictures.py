@@ -42,6 +42,10 @@ PICTURES = {
         name: Picture((TRAIN + name,), "samples/latest.png", f"{minutes} minutes on one core of a busy EPYC")
         for name, minutes in (("inpainting", 14), ("super_resolution", 10), ("colorization", 18), ("captioning", 6))
     },
+    **{
+        name: Picture(("npm install @lobehub/fluent-emoji-3d", TRAIN + name), "samples/latest.png", f"{minutes} minutes")
+        for name, minutes in (("pix2pix", 8), ("cyclegan", 14), ("style_transfer", 12))
+    },
     "open": Picture(
         (
             TRAIN + "stylevae run_dir=outputs/1",
