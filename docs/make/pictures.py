@@ -43,7 +43,7 @@ PICTURES = {
         for name, minutes in (("inpainting", 14), ("super_resolution", 10), ("colorization", 18), ("captioning", 6))
     },
     **{
-        name: Picture(("npm install @lobehub/fluent-emoji-3d", TRAIN + name), "samples/latest.png", f"{minutes} minutes")
+        name: Picture(("npm install @lobehub/fluent-emoji-3d", TRAIN + name), "samples/latest.png", f"{minutes} min")
         for name, minutes in (("pix2pix", 8), ("cyclegan", 14), ("style_transfer", 12))
     },
     "open": Picture(
