@@ -23,34 +23,21 @@ class Generator(unet.Generator):
 
     The enhancer comes down from the whole source to that size, adds the maps of the inner network to its own, and goes
     up through `num_blocks` blocks: it need but learn detail. fine_channels: its channels at full size. Sources of tasks
-    that enlarge are refused.
+    that enlarge are refused. unet, options: all else of that.
     """
 
     def __init__(
-        self,
-        task: Task,
-        resolution: int,
-        latent_channels: int,
-        text_channels: int,
-        text: nn.Module,
-        base_channels: int = 32,
-        max_channels: int = 256,
-        style_channels: int = 128,
-        deformable: bool = False,
-        fine_channels: int = 16,
-        num_blocks: int = 2,
+        self, task: Task, resolution: int, *unet: Any, fine_channels: int = 16, num_blocks: int = 2, **options: Any
     ):
         if task.scale != 1:
             raise UserError(f"generator.task={task}: this generator does not enlarge; take residual_sr or unet")
-        super().__init__(
-            task, resolution // 2, latent_channels, text_channels, text, base_channels, max_channels, style_channels,
-            deformable,
-        )  # fmt: skip
+        super().__init__(task, resolution // 2, *unet, **options)
         self.resolution = resolution
+        channels, style_channels = self.source.out_channels, self.start.in_features
         self.fine = nn.Conv2d(task.source_channels, fine_channels, kernel_size=3, padding=1)
-        self.down = DownBlock(fine_channels, base_channels)
-        self.blocks = nn.ModuleList(Block(base_channels, style_channels) for _ in range(num_blocks))
-        self.up = UpBlock(base_channels, fine_channels, style_channels)
+        self.down = DownBlock(fine_channels, channels)
+        self.blocks = nn.ModuleList(Block(channels, style_channels) for _ in range(num_blocks))
+        self.up = UpBlock(channels, fine_channels, style_channels)
         self.norm = ModulatedNorm(fine_channels, style_channels)
         self.image = nn.Conv2d(fine_channels, 3, kernel_size=3, padding=1)
         nn.init.zeros_(self.image.weight)  # it begins as the task's start
