@@ -23,9 +23,8 @@ class TextGAN(GAN):
         cycle E[-log p(c | G(z, c))]
 
     a mean over the pieces of c: what it draws must be described by its caption again (the cycle of text, STREAM, of
-    MirrorGAN, Qiao et al. 2019). cycle grows from 0 over warmup_kimg thousand images: of what is no picture yet a
-    captioner knows nothing, and its gradient drives pixels to their bounds. The captioner learns from real images x
-    beside it, and from generated ones:
+    MirrorGAN, Qiao et al. 2019). cycle grows from 0 over warmup_kimg thousand images, as at first the captioner
+    knows nothing, and less of what is no picture yet. It learns from real images x beside it, and from generated ones:
 
         E[-log p(c | x)] + generated_pairs E[-log p(c | G(z, c))]
 
