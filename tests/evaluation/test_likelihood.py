@@ -91,6 +91,6 @@ def test_a_distortion_of_features_is_no_likelihood_of_pixels():
     cfg.backbone = {"_target_": "types.SimpleNamespace"}
     for objective, expects in ((VAE, nullcontext()), (VAEGAN, pytest.raises(UserError, match=REFUSED))):
         with expects:
-            pipe = SimpleNamespace(objective=objective, sampler=SimpleNamespace(task=None), config={})
+            pipe = SimpleNamespace(objective=objective, sampler=SimpleNamespace(task=None), config={"objective": {}})
             (measure,) = measures(cfg, pipe, data)
             assert isinstance(measure, Likelihood)
