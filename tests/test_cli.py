@@ -297,7 +297,7 @@ def test_help_lists_experiments_and_is_quick(project):
     after = os.times()
     assert result.returncode == 0
     assert "  small            one small $5 run\n" in result.stdout
-    assert "  data             emoji, " in result.stdout
+    assert "  data             domains, emoji, " in result.stdout
     for heavy in ("torch", "transformers", "pytorch_lightning", "wandb", "numpy"):
         assert f" {heavy}\n" not in result.stderr
     # of a core, whatever else the machine does; about 0.6 s on an idle one
