@@ -86,6 +86,8 @@ def split(
     """
     free = np.flatnonzero(cache.heldout < 0)
     heldout = cache.heldout == 1
+    if len(free) == 0:  # the source has decided on all of them
+        fraction = 0.0
     concepts, number, sizes = np.unique(
         (cache.concepts if grouped else cache.individuals)[free], return_inverse=True, return_counts=True
     )
