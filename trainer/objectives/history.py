@@ -35,15 +35,13 @@ class History:
         if not self.state:
             self.state = [None if part is None else part.new_zeros(self.size, *part.shape[1:]) for part in parts]
         self.state = [None if part is None else part.to(position.device) for part in self.state]
-        stream = f"history/{self.name}"
+        stream, full = f"history/{self.name}", images_seen >= self.size
         first = images_seen % self.size
-        if images_seen >= self.size:  # at a random place, in order from there: a batch never meets a slot twice
+        if full:  # at a random place, in order from there: a batch never meets a slot twice
             first = int(noise.bits(self.seed, f"{stream}/slot", torch.tensor([images_seen]), 1)) % self.size
         slot = (first + position - images_seen) % self.size
-        leaves = noise.uniform(self.seed, stream, position, 1)[:, 0] < 0.5
-        kept = leaves if images_seen >= self.size else torch.ones_like(leaves)
-        leaves = leaves if images_seen >= self.size else torch.zeros_like(leaves)
-        slots, all_kept = gather(slot), gather(kept)
+        leaves = (noise.uniform(self.seed, stream, position, 1)[:, 0] < 0.5) & full
+        slots, all_kept = gather(slot), gather(leaves | (not full))
         judged: list[Any] = []
         for number, part in enumerate(parts):
             pool = self.state[number]
