@@ -83,17 +83,19 @@ def described(
 def write(pipe: Pipeline, folder: Path, out: str | None, how: Writing) -> None:
     """FOLDER/metadata.jsonl, or `out`, with a line for each picture below it that has no caption yet.
 
-    Lines that are there stay as they are; captions of text files beside pictures are taken into the table, as who reads
-    it reads no others. What is written here says so: "machine": true, by which model, and its mean log probability a
-    piece, of several captions the lowest. Where all have captions nothing is written.
+    Lines that are there stay as they are, and where these stand in the order of their pictures, others come in between,
+    so that who learns from them sees pictures in one order, whoever described which. Captions of text files beside
+    pictures are taken into the table, as who reads it reads no others. What is written here says so: "machine": true,
+    by which model, and its mean log probability a piece, of several captions the lowest. Where all have captions
+    nothing is written.
     """
     root, files, images, table = pictures(folder, out)
-    captioned: set[str] = set()
-    lines: list[str] = []
+    lines: list[tuple[str, str]] = []
     for image, key, row in known_rows(root, files, images):
         if key is not None and row[key]:
-            captioned.add(image)
-            lines.append(json.dumps(row, ensure_ascii=False))
+            lines.append((image, json.dumps(row, ensure_ascii=False)))
+    captioned = {image for image, _ in lines}
+    in_order = [image for image, _ in lines] == [image for image in images if image in captioned]
     missing = [Path(image) for image in images if image not in captioned]
     if not missing:
         print(f"all {len(images)} pictures of {folder} have captions: nothing is written")
@@ -107,10 +109,13 @@ def write(pipe: Pipeline, folder: Path, out: str | None, how: Writing) -> None:
         texts, score = [each.text for each in found], min(each.score for each in found)
         row = {"file_name": os.path.relpath(path, root), "text": texts if len(texts) > 1 else texts[0],
                "machine": True, "model": model, "score": round(score, 4)}  # fmt: skip
-        lines.append(json.dumps(row, ensure_ascii=False))
+        lines.append((str(path), json.dumps(row, ensure_ascii=False)))
         scores.append(score)
         num_captions += len(texts)
-    write_table(table, lines)
+    if in_order:
+        place = {image: number for number, image in enumerate(images)}
+        lines.sort(key=lambda line: place[line[0]])
+    write_table(table, [line for _, line in lines])
     mean = f", mean score {sum(scores) / len(scores):.3f}" if scores else ""
     own = len(lines) - len(scores)
     print(f"{table}: {num_captions} captions of {model}{mean}; {own} of {len(images)} pictures had theirs")
