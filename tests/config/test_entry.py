@@ -10,7 +10,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from trainer.config import mistakes, signatures, synonyms
-from trainer.config.entry import Training, conf_folders, entry, group_overrides, steps
+from trainer.config.entry import Training, by_pixels, conf_folders, entry, group_overrides, steps
 from trainer.errors import UserError
 from trainer.evaluate import Evaluation
 from trainer.runs import run_folder
@@ -102,6 +102,17 @@ def test_a_scale_by_name_says_which_names_it_has(command, compose):
     refused = command("experiment=cvae", "+scale=equal_cost", main=lambda: entry(print, "config", Training))
     assert refused.code == 2
     assert refused.err.startswith("name=cvae has no value here: expected one of cgan, dcgan, gat, ")
+
+
+@pytest.mark.parametrize("experiment, gamma", [("cgan", 0.2), ("cgan_shapes64", 0.2), ("r3gan", 0.2), ("gat", 0.1)])
+def test_r1_goes_with_the_number_of_pixels_unless_it_is_said(compose, experiment, gamma):
+    for size in (32, 64, 256):
+        objective = compose(f"experiment={experiment}", f"data.resolution={size}").objective
+        assert objective.r1 == pytest.approx(gamma * (size / 32) ** 2)
+        assert objective.r2 in (0, pytest.approx(objective.r1))
+    assert compose(f"experiment={experiment}", "data.resolution=64", "objective.r1=0.3").objective.r1 == 0.3
+    with pytest.raises(UserError, match="resolution=0"):
+        by_pixels(gamma, 0)
 
 
 @pytest.mark.parametrize("experiment", ["cgan", "cgan_shapes"])  # with an augmentation and without

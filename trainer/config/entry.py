@@ -96,6 +96,13 @@ def by_width(lr: float, width: int) -> float:
     return lr * 768 / width
 
 
+def by_pixels(gamma: float, resolution: int) -> float:
+    """A weight of R1 or R2 that is `gamma` at 32 pixels and goes as their number (Karras et al. 2020, appendix B)."""
+    if resolution < 1:
+        raise UserError(f"resolution={resolution}: expected at least 1")
+    return gamma * (resolution / 32) ** 2
+
+
 def by_name(*table: str | float, _root_: DictConfig) -> float:
     """A value for each experiment, of a table of names and values in turn."""
     values = dict(zip(table[::2], table[1::2], strict=True))
@@ -123,6 +130,7 @@ def entry(
     Plugins.instance().register(UserConf)
     OmegaConf.register_new_resolver("steps", steps, replace=True)
     OmegaConf.register_new_resolver("by_width", by_width, replace=True)
+    OmegaConf.register_new_resolver("by_pixels", by_pixels, replace=True)
     OmegaConf.register_new_resolver("by_name", by_name, replace=True)
     OmegaConf.register_new_resolver("run_dir", run_folder.default, replace=True)
     for resolver in (ranks.num_nodes, ranks.devices, ranks.accelerator):

@@ -21,7 +21,7 @@ from trainer.runs import moved
 
 VARIABLE = "TRAINER_ALLOW"  # names with commas between them; also for the processes that this one starts
 RESOLVERS = (  # oc.env tells secrets
-    *("oc.select", "steps", "by_width", "by_name", "run_dir", "num_nodes", "devices", "accelerator"),
+    *("oc.select", "steps", "by_width", "by_pixels", "by_name", "run_dir", "num_nodes", "devices", "accelerator"),
 )
 BUILT = ("objective", "text", "data", "runtime")  # of a checkpoint; nothing else in one is ever instantiated
 LOGGING = {  # keys of loggers; with others a run could send the user's W&B key to another server
