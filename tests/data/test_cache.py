@@ -138,7 +138,7 @@ def test_full_or_locked_disk_is_the_users_to_mend(tmp_path, plain, monkeypatch, 
     def fail(*_):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(build, "_save", fail)
+    monkeypatch.setattr(build, "save", fail)
     with pytest.raises(UserError, match=rf"{tmp_path}: {os.strerror(number)}; .*data.cache_dir="):
         open_cache(plain(), 8, tmp_path)
     assert not list(tmp_path.glob("*.building*"))
@@ -177,7 +177,7 @@ def test_a_bug_is_not_called_a_full_disk(tmp_path, plain, monkeypatch):
     def fail(*_):
         raise OSError(errno.EBADF, "bad file")
 
-    monkeypatch.setattr(build, "_save", fail)
+    monkeypatch.setattr(build, "save", fail)
     with pytest.raises(OSError, match="bad file"):
         open_cache(plain(), 8, tmp_path)
 
@@ -204,7 +204,7 @@ def test_sixteen_bits_keep_their_depth():
 
 def test_a_reader_needs_no_right_to_write(tmp_path, plain, monkeypatch):
     open_cache(plain(), 8, tmp_path)
-    monkeypatch.setattr(cache, "_lock", None)
+    monkeypatch.setattr(cache, "locked", None)
     open_cache(plain(), 8, tmp_path)
 
 

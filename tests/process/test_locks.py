@@ -72,8 +72,8 @@ def test_a_cache_that_another_node_has_placed_meanwhile_is_taken(tmp_path, monke
 
     from trainer.data import cache
 
-    place = cache._place
-    monkeypatch.setattr(cache, "_place", place_first)
+    place = cache.place
+    monkeypatch.setattr(cache, "place", place_first)
     assert len(open_cache(One(), 8, tmp_path).images) == 1
     assert not list(tmp_path.glob("*.building*"))
 

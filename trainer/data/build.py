@@ -23,7 +23,7 @@ from trainer.process.progress import Progress
 
 _CHUNK = 512  # images decoded before a write, so memory stays flat for sources of any length
 CORRUPT = (OSError, SyntaxError, ValueError, EOFError, StructError, Image.DecompressionBombError)
-_RECORD = ("key", "captions", "concept", "attributes", "heldout")
+RECORD = ("key", "captions", "concept", "attributes", "heldout")
 
 
 def write_cache(source: Source, resolution: int, building: Path, name: str) -> int:
@@ -55,10 +55,10 @@ def write_cache(source: Source, resolution: int, building: Path, name: str) -> i
                     sources.add(item.source, pixels[1])
                 if len(sources) not in (0, len(images)):
                     raise UserError(f"{item.key}: some pictures have a source, others none; expected all or none")
-                concepts.append(_hash(item.concept))
-                individuals.append(_hash(item.key if item.concept == item.captions[0] else item.concept))
+                concepts.append(hashed(item.concept))
+                individuals.append(hashed(item.key if item.concept == item.captions[0] else item.concept))
                 heldout.append(-1 if item.heldout is None else int(item.heldout))
-                record = {field: getattr(item, field) for field in _RECORD}
+                record = {field: getattr(item, field) for field in RECORD}
                 records.write(json.dumps(record, default=str) + "\n")  # ASCII: file names need not be UTF-8
             progress(len(heldout) + num_skipped)
     if not heldout:
@@ -67,9 +67,9 @@ def write_cache(source: Source, resolution: int, building: Path, name: str) -> i
     images.save()
     if len(sources):
         sources.save()
-    _save(building / "concepts.npy", np.array(concepts, np.int64))
-    _save(building / "individuals.npy", np.array(individuals, np.int64))
-    _save(building / "heldout.npy", np.array(heldout, np.int8))
+    save(building / "concepts.npy", np.array(concepts, np.int64))
+    save(building / "individuals.npy", np.array(individuals, np.int64))
+    save(building / "heldout.npy", np.array(heldout, np.int8))
     (building / "captions.json").write_text(json.dumps(list(captions)), encoding="utf-8")
     return num_skipped
 
@@ -108,16 +108,16 @@ class Plane:
                 _header(self.file, len(self), self.resolution)
 
     def save(self) -> None:
-        _save(self.building / f"{self.prefix}{FILE}", np.array(self.checksums.values, np.uint32))
-        _save(self.building / f"{self.prefix}caption_ids.npy", np.array(self.caption_ids, np.int64))
-        _save(self.building / f"{self.prefix}caption_starts.npy", np.array(self.caption_starts, np.int64))
+        save(self.building / f"{self.prefix}{FILE}", np.array(self.checksums.values, np.uint32))
+        save(self.building / f"{self.prefix}caption_ids.npy", np.array(self.caption_ids, np.int64))
+        save(self.building / f"{self.prefix}caption_starts.npy", np.array(self.caption_starts, np.int64))
 
 
-def _hash(text: str) -> int:
+def hashed(text: str) -> int:
     return int(digest(text), 16) - (1 << 63)
 
 
-def _save(file: Path, array: np.ndarray) -> None:
+def save(file: Path, array: np.ndarray) -> None:
     """np.save, but a full disk keeps its error number, which numpy loses."""
     content = io.BytesIO()
     np.save(content, array)

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from trainer import noise
 from trainer.data import checksums
 from trainer.data.build import write_cache
+from trainer.data.reader import Pictures
 from trainer.data.rows import Rows, damaged
 from trainer.data.source import Source, digest
 from trainer.errors import UserError
@@ -30,25 +29,6 @@ _FULL_OR_CLOSED = {
     *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ENOTEMPTY),
 }
 _STALE_SECONDS = 86_400  # half a cache that old was left by a killed process
-
-
-class Pictures:
-    """Images of a cache and their captions, as in `Cache`."""
-
-    def __init__(self, folder: Path, prefix: str) -> None:
-        self.images = Rows(folder / f"{prefix}images.npy")
-        self.caption_ids: np.ndarray = np.load(folder / f"{prefix}caption_ids.npy")
-        self.caption_starts: np.ndarray = np.load(folder / f"{prefix}caption_starts.npy")
-        self.checksums = folder / f"{prefix}{checksums.FILE}"
-
-    def draw_captions(self, index: np.ndarray, seed: int, position: torch.Tensor) -> np.ndarray:
-        """(N,) caption numbers: one of each image's captions, by the positions (N,) that they have in the stream."""
-        first = self.caption_starts[index]
-        count = self.caption_starts[index + 1] - first
-        if (count > 1).any():
-            draw = noise.uniform(seed, "caption", position, 1)[:, 0].numpy()
-            first = first + (draw * count).astype(np.int64)
-        return self.caption_ids[first]
 
 
 class Cache:
@@ -65,13 +45,17 @@ class Cache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.pictures = Pictures(folder, "")
+        self.pictures = self._pictures("")
         self.images = self.pictures.images
         self.caption_ids, self.caption_starts = self.pictures.caption_ids, self.pictures.caption_starts
-        self.sources = Pictures(folder, "source_") if (folder / "source_images.npy").exists() else None
+        self.sources = self._pictures("source_") if (folder / "source_images.npy").exists() else None
         self.concepts: np.ndarray = np.load(folder / "concepts.npy")
         self.individuals: np.ndarray = np.load(folder / "individuals.npy")
         self.heldout: np.ndarray = np.load(folder / "heldout.npy")
+
+    def _pictures(self, prefix: str) -> Pictures:
+        ids, starts = (np.load(self.folder / f"{prefix}caption_{name}.npy") for name in ("ids", "starts"))
+        return Pictures(Rows(self.folder / f"{prefix}images.npy"), ids, starts)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Cache, (self.folder,)  # a worker opens the files itself
@@ -88,6 +72,9 @@ class Cache:
             found = {number: json.loads(line) for number, line in enumerate(lines) if number in chosen}
         return [found[number] for number in wanted]
 
+    def beside(self, name: str) -> Path:
+        return self.folder / name
+
 
 def open_cache(source: Source, resolution: int, cache_dir: str | Path) -> Cache:
     """The source's cache at (resolution, resolution), built first where there is none.
@@ -99,16 +86,16 @@ def open_cache(source: Source, resolution: int, cache_dir: str | Path) -> Cache:
     name = type(source).__name__.lower()
     folder = Path(cache_dir).expanduser() / f"{name}-{resolution}px-{digest(_VERSION, source.fingerprint())}"
     if not folder.exists():
-        with _disk_errors(folder.parent):
+        with disk_errors(folder.parent):
             folder.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(folder.with_suffix(".lock")) as alone:
+        with locked(folder.with_suffix(".lock")) as alone:
             if not folder.exists():
                 _build(source, resolution, folder, alone)
     try:
         cache = Cache(folder)
-        for pictures in filter(None, (cache.pictures, cache.sources)):
-            if pictures.checksums.exists():  # older caches have none
-                checksums.compare(pictures.images, np.load(pictures.checksums))
+        for prefix in ("", "source_"):
+            if (written := folder / f"{prefix}{checksums.FILE}").exists():  # older caches have none
+                checksums.compare(Rows(folder / f"{prefix}images.npy"), np.load(written))
         return cache
     except (ValueError, EOFError, FileNotFoundError) as error:  # the build is atomic, so the disk or somebody did it
         raise damaged(folder, str(error)) from error
@@ -122,17 +109,17 @@ def _build(source: Source, resolution: int, folder: Path, alone: bool) -> None:
             if alone or time.time() - left.stat().st_mtime > _STALE_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)
     try:
-        with _disk_errors(folder.parent):
+        with disk_errors(folder.parent):
             building.mkdir()
             num_skipped = write_cache(source, resolution, building, folder.name)
-            _place(building, folder)
+            place(building, folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     if num_skipped:
         say(f"{num_skipped} corrupt images skipped, listed in {folder / 'skipped.txt'}")
 
 
-def _place(building: Path, folder: Path) -> None:
+def place(building: Path, folder: Path) -> None:
     try:
         building.rename(folder)
     except OSError as error:  # where there are no locks, or over NFS: another node was quicker, with the same content
@@ -141,16 +128,16 @@ def _place(building: Path, folder: Path) -> None:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[bool]:
+def locked(path: Path) -> Iterator[bool]:
     """One process at a time; yields whether that is so, which a file system without locks cannot tell."""
     with ExitStack() as opened:
-        with _disk_errors(path.parent):
+        with disk_errors(path.parent):
             file = opened.enter_context(open(path, "w"))
         yield acquire(file) is True
 
 
 @contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
+def disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

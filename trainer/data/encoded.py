@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trainer.data import checksums
-from trainer.data.cache import Cache
+from trainer.data.reader import Reader
 from trainer.data.rows import Rows, damaged
 from trainer.process.locks import acquire
 from trainer.process.progress import Progress, say
@@ -52,13 +52,13 @@ class Encoding(NamedTuple):
             return self.encode(image.float().div_(127.5).sub_(1)).cpu().numpy().astype(self.dtype)
 
 
-def encoded(cache: Cache, encoding: Encoding) -> Rows | None:
+def encoded(cache: Reader, encoding: Encoding) -> Rows | None:
     """All images of the cache, encoded, read from their file as they are asked for; None where it cannot be written.
 
     Safe to call from any number of processes, each with the same weights: one encodes, the others wait for it.
     UserError where what is there is damaged.
     """
-    path = cache.folder / encoding.file
+    path = cache.beside(encoding.file)
     try:
         if not path.exists():
             with open(path.with_suffix(".lock"), "w") as lock:
@@ -80,7 +80,7 @@ def encoded(cache: Cache, encoding: Encoding) -> Rows | None:
     return rows
 
 
-def _write(cache: Cache, encoding: Encoding, path: Path) -> None:
+def _write(cache: Reader, encoding: Encoding, path: Path) -> None:
     images = cache.images
     progress = Progress(f"{encoding.kind} of {cache.folder.name}:", "images", len(images))
     building = path.with_suffix(f".building-{uuid.uuid4().hex[:12]}")

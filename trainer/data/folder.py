@@ -32,7 +32,7 @@ from trainer.data.files import (
     with_suffix,
 )
 from trainer.data.finder import Finder
-from trainer.data.source import Item
+from trainer.data.source import Item, Place
 from trainer.errors import UserError
 from trainer.process.progress import Progress, say
 
@@ -88,6 +88,10 @@ class Folder:
             raise UserError(f"data.source.annotations={path}: no such file, nor in {self.root}")
         return str(file.resolve())
 
+    @property
+    def base(self) -> str:
+        return str(self.root)
+
     def fingerprint(self) -> str:
         files = find_files(self.root)
         metadata = self._metadata(files)
@@ -128,7 +132,7 @@ class Folder:
             return [self.annotations]
         return [file for file in files if os.path.basename(file) in _METADATA]
 
-    def _from_texts(self, files: dict[str, Any], images: list[str], rule: Uncaptioned) -> Iterator[Item]:
+    def _from_texts(self, files: dict[str, tuple[int, int]], images: list[str], rule: Uncaptioned) -> Iterator[Item]:
         for image in images:
             captions: tuple[str, ...] = ()
             stem = os.path.splitext(image)[0]
@@ -137,10 +141,10 @@ class Folder:
                 if files[text][0] > MAX_TEXT:
                     raise UserError(f"{text}: {files[text][0]:,} bytes; expected captions, at most {MAX_TEXT:,}")
                 captions = caption_list(list(tables.lines(text)), text)
-            yield from self._item(image, captions, None, {}, "", rule)
+            yield from self._item(files, image, captions, None, {}, "", rule)
 
     def _from_tables(
-        self, metadata: list[str], files: dict[str, Any], images: list[str], rule: Uncaptioned
+        self, metadata: list[str], files: dict[str, tuple[int, int]], images: list[str], rule: Uncaptioned
     ) -> Iterator[Item]:
         captioned: dict[str, str] = {}
         sources: set[str] = set()
@@ -163,10 +167,10 @@ class Folder:
                 captions = caption_list(row[text_key], where)
                 if captions and self.machine_captions:
                     captions += caption_list(row.get("enriched"), where)
-                yield from self._item(image, captions, row.get("concept"), attributes, where, rule, *start[1:])
+                yield from self._item(files, image, captions, row.get("concept"), attributes, where, rule, *start[1:])
         for image in images:
             if image not in captioned and image not in sources:
-                yield from self._item(image, (), None, {}, "", rule)
+                yield from self._item(files, image, (), None, {}, "", rule)
 
     def _source(self, row: dict[str, Any], where: str, find: Finder, table: str) -> tuple[str, ...]:
         """The key of the picture that a row's image starts from, and its file; () where there is none."""
@@ -203,6 +207,7 @@ class Folder:
 
     def _item(
         self,
+        files: dict[str, tuple[int, int]],
         image: str,
         captions: tuple[str, ...],
         concept: Any,
@@ -219,8 +224,12 @@ class Folder:
             concept = concept_name(concept, captions, where)
             source = None
             if start is not None:
-                source = Item(os.path.relpath(start, self.root), captions, concept, partial(open_image, start))
-            yield Item(key, captions, concept, partial(open_image, image), attributes, source=source)
+                source = Item(os.path.relpath(start, self.root), captions, concept, **_found(start, files))
+            yield Item(key, captions, concept, attributes=attributes, source=source, **_found(image, files))
+
+
+def _found(file: str, files: dict[str, tuple[int, int]]) -> dict[str, Any]:
+    return {"load": partial(open_image, file), "place": Place(file, 0, max(files[file][0], 0))}
 
 
 def _near(files: dict[str, Any]) -> str:

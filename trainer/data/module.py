@@ -17,17 +17,22 @@ from torch.utils.data import DataLoader
 from trainer import noise
 from trainer.batch import Batch
 from trainer.data.augment import Augment
-from trainer.data.cache import Cache, open_cache
+from trainer.data.cache import open_cache
 from trainer.data.encoded import encoded
+from trainer.data.index import open_index
 from trainer.data.loader import Loader
+from trainer.data.reader import Reader
 from trainer.data.rows import Rows
 from trainer.data.sampler import BatchStarts
 from trainer.data.source import Source, digest
 from trainer.data.split import Split, split
 from trainer.data.stream import Stream
+from trainer.data.texts import Texts
 from trainer.errors import UserError
 from trainer.process import caches
 from trainer.process.progress import say
+
+_MANY = 1 << 20
 
 
 def default_cache_dir() -> Path:
@@ -42,6 +47,7 @@ class DataModule(LightningDataModule):
     may draw its own. seed: of order, captions and augmentation. split_seed: of what is held out, so that runs of
     several seeds are compared on the same images; None, of older runs, takes `seed` and a fraction of the concepts.
     paired: of translations, whether an image comes with its own source in training; None: where the data have pairs.
+    decoded: whether pictures are decoded once into a cache; false: in each batch, from where they lie, by the workers.
     cache_dir: default $TRAINER_CACHE/data or ~/.cache/trainer/data.
     """
 
@@ -58,6 +64,7 @@ class DataModule(LightningDataModule):
         cache_dir: str | None = None,
         split_seed: int | None = None,
         paired: bool | None = None,
+        decoded: bool = True,
     ) -> None:
         super().__init__()
         if not 0 <= heldout < 1:
@@ -72,15 +79,17 @@ class DataModule(LightningDataModule):
         pairs = getattr(source, "pairs", True)
         if paired and not pairs:
             raise UserError(f"data.paired=true: {type(source).__name__} has no pairs; expected false, as of cyclegan")
-        self.paired = pairs if paired is None else paired
+        self.paired, self.decoded = pairs if paired is None else paired, decoded
         self.start = 0
+        self._trained_on: dict[tuple[str, ...], set[str]] = {}
         self._prepared = False
 
     def prepare(self) -> None:
         """Decode the images and encode the captions, or find both done; any number of calls and processes."""
         if self._prepared:
             return
-        cache = open_cache(self.source, self.resolution, self.cache_dir)
+        opened = open_cache if self.decoded else open_index
+        cache: Reader = opened(self.source, self.resolution, self.cache_dir)
         self.features = self.text.prepare(cache.captions)
         grouped = getattr(self.text, "grouped", True)
         train, heldout = split(cache, self.fraction, self.split_seed, grouped, self.by_images)
@@ -96,11 +105,14 @@ class DataModule(LightningDataModule):
         self.prepare()
         cache = self.train.cache
         chosen = np.linspace(0, len(cache.images) - 1, min(512, len(cache.images)), dtype=np.int64)
-        arrays: tuple[np.ndarray, ...] = (cache.caption_ids, cache.concepts, self.train.indices, self.heldout.indices)
-        arrays += (cache.images[chosen],)
+        arrays: tuple[np.ndarray, ...] = (cache.pictures.caption_ids, cache.concepts)
+        arrays += (self.train.indices, self.heldout.indices, cache.images[chosen])
         if cache.sources is not None:
             arrays += (cache.sources.caption_ids, cache.sources.images[chosen])
-        return digest(cache.captions, cache.images.shape, *(hashlib.sha256(a.tobytes()).hexdigest() for a in arrays))
+        said = cache.captions
+        if isinstance(said, Texts):  # the same as of a list, up to where that takes seconds on each start
+            said = said.sha256() if len(said) > _MANY else [*said]
+        return digest(said, cache.images.shape, *(hashlib.sha256(a.tobytes()).hexdigest() for a in arrays))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -135,8 +147,9 @@ class DataModule(LightningDataModule):
         cache = self.train.cache
         training = np.zeros(len(cache.images), bool)
         training[self.train.indices] = True
-        captions = cache.caption_ids[np.repeat(training, np.diff(cache.caption_starts))]
-        return torch.from_numpy(np.bincount(captions, minlength=cache.caption_ids.max() + 1) == 1)
+        told = cache.pictures
+        captions = told.caption_ids[np.repeat(training, np.diff(told.caption_starts))]
+        return torch.from_numpy(np.bincount(captions, minlength=told.caption_ids.max() + 1) == 1)
 
     @property
     def skipped(self) -> Path:
@@ -149,9 +162,9 @@ class DataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         self.prepare()
         config = getattr(self.trainer.lightning_module, "config", {}) if self.trainer else {}
-        encoder, names = config.get("text", {}).get("encoder", {}), sorted(set(self.train.cache.captions))
+        encoder, names = config.get("text", {}).get("encoder", {}), self.train.cache.captions
         if "classes" in encoder and len(names) <= encoder["width"]:
-            encoder["classes"] = names  # of the data: checkpoints and exports of this run know no other
+            encoder["classes"] = sorted(set(names))  # of the data: checkpoints and exports of this run know no other
 
     def start_at(self, images: int) -> None:
         """Let the next loader begin after this many images of the stream, as a resumed run must."""
@@ -186,7 +199,7 @@ class DataModule(LightningDataModule):
             return None
         return np.array([machine if each.get("machine") is True else 1.0 for each in self.train.attributes])
 
-    def _encoded(self, cache: Cache) -> Rows | None:
+    def _encoded(self, cache: Reader) -> Rows | None:
         """The codes or latents that the objective learns, where they are those of the images as the cache has them."""
         encoding = getattr(getattr(self.trainer, "lightning_module", None), "encoding", None)
         if encoding is not None and not self.augment.idle:
@@ -211,8 +224,15 @@ class DataModule(LightningDataModule):
             return distinct
         return (distinct * n)[:n]  # of a class, or of none, many pictures are to be seen
 
+    def trained_on(self, captions: tuple[str, ...]) -> set[str]:
+        """Those that are the first caption of a training image; of some captions it is looked up once."""
+        if captions not in self._trained_on:
+            self._trained_on[captions] = set(captions).intersection(self.train.captions)
+        return self._trained_on[captions]
+
 
 def _spread(side: Split, n: int) -> list[str]:
     """First captions of a side, taken in an order without pattern; enough for n distinct ones in ordinary data."""
-    order = noise.bits(0, "fixed captions", torch.arange(len(side)), 1)[:, 0].argsort()[: 8 * n]
-    return [side.captions[i] for i in order.tolist()]
+    some = torch.arange(0, len(side), 1 + len(side) // _MANY)
+    order = noise.bits(0, "fixed captions", some, 1)[:, 0].argsort()[: 8 * n]
+    return [side.captions[i] for i in some[order].tolist()]

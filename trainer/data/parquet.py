@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from PIL import Image
@@ -26,7 +26,7 @@ from trainer.data.files import (
     stamp,
     with_suffix,
 )
-from trainer.data.source import Item
+from trainer.data.source import Item, Place
 from trainer.errors import UserError
 from trainer.process.distribution import install
 from trainer.process.progress import Progress
@@ -66,7 +66,7 @@ class Parquet:
         return stamp(find_shards(self.roots, ".parquet") | beside, *how)
 
     def items(self) -> Items:
-        files = list(find_shards(self.roots, ".parquet"))
+        files = self.shards()
         base, rule, num_rows = base_of(files), Uncaptioned(self.uncaptioned), 0
         progress = Progress("reading", "captions")
         for file in files:
@@ -78,6 +78,21 @@ class Parquet:
             where = ", ".join(map(str, self.roots[:3]))
             raise UserError(f"data.source.path={where}: {len(files)} parquet files without a row; expected images")
         return Items(lambda: (item for file in files for item in self._rows(file, file[len(base) :])), num_rows)
+
+    @cached_property
+    def base(self) -> str:
+        return base_of(self.shards())
+
+    def shards(self) -> list[str]:
+        return [*find_shards(self.roots, ".parquet")]
+
+    def of(self, shard: str) -> Iterator[Item]:
+        rule, base = Uncaptioned(self.uncaptioned), self.base
+        for name, captions, _ in self._captions(shard):
+            if not captions:
+                rule(name)
+        rule.tell("write one or remove the image")
+        yield from self._rows(shard, shard[len(base) :])
 
     def _columns(self, table: Any, file: str) -> tuple[str, str]:
         found = []
@@ -118,7 +133,9 @@ class Parquet:
                 if not captions:
                     captions, concept = rule(os.path.join(file, name or "")), own if concept is None else concept
                 if captions:
-                    yield Item(own, captions, concept_name(concept, captions, where), partial(_load, content))
+                    place = Place(content, 0, os.path.getsize(content)) if isinstance(content, str) else content or b""
+                    concept = concept_name(concept, captions, where)
+                    yield Item(own, captions, concept, partial(_load, content), place=place)
 
     def _content(self, image: Any, column: str, file: str, where: str) -> tuple[bytes | str | None, str]:
         """(bytes or path of the picture, the name that the row gives it); None where the row has no picture."""

@@ -5,9 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from PIL import Image
+
+
+class Place(NamedTuple):
+    """Where the encoded bytes of a picture lie in a file."""
+
+    file: str
+    offset: int
+    size: int
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,8 @@ class Item:
     heldout: True or False where the source itself draws the split, None where the concept decides.
     source: what a translation starts from: the picture that pairs with this one, or one of another domain. Its own
         captions count where pictures are drawn unpaired (`data.paired`). All items of a source have one, or none has.
+    place: where its encoded bytes lie, or these where they lie in no file as they are; `load` is then `open_image` of
+        them. None for what is drawn or changed as it is loaded.
     """
 
     key: str
@@ -32,13 +42,16 @@ class Item:
     attributes: dict[str, Any] = field(default_factory=dict)
     heldout: bool | None = None
     source: Item | None = None
+    place: Place | bytes | None = None
 
 
 class Source(Protocol):
     """Lists captioned images. `attribution` is the credit their licence asks for, '' if none.
 
     A class may have an `example`: a caption that is shown where one is wanted for what learned from it; and `pairs`,
-    False where an item and its source have nothing to do with each other.
+    False where an item and its source have nothing to do with each other. Where items have a place, a source has a
+    `base`, the folder that its files are named from; and where it is made of files with many items each, `shards`,
+    their names, and `of(shard)`, the items of one: `items` are those of all shards, in this order.
     """
 
     attribution: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -9,8 +10,7 @@ import numpy as np
 import torch
 
 from trainer import noise
-from trainer.data.cache import Cache
-from trainer.data.rows import Rows
+from trainer.data.reader import Pictures, Pixels, Reader
 from trainer.errors import UserError
 
 
@@ -20,7 +20,7 @@ class Split:
     pairs: whether an image is what its source is to become, where it has one; else captions are those of the sources.
     """
 
-    def __init__(self, cache: Cache, indices: np.ndarray, pairs: bool = True) -> None:
+    def __init__(self, cache: Reader, indices: np.ndarray, pairs: bool = True) -> None:
         self.cache, self.indices, self.pairs = cache, indices, pairs
         self._told = cache.pictures if pairs or cache.sources is None else cache.sources
 
@@ -38,10 +38,10 @@ class Split:
         return None if sources is None else Images(sources.images, self.indices)
 
     @cached_property
-    def captions(self) -> list[str]:
-        """The first caption of each image."""
-        captions, told = self.cache.captions, self._told
-        return [captions[number] for number in told.caption_ids[told.caption_starts[self.indices]]]
+    def captions(self) -> Sequence[str]:
+        """The first caption of each image; a list, where the reader has a list of them."""
+        found = First(self.cache.captions, self._told, self.indices)
+        return [*found] if isinstance(found.captions, list) else found
 
     @property
     def all_captions(self) -> list[list[str]]:
@@ -54,10 +54,28 @@ class Split:
         return [record["attributes"] for record in self.cache.records(self.indices)]
 
 
+class First(Sequence[str]):
+    """The first caption of each of M images, read as it is asked for."""
+
+    def __init__(self, captions: Sequence[str], told: Pictures, indices: np.ndarray) -> None:
+        self.captions, self._told, self._indices = captions, told, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        numbers = self._told.caption_ids[self._told.caption_starts[self._indices[index]]]
+        return [self.captions[n] for n in numbers.tolist()] if isinstance(index, slice) else self.captions[int(numbers)]
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), 65_536):
+            yield from self[start : start + 65_536]
+
+
 class Images:
     """(M, H, W, 3) uint8 array-like; an index or slice reads just those images."""
 
-    def __init__(self, images: Rows, indices: np.ndarray) -> None:
+    def __init__(self, images: Pixels, indices: np.ndarray) -> None:
         self.shape = (len(indices), *images.shape[1:])
         self.dtype = images.dtype
         self._images, self._indices = images, indices
@@ -73,7 +91,7 @@ class Images:
 
 
 def split(
-    cache: Cache, fraction: float, seed: int, grouped: bool = True, by_images: bool = True
+    cache: Reader, fraction: float, seed: int, grouped: bool = True, by_images: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the training and of the held-out images.
 

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from trainer import noise
 from trainer.batch import Batch
 from trainer.data.augment import Augment
-from trainer.data.cache import Cache
+from trainer.data.reader import Reader
 from trainer.data.rows import Rows
 from trainer.data.sampler import aliases, shuffled
 
@@ -29,7 +29,7 @@ class Stream(Dataset[Batch]):
 
     def __init__(
         self,
-        cache: Cache,
+        cache: Reader,
         indices: np.ndarray,
         features: Any,
         augment: Augment,

@@ -7,9 +7,9 @@ import json
 import tarfile
 import zlib
 from collections.abc import Iterator
-from functools import partial
+from functools import cached_property, partial
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -25,7 +25,7 @@ from trainer.data.files import (
     refuse_pointer,
     stamp,
 )
-from trainer.data.source import Item
+from trainer.data.source import Item, Place
 from trainer.errors import UserError
 
 _BROKEN = (tarfile.TarError, EOFError, zlib.error)
@@ -38,6 +38,13 @@ _HEADERS = (
     tarfile.GNUTYPE_LONGLINK,
 )
 _HEADER_BYTES = 2**20  # of extended attributes or a long name
+
+
+class _Content(NamedTuple):
+    """What a member holds, and where it lies in a tar that is not compressed."""
+
+    content: bytes
+    place: Place | None
 
 
 class _Member(tarfile.TarInfo):
@@ -68,18 +75,33 @@ class WebDataset:
     def fingerprint(self) -> str:
         return stamp(self._files(), self.caption_key, self.uncaptioned)
 
+    @cached_property
+    def base(self) -> str:
+        return base_of(self._files())
+
+    def shards(self) -> list[str]:
+        return [*self._files()]
+
     def items(self) -> Iterator[Item]:
-        files, rule = self._files(), Uncaptioned(self.uncaptioned)
-        base = base_of(files)
-        for file in files:
-            try:
-                with tarfile.open(file, "r|*", tarinfo=_Member) as tar:
-                    yield from self._items(tar, file, file[len(base) :], rule)
-                    _refuse_another_tar(tar, file)
-            except _BROKEN as error:
-                refuse_pointer(file)
-                raise UserError(f"{file}: not a whole tar file ({error}); fetch it again or remove it") from error
+        rule, shards = Uncaptioned(self.uncaptioned), self.shards()
+        base = base_of(shards)
+        for file in shards:
+            yield from self._within(file, base, rule)
         rule.tell("pack a .txt or a .json beside each")
+
+    def of(self, shard: str) -> Iterator[Item]:
+        rule = Uncaptioned(self.uncaptioned)
+        yield from self._within(shard, self.base, rule)
+        rule.tell("pack a .txt or a .json beside each")
+
+    def _within(self, file: str, base: str, rule: Uncaptioned) -> Iterator[Item]:
+        try:
+            with tarfile.open(file, "r|*", tarinfo=_Member) as tar:
+                yield from self._items(tar, file, file[len(base) :], rule)
+                _refuse_another_tar(tar, file)
+        except _BROKEN as error:
+            refuse_pointer(file)
+            raise UserError(f"{file}: not a whole tar file ({error}); fetch it again or remove it") from error
 
     def _files(self) -> dict[str, tuple[int, int]]:
         return find_shards(self.roots, ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -100,13 +122,15 @@ class WebDataset:
                 captions, concept = rule(f"{file}/{name}.", where), concept or f"{key}, sample {name}"
             if captions and not (rule.count and rule.rule == "error"):
                 concept = concept_name(concept, captions, where)
-                yield Item(f"{key}, sample {name}", captions, concept, partial(_load, image))
+                place = image.place or image.content
+                yield Item(f"{key}, sample {name}", captions, concept, partial(_load, image.content), place=place)
         if apart := bare & texts:
             remedy = "pack it anew with tar --sort=name"
             raise UserError(f"{file}: the image and the caption of {min(apart)} stand apart; {remedy}")
 
-    def _read(self, tar: tarfile.TarFile, file: str) -> Iterator[tuple[str, bytes]]:
+    def _read(self, tar: tarfile.TarFile, file: str) -> Iterator[tuple[str, _Content]]:
         """(name, content) of images and captions; of all else nothing is read. UserError for what is too large."""
+        plain = getattr(tar.fileobj, "comptype", "tar") == "tar"
         for member in tar:
             suffix = member.name.lower().rpartition(".")[2]
             if suffix not in TEXTS and f".{suffix}" not in IMAGE_SUFFIXES:
@@ -120,16 +144,17 @@ class WebDataset:
                     f"{file}, {member.name}: {member.size:,} bytes, more than the {limit:,} that are read; remove it"
                 )
             if content := tar.extractfile(member):
-                yield member.name, content.read()
+                here = Place(file, member.offset_data, member.size) if plain and not member.issparse() else None
+                yield member.name, _Content(content.read(), here)
 
-    def _described(self, where: str, sample: dict[str, bytes]) -> tuple[tuple[str, ...], Any]:
+    def _described(self, where: str, sample: dict[str, _Content]) -> tuple[tuple[str, ...], Any]:
         """The sample's captions, () without, and its concept as it is in the tar."""
         try:
-            fields = json.loads(sample.get("json", b"{}").decode("utf-8-sig"))
+            fields = json.loads(sample["json"].content.decode("utf-8-sig")) if "json" in sample else {}
             if not isinstance(fields, dict):
                 raise UserError(f"{where}: .json is a {type(fields).__name__}; expected an object with the caption")
             if "txt" in sample:
-                return caption_list(sample["txt"].decode("utf-8-sig").split("\n"), where), fields.get("concept")
+                return caption_list(sample["txt"].content.decode("utf-8-sig").split("\n"), where), fields.get("concept")
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise UserError(f"{where}: unreadable caption ({error}); expected UTF-8 text or JSON") from error
         if "json" not in sample:
@@ -142,10 +167,10 @@ class WebDataset:
         return caption_list(fields.get(key), where), fields.get("concept")
 
 
-def _samples(members: Iterator[tuple[str, bytes]]) -> Iterator[tuple[str, dict[str, bytes]]]:
+def _samples(members: Iterator[tuple[str, _Content]]) -> Iterator[tuple[str, dict[str, _Content]]]:
     """Name and {suffix: content} of each sample; at most a few of them in memory."""
     for first, run in groupby(members, lambda member: _stem(member[0], first_dot=True)):
-        parts: dict[str, dict[str, bytes]] = {}
+        parts: dict[str, dict[str, _Content]] = {}
         for name, content in run:
             stem, suffix = _stem(name), name.lower().rpartition(".")[2]
             if suffix in parts.get(stem, {}):  # the name again: another sample
@@ -166,7 +191,7 @@ def _samples(members: Iterator[tuple[str, bytes]]) -> Iterator[tuple[str, dict[s
             yield from parts.items()
 
 
-def has_image(sample: dict[str, bytes]) -> bool:
+def has_image(sample: dict[str, _Content]) -> bool:
     return not sample.keys() <= TEXTS
 
 

@@ -67,4 +67,4 @@ class Nothing(Labels):
     wordless = True
 
     def prepare(self, captions: Sequence[str]) -> Codes:
-        return self._codes([""] * len(captions))
+        return Codes(self._codes([""]).rows.expand(len(captions), -1))

@@ -18,6 +18,7 @@ from trainer.process.progress import Progress, say
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")  # letters and digits, with apostrophes inside: don't is one word
 PAD, NO_WORDS, FIRST_WORD = 0, 1, 2
+MANY = 1 << 20  # captions; to hash more takes half a minute of each start, and memory
 
 
 class TokenIds:
@@ -32,6 +33,19 @@ class TokenIds:
     def __getitem__(self, index: Any) -> Condition:
         tokens = torch.from_numpy(self.ids[index].astype(np.int64))
         return Condition(tokens, tokens != PAD, torch.empty(len(tokens), 0))
+
+
+class LazyIds:
+    """The same of captions too many to be hashed beforehand: each when it is asked for, by who asks."""
+
+    def __init__(self, tokenizer: HashTokenizer, captions: Sequence[str]):
+        self.tokenizer, self.captions = tokenizer, captions
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __getitem__(self, index: Any) -> Condition:
+        return self.tokenizer([self.captions[i] for i in np.asarray(index).tolist()])
 
 
 class HashTokenizer:
@@ -51,8 +65,10 @@ class HashTokenizer:
             raise UserError(f"text.max_tokens={max_tokens}: expected at least 1")
         self.vocabulary, self.max_tokens = vocabulary, max_tokens
 
-    def prepare(self, captions: Sequence[str]) -> TokenIds:
+    def prepare(self, captions: Sequence[str]) -> TokenIds | LazyIds:
         """`ids[(N,) int array] -> Condition` of n captions; hashed anew each time, without a disk cache."""
+        if len(captions) > MANY:
+            return LazyIds(self, captions)
         ids = np.zeros((len(captions), self.max_tokens), np.int32)
         progress, cut, longest = Progress("text: split", "captions", len(captions)), 0, 0
         for i, caption in enumerate(captions):

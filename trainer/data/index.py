@@ -1,0 +1,100 @@
+"""Where each picture of a source lies, and its captions, found once by any number of processes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from trainer.data import joining, parts
+from trainer.data.cache import disk_errors, locked, place
+from trainer.data.placed import Placed
+from trainer.data.reader import Pictures
+from trainer.data.rows import damaged
+from trainer.data.source import Source, digest
+from trainer.data.texts import Texts, mapped
+from trainer.errors import UserError
+from trainer.process.progress import say
+
+_VERSION = 1  # raise it when the same source must be indexed anew
+
+
+class Index:
+    """A `Reader` of pictures that stay where they are: 16 bytes each, mapped, as all that is kept of them.
+
+    base: the folder that the files of the source are named from, see `Source`.
+    """
+
+    def __init__(self, folder: Path, base: str, resolution: int) -> None:
+        self.folder, self.base, self.resolution = folder, base, resolution
+        self.pictures = self._pictures("")
+        self.images = self.pictures.images
+        self.caption_ids, self.caption_starts = self.pictures.caption_ids, self.pictures.caption_starts
+        self.sources = self._pictures("source_") if (folder / "source_places.npy").exists() else None
+        self.captions = Texts(folder, "captions")
+        self.concepts, self.individuals = (mapped(folder / f"{name}.npy") for name in ("concepts", "individuals"))
+        self.heldout = mapped(folder / "heldout.npy")
+
+    def _pictures(self, prefix: str) -> Pictures:
+        ids, starts = (mapped(self.folder / f"{prefix}caption_{name}.npy") for name in ("ids", "starts"))
+        return Pictures(Placed(self.folder, prefix, self.base, self.resolution), ids, starts)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Index, (self.folder, self.base, self.resolution)
+
+    def records(self, indices: Iterable[int]) -> list[dict[str, Any]]:
+        records = Texts(self.folder, "records")
+        return [json.loads(records[int(index)]) for index in indices]
+
+    def beside(self, name: str) -> Path:
+        return self.folder / f"{self.resolution}px-{name}"  # it is of all resolutions
+
+
+def index_folder(source: Source, cache_dir: str | Path) -> Path:
+    name = type(source).__name__.lower()
+    if not hasattr(source, "base"):
+        raise UserError(f"data.decoded=false: data of {name} lie in no files of pictures; expected true, as it was")
+    return Path(cache_dir).expanduser() / f"{name}-index-{digest(_VERSION, source.fingerprint())}"
+
+
+def open_index(source: Source, resolution: int, cache_dir: str | Path) -> Index:
+    """The source's index, built first where there is none; by any number of processes at once, which share the work.
+
+    Every picture is decoded once, to leave out what is corrupt; what a killed process has done counts.
+    Raises UserError where an image has no caption, none can be read, cache_dir cannot be written, or what is there is
+    not as it was written.
+    """
+    folder = index_folder(source, cache_dir)
+    if not folder.exists():
+        build(source, folder)
+    try:
+        return Index(folder, str(source.base), resolution)  # type: ignore[attr-defined]
+    except (ValueError, EOFError, FileNotFoundError) as error:
+        raise damaged(folder, str(error)) from error
+
+
+def build(source: Source, folder: Path, threads: int | None = None) -> int:
+    """Makes the index, or helps those that do; the number of pictures that this process has looked at."""
+    unfinished = folder.with_suffix(".parts")
+    with disk_errors(folder.parent):
+        unfinished.mkdir(parents=True, exist_ok=True)
+        done = parts.make_all(source, unfinished, folder.name, threads, stop=folder.exists)
+    with locked(folder.with_suffix(".lock")):
+        if not folder.exists():
+            building = folder.with_suffix(f".building-{uuid.uuid4().hex[:12]}")
+            for left in folder.parent.glob(f"{folder.name}.building-*"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            try:
+                with disk_errors(folder.parent):
+                    building.mkdir()
+                    joining.join(unfinished, building, folder.name)
+                    place(building, folder)
+            finally:
+                shutil.rmtree(building, ignore_errors=True)
+            if num_skipped := len((folder / "skipped.txt").read_bytes().splitlines()):
+                say(f"{num_skipped} corrupt images skipped, listed in {folder / 'skipped.txt'}")
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return done

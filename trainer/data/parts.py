@@ -1,0 +1,218 @@
+"""An index in parts, each made whole by one process: what is done stays done, whoever is killed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.data.build import CORRUPT, RECORD, fit, hashed, save
+from trainer.data.files import open_image
+from trainer.data.placed import KEPT, PLACE
+from trainer.data.source import Item, Place, Source
+from trainer.data.texts import write_texts
+from trainer.errors import UserError
+from trainer.process.locks import acquire
+from trainer.process.progress import Progress
+
+_PER_PART = 8192  # items of a source without shards
+_CHUNK = 256  # pictures decoded at a time
+_SMALL = 8  # pixels: enough to see that a picture is whole
+
+Part = tuple[int, Callable[[], Iterable[Item]]]
+
+
+def parts_of(source: Source) -> Iterator[Part]:
+    """(number, items) of each part: a shard, or some thousand items."""
+    if hasattr(source, "shards"):
+        yield from ((number, partial(source.of, shard)) for number, shard in enumerate(source.shards()))  # type: ignore[attr-defined]
+        return
+    items, number = iter(source.items()), 0
+    while some := list(islice(items, _PER_PART)):
+        yield number, partial(iter, some)
+        number += 1
+
+
+def make_all(
+    source: Source, folder: Path, name: str, threads: int | None, stop: Callable[[], bool] = lambda: False
+) -> int:
+    """Makes the parts that no living process has; returns when all are there, or `stop`. How many pictures it read."""
+    looked = 0
+    (folder / "locks").mkdir(exist_ok=True)
+    base: str = source.base  # type: ignore[attr-defined]
+    try:
+        with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
+            progress = Progress(f"indexing {name}:", "pictures")
+            while not stop():
+                waits, total = False, 0
+                for number, items in parts_of(source):
+                    total = number + 1
+                    if _part(folder, number).exists():
+                        continue
+                    with _claim(folder, number) as mine:
+                        if not mine:
+                            waits = True
+                        elif not _part(folder, number).exists():
+                            progress.action = f"indexing {name}, part {total}:"
+                            for count in _make(items(), _part(folder, number), base, pool):
+                                progress(looked + count)
+                            looked += count
+                if not waits:
+                    _complete(folder, total)
+                    break
+                while not stop() and any(_held(folder, n) for n in range(total) if not _part(folder, n).exists()):
+                    time.sleep(0.2)
+    except FileNotFoundError:  # another process has made the last part, and joined them
+        if not stop():
+            raise
+    return looked
+
+
+def made(folder: Path) -> list[Path]:
+    """The folders of the parts, in their order."""
+    return sorted(path for path in folder.iterdir() if path.name.isdigit())
+
+
+def _part(folder: Path, number: int) -> Path:
+    return folder / f"{number:07}"
+
+
+def _complete(folder: Path, total: int) -> None:
+    there = len(made(folder)) if folder.exists() else total
+    if there > total:
+        raise UserError(f"{folder}: {there} parts of {total}; delete this folder, it is built anew")
+
+
+@contextmanager
+def _claim(folder: Path, number: int) -> Iterator[bool]:
+    """Whether this process, and no other that lives, makes the part."""
+    with open(folder / "locks" / f"{number:07}", "w") as lock:
+        taken = acquire(lock, wait=False)
+        if taken:
+            for left in folder.glob(f"{number:07}.building-*"):  # by one that was killed
+                shutil.rmtree(left, ignore_errors=True)
+        yield taken is not False
+
+
+def _held(folder: Path, number: int) -> bool:
+    with open(folder / "locks" / f"{number:07}", "w") as lock:
+        return acquire(lock, wait=False) is False
+
+
+def _make(items: Iterable[Item], part: Path, base: str, pool: ThreadPoolExecutor) -> Iterator[int]:
+    """Writes a part; yields how many of its pictures have been looked at."""
+    building = part.with_suffix(f".building-{uuid.uuid4().hex[:12]}")
+    building.mkdir()
+    try:
+        yield from _write(items, building, base, pool)
+        if not part.exists():  # without locks two may have made it
+            building.rename(part)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _write(items: Iterable[Item], building: Path, base: str, pool: ThreadPoolExecutor) -> Iterator[int]:
+    captions: dict[str, int] = {}
+    images, sources = Plane(building, "", base, captions), Plane(building, "source_", base, captions)
+    concepts: list[int] = []
+    individuals: list[int] = []
+    heldout: list[int] = []
+    records: list[str] = []
+    skipped: list[str] = []
+    stream, count = iter(items), 0
+    while chunk := list(islice(stream, _CHUNK)):
+        for item, problem in zip(chunk, pool.map(_look, chunk), strict=True):
+            count += 1
+            if problem is not None:
+                reason = f"{type(problem).__name__}: {problem}"
+                skipped.append(" ".join(item.key.splitlines()) + "\t" + " ".join(reason.splitlines()))
+                continue
+            images.add(item)
+            if item.source is not None:
+                sources.add(item.source)
+            if len(sources) not in (0, len(images)):
+                raise UserError(f"{item.key}: some pictures have a source, others none; expected all or none")
+            concepts.append(hashed(item.concept))
+            individuals.append(hashed(item.key if item.concept == item.captions[0] else item.concept))
+            heldout.append(-1 if item.heldout is None else int(item.heldout))
+            records.append(json.dumps({field: getattr(item, field) for field in RECORD}, default=str))
+        yield count
+    if not count:
+        yield 0
+    images.save()
+    if len(sources):
+        sources.save()
+    save(building / "concepts.npy", np.array(concepts, np.int64))
+    save(building / "individuals.npy", np.array(individuals, np.int64))
+    save(building / "heldout.npy", np.array(heldout, np.int8))
+    write_texts(building, "captions", captions)
+    keys = b"".join(hashlib.blake2b(each.encode(errors="surrogatepass"), digest_size=16).digest() for each in captions)
+    save(building / "caption_keys.npy", np.frombuffer(keys, np.uint64).reshape(-1, 2))
+    write_texts(building, "records", records)
+    text = "".join(f"{line}\n" for line in skipped)
+    (building / "skipped.txt").write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+def _look(item: Item) -> Exception | None:
+    """Why the item, or its source, cannot be read."""
+    for each in (item, item.source):
+        if each is None:
+            continue
+        if not each.captions:  # an empty one is a choice of the source
+            raise UserError(f"{each.key}: image without a caption; give it one or remove it")
+        try:
+            fit(open_image(BytesIO(each.place), _SMALL) if isinstance(each.place, bytes) else each.load(_SMALL), _SMALL)
+        except UserError:
+            raise
+        except CORRUPT as error:
+            return error
+    return None
+
+
+class Plane:
+    """One picture of each item: PREFIXplaces.npy, PREFIXfiles.utf8, PREFIXkept-0.bin, PREFIXcaption_ids.npy, ...
+
+    captions: text -> number within the part, which planes share. base: the folder that files are named from.
+    """
+
+    def __init__(self, building: Path, prefix: str, base: str, captions: dict[str, int]) -> None:
+        self.building, self.prefix, self.base, self.captions = building, prefix, base, captions
+        self.places: list[tuple[int, int, int]] = []
+        self.files: dict[str, int] = {}
+        self.caption_ids: list[int] = []
+        self.caption_starts = [0]
+        self.kept = 0
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def add(self, item: Item) -> None:
+        if isinstance(item.place, Place):
+            file = self.files.setdefault(os.path.relpath(item.place.file, self.base), len(self.files))
+            self.places.append((file, item.place.size, item.place.offset))
+        else:
+            content: Any = item.place
+            self.places.append((KEPT, len(content), self.kept))
+            with open(self.building / f"{self.prefix}kept-0.bin", "ab") as file_of_kept:
+                self.kept += file_of_kept.write(content)
+        self.caption_ids += [self.captions.setdefault(caption, len(self.captions)) for caption in item.captions]
+        self.caption_starts.append(len(self.caption_ids))
+
+    def save(self) -> None:
+        save(self.building / f"{self.prefix}places.npy", np.array(self.places, PLACE))
+        write_texts(self.building, f"{self.prefix}files", self.files)
+        save(self.building / f"{self.prefix}caption_ids.npy", np.array(self.caption_ids, np.int64))
+        save(self.building / f"{self.prefix}caption_starts.npy", np.array(self.caption_starts, np.int64))
