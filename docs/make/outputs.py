@@ -29,6 +29,7 @@ CHAPTERS: dict[str, dict[str, str]] = {
         **{f"help-{verb}": f"{MODULE}.{verb} --help" for verb in ("sample", "evaluate", "compress", "export", "speed")},
         **{f"help-{verb}": f"{MODULE}.{verb} --help" for verb in ("caption", "enrich", "edit", "benchmark", "report")},
         "help-dashboard": f"{MODULE}.dashboard --help",
+        "help-prepare": f"{MODULE}.prepare --help",
         "config-data": f"{MODULE} +experiment=cgan --cfg job --package data",
     },
     "mistakes": {

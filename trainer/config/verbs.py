@@ -4,6 +4,7 @@ from __future__ import annotations
 
 VERBS = {  # verb -> its module
     "train": "trainer.__main__",
+    "prepare": "trainer.prepare",
     "sample": "trainer.sample",
     "caption": "trainer.caption",
     "enrich": "trainer.enrich",
@@ -18,6 +19,7 @@ VERBS = {  # verb -> its module
 }
 _OTHERS = {  # what other programs call them
     "train": "fit run start finetune",
+    "prepare": "preprocess cache index",
     "sample": "generate draw infer inference predict text2image txt2img",
     "caption": "describe image2text img2txt",
     "enrich": "expand rewrite",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import time
 import uuid
@@ -76,6 +77,11 @@ class Cache:
         return self.folder / name
 
 
+def cache_folder(source: Source, resolution: int, cache_dir: str | Path) -> Path:
+    name = type(source).__name__.lower()
+    return Path(cache_dir).expanduser() / f"{name}-{resolution}px-{digest(_VERSION, source.fingerprint())}"
+
+
 def open_cache(source: Source, resolution: int, cache_dir: str | Path) -> Cache:
     """The source's cache at (resolution, resolution), built first where there is none.
 
@@ -83,14 +89,14 @@ def open_cache(source: Source, resolution: int, cache_dir: str | Path) -> Cache:
     Raises UserError where an image has no caption, none can be read, cache_dir cannot be written, or what is there is
     not as it was written.
     """
-    name = type(source).__name__.lower()
-    folder = Path(cache_dir).expanduser() / f"{name}-{resolution}px-{digest(_VERSION, source.fingerprint())}"
+    folder = cache_folder(source, resolution, cache_dir)
     if not folder.exists():
         with disk_errors(folder.parent):
             folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder.with_suffix(".lock")) as alone:
             if not folder.exists():
                 _build(source, resolution, folder, alone)
+    used(folder)
     try:
         cache = Cache(folder)
         for prefix in ("", "source_"):
@@ -99,6 +105,12 @@ def open_cache(source: Source, resolution: int, cache_dir: str | Path) -> Cache:
         return cache
     except (ValueError, EOFError, FileNotFoundError) as error:  # the build is atomic, so the disk or somebody did it
         raise damaged(folder, str(error)) from error
+
+
+def used(folder: Path) -> None:
+    """Notes that it is: `trainer.prepare unused_days=30` tells what was not."""
+    with suppress(OSError):  # of others
+        os.utime(folder)
 
 
 def _build(source: Source, resolution: int, folder: Path, alone: bool) -> None:

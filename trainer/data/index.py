@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from trainer.data import joining, parts
-from trainer.data.cache import disk_errors, locked, place
+from trainer.data.cache import disk_errors, locked, place, used
 from trainer.data.placed import Placed
 from trainer.data.reader import Pictures
 from trainer.data.rows import damaged
 from trainer.data.source import Source, digest
 from trainer.data.texts import Texts, mapped
 from trainer.errors import UserError
-from trainer.process.progress import say
+from trainer.process.progress import Progress, say
 
 _VERSION = 1  # raise it when the same source must be indexed anew
 
@@ -70,18 +70,23 @@ def open_index(source: Source, resolution: int, cache_dir: str | Path) -> Index:
     folder = index_folder(source, cache_dir)
     if not folder.exists():
         build(source, folder)
+    used(folder)
     try:
         return Index(folder, str(source.base), resolution)  # type: ignore[attr-defined]
     except (ValueError, EOFError, FileNotFoundError) as error:
         raise damaged(folder, str(error)) from error
 
 
-def build(source: Source, folder: Path, threads: int | None = None) -> int:
-    """Makes the index, or helps those that do; the number of pictures that this process has looked at."""
+def build(source: Source, folder: Path, threads: int | None = None, tell: bool = True) -> int:
+    """Makes the index, or helps those that do; the number of pictures that this process has looked at.
+
+    threads: that decode; None for one a core. tell: its progress.
+    """
+    progress = Progress(f"indexing {folder.name}:", "pictures") if tell else None
     unfinished = folder.with_suffix(".parts")
     with disk_errors(folder.parent):
         unfinished.mkdir(parents=True, exist_ok=True)
-        done = parts.make_all(source, unfinished, folder.name, threads, stop=folder.exists)
+        done = parts.make_all(source, unfinished, progress, threads, stop=folder.exists)
     with locked(folder.with_suffix(".lock")):
         if not folder.exists():
             building = folder.with_suffix(f".building-{uuid.uuid4().hex[:12]}")

@@ -22,7 +22,7 @@ def join(unfinished: Path, building: Path, name: str) -> None:
     with open(building / "skipped.txt", "wb") as skipped:
         for part in made:
             skipped.write((part / "skipped.txt").read_bytes())
-    made = [part for part in made if len(mapped(part / "heldout.npy"))]
+    made = [part for part in made if parts.count_of(part)]
     if not made:
         lines = (building / "skipped.txt").read_text(encoding="utf-8", errors="replace").splitlines()
         reason = lines[-1].rpartition("\t")[2] if lines else ""

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader
 from trainer import noise
 from trainer.batch import Batch
 from trainer.data.augment import Augment
-from trainer.data.cache import open_cache
+from trainer.data.cache import cache_folder, open_cache
 from trainer.data.encoded import encoded
-from trainer.data.index import open_index
+from trainer.data.index import index_folder, open_index
 from trainer.data.loader import Loader
 from trainer.data.reader import Reader
 from trainer.data.rows import Rows
@@ -83,6 +83,12 @@ class DataModule(LightningDataModule):
         self.start = 0
         self._trained_on: dict[tuple[str, ...], set[str]] = {}
         self._prepared = False
+
+    def folder(self) -> Path:
+        """Where its cache or index is, or will be."""
+        if self.decoded:
+            return cache_folder(self.source, self.resolution, self.cache_dir)
+        return index_folder(self.source, self.cache_dir)
 
     def prepare(self) -> None:
         """Decode the images and encode the captions, or find both done; any number of calls and processes."""

@@ -47,7 +47,7 @@ def parts_of(source: Source) -> Iterator[Part]:
 
 
 def make_all(
-    source: Source, folder: Path, name: str, threads: int | None, stop: Callable[[], bool] = lambda: False
+    source: Source, folder: Path, progress: Progress | None, threads: int | None, stop: Callable[[], bool]
 ) -> int:
     """Makes the parts that no living process has; returns when all are there, or `stop`. How many pictures it read."""
     looked = 0
@@ -55,7 +55,6 @@ def make_all(
     base: str = source.base  # type: ignore[attr-defined]
     try:
         with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
-            progress = Progress(f"indexing {name}:", "pictures")
             while not stop():
                 waits, total = False, 0
                 for number, items in parts_of(source):
@@ -66,9 +65,9 @@ def make_all(
                         if not mine:
                             waits = True
                         elif not _part(folder, number).exists():
-                            progress.action = f"indexing {name}, part {total}:"
                             for count in _make(items(), _part(folder, number), base, pool):
-                                progress(looked + count)
+                                if progress:
+                                    progress(looked + count)
                             looked += count
                 if not waits:
                     _complete(folder, total)
@@ -84,6 +83,11 @@ def make_all(
 def made(folder: Path) -> list[Path]:
     """The folders of the parts, in their order."""
     return sorted(path for path in folder.iterdir() if path.name.isdigit())
+
+
+def count_of(part: Path) -> int:
+    """Its pictures."""
+    return len(np.load(part / "heldout.npy", mmap_mode="r"))
 
 
 def _part(folder: Path, number: int) -> Path:

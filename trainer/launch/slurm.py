@@ -65,8 +65,15 @@ class Slurm:
 
     def submit_sampling(self, cfg: DictConfig, folder: Path) -> None:
         """`trainer.sample` into tar files of `folder`, on as many processes; UserError as above."""
+        self._submit_work(cfg, folder, "sample", SAMPLING, sys.argv[1:])
+
+    def submit_preparing(self, cfg: DictConfig, folder: Path) -> None:
+        """`trainer.prepare` by as many processes, its script and log in `folder`; UserError as above."""
+        self._submit_work(cfg, folder, "prepare", PREPARING, sys.argv[1:])
+
+    def _submit_work(self, cfg: DictConfig, folder: Path, verb: str, template: str, arguments: list[str]) -> None:
         tasks = self.tasks(cfg)
-        script = self.script(cfg, "sample", folder, tasks, SAMPLING, "trainer.sample", sys.argv[1:])
+        script = self.script(cfg, verb, folder, tasks, template, f"trainer.{verb}", arguments)
         if self.dry_run:
             print(script, end="")
             return
@@ -138,7 +145,7 @@ class Slurm:
         self, cfg: DictConfig, name: str, folder: Path, tasks: int, template: str, module: str, arguments: list[str]
     ) -> str:
         """The text of the job. `arguments` are those of the command line, with or without launch=..."""
-        given_flags = self.flags(cfg, name, folder, tasks, to="B:" if template == SAMPLING else "")
+        given_flags = self.flags(cfg, name, folder, tasks, to="" if template == TRAINING else "B:")
         flags = {name: value for name, value in given_flags.items() if value is not None}
         lines = [f"#SBATCH --{name}{'' if value is True else f'={quoted(value)}'}" for name, value in flags.items()]
         spread = "" if self.cpus_per_task is None else f" --cpus-per-task={self.cpus_per_task}"  # srun asks anew
@@ -187,6 +194,19 @@ SAMPLING = """#!/usr/bin/env bash
 trap 'scontrol requeue "$SLURM_JOB_ID"' USR1{given}
 {setup}
 # One process for each GPU. One that fails leaves its file to the others.
+srun --kill-on-bad-exit=0{spread} {training} &
+wait $! || wait $!
+"""
+
+PREPARING = """#!/usr/bin/env bash
+# Data made ready. Submit it again as it stands and it goes on with what is missing.
+# Written by: {command}
+{flags}
+
+# --signal: {seconds} s before the time limit the job goes back into the queue; each process loses at most its part.
+trap 'scontrol requeue "$SLURM_JOB_ID"' USR1{given}
+{setup}
+# Each process indexes parts that no other has. One that fails leaves its part to the others.
 srun --kill-on-bad-exit=0{spread} {training} &
 wait $! || wait $!
 """

@@ -29,7 +29,7 @@ STAMP = time.strftime("%Y-%m-%d_%H-%M-%S")
 PLACE = ("run_dir", "resume", "launch", "nodes", "gpus_per_node", "allow")  # of a start, not of the run
 EARLIER = ("init", "teacher", "tokenizer", "matcher")  # runs that it began from
 FREE = (*PLACE, *EARLIER, "kimg", "trainer", "callbacks", "logger", "strategy")  # may change as it goes on
-FREE_ANYWHERE = ("num_workers", "cache_dir", "classes", "accumulate")
+FREE_ANYWHERE = ("num_workers", "cache_dir", "decoded", "classes", "accumulate")
 DATA_PATH = "data.source.path"  # where they lie is no matter: a checkpoint has the fingerprint of its data
 PATHS = (
     *(DATA_PATH, "data.cache_dir", "text.encoder.cache_dir", "init"),
