@@ -234,7 +234,7 @@ def test_fingerprint_follows_the_files(root, write, tmp_path):
     (root / "notes.txt").write_text("beside the point")
     assert not changed()
     os.utime(root / "a.png", ns=(1, 1))
-    assert changed()
+    assert not changed()  # a copy has other times
     (root / "c.png").touch()
     assert changed()
     status = (root / "metadata.jsonl").stat()

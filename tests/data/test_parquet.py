@@ -160,4 +160,7 @@ def test_fingerprint(write, tmp_path):
     assert Parquet(str(file)).fingerprint() == before
     assert Parquet(str(file), caption_column="caption").fingerprint() != before
     os.utime(file, ns=(1, 1))
+    assert Parquet(str(file)).fingerprint() == before
+    with open(file, "r+b") as content:
+        content.write(b"x")  # as long as it was
     assert Parquet(str(file)).fingerprint() != before

@@ -129,4 +129,7 @@ def test_fingerprint(write):
     assert WebDataset(str(file)).fingerprint() == before
     assert WebDataset(str(file), caption_key="caption").fingerprint() != before
     os.utime(file, ns=(1, 1))
+    assert WebDataset(str(file)).fingerprint() == before
+    with open(file, "r+b") as content:
+        content.write(b"x")  # as long as it was
     assert WebDataset(str(file)).fingerprint() != before

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from trainer.data.source import Item, digest
+from trainer.data.source import Item
 from trainer.errors import UserError
 from trainer.process.progress import Progress, say
 
@@ -130,15 +130,6 @@ def find_shards(roots: Sequence[Path], *suffixes: str) -> dict[str, tuple[int, i
 
 def with_suffix(files: Iterable[str], *suffixes: str) -> list[str]:
     return [file for file in files if file.lower().endswith(suffixes)]
-
-
-def stamp(files: dict[str, tuple[int, int]], *more: object) -> str:
-    """Changes when a file comes, goes, moves among the others or is written: names, sizes, times in whole seconds.
-
-    Not where they lie: a copy that keeps the times (cp -a, rsync -a, tar) has the stamp of the original.
-    """
-    base = base_of(files)
-    return digest(*more, *((file[len(base) :], size, time // 10**9) for file, (size, time) in files.items()))
 
 
 def base_of(files: Iterable[str]) -> str:

@@ -20,6 +20,7 @@ from trainer.data.captions import (
     concept_name,
     key_of,
 )
+from trainer.data.contents import stamp
 from trainer.data.files import (
     IMAGE_SUFFIXES,
     MAX_TEXT,
@@ -28,7 +29,6 @@ from trainer.data.files import (
     existing,
     find_files,
     open_image,
-    stamp,
     with_suffix,
 )
 from trainer.data.finder import Finder

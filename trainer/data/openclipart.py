@@ -14,7 +14,8 @@ from xml.parsers import expat
 
 from PIL import Image, ImageChops, ImageOps
 
-from trainer.data.files import MAX_TEXT, existing, open_image, stamp
+from trainer.data.contents import stamp
+from trainer.data.files import MAX_TEXT, existing, open_image
 from trainer.data.openclipart_names import VERSION, clip_art_names, concept_of
 from trainer.data.source import Item
 from trainer.errors import UserError

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from trainer.data.captions import CAPTION_KEYS, Uncaptioned, caption_list, concept_name, key_of
+from trainer.data.contents import stamp
 from trainer.data.files import (
     IMAGE_SUFFIXES,
     MAX_BYTES,
@@ -23,7 +24,6 @@ from trainer.data.files import (
     find_shards,
     open_image,
     refuse_pointer,
-    stamp,
 )
 from trainer.data.source import Item, Place
 from trainer.errors import UserError
