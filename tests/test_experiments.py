@@ -160,10 +160,12 @@ def test_image_task(experiment, command, tmp_path):
     with Image.open(tmp_path / "photo_a-red-star_seed0001.png") as image:
         assert image.size == (50 * scale, 40 * scale)
         assert (image.info["prompt"], image.info["source"]) == ("a red star", "photo.png")
+    both = "source_guidance=2"
     plain = command(f"checkpoint={run}", *given, f"out={tmp_path}", main=sample)  # a source alone is enough
     assert plain.code == 0, plain.err
     assert (tmp_path / "photo_image_seed0000.png").exists()
-    for arguments in (["prompts=[a red star]"], [f"source={tmp_path / 'none'}"], [given[0], "interpolate=[a, b]"]):
+    none = f"source={tmp_path / 'none'}"
+    for arguments in (["prompts=[a red star]"], [none], *([given[0], each] for each in ("interpolate=[a, b]", both))):
         refused = command(f"checkpoint={run}", *arguments, f"out={tmp_path}", main=sample)
         assert refused.code == 2
         assert "source" in refused.err.splitlines()[-1]
@@ -182,6 +184,7 @@ def test_image_task(experiment, command, tmp_path):
     draws_alone_the_same(run, source=photo, mask=mask if experiment == "inpainting" else None)
 
 
+DROPPED = ["objective.generator.task.source_dropout=0.5", "text.caption_dropout=0.3"]
 METHODS = {
     "inpainting": ("biharmonic", "telea"), "super_resolution": ("bicubic", "lanczos"), "cyclegan": ("copied", "mean"),
 }  # fmt: skip
@@ -224,6 +227,70 @@ def test_an_image_task_is_measured_exported_and_drawn_in_bulk(experiment, comman
     refused = command(*bulk, f"source={tmp_path / 'photos'}", f"out={tmp_path / 'none'}", main=sample)
     assert refused.code == 2
     assert "has 2 pictures, prompts_file 3 lines" in refused.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", ["colorization", "inpainting"])
+def test_source_and_caption_are_each_droppable(experiment, command, tmp_path):
+    run = train(command, tmp_path, [f"experiment={experiment}", *DROPPED])
+    photo, mask = a_photo(tmp_path)
+    given = {"source": photo} | ({"mask": mask} if experiment == "inpainting" else {})
+    said = [f"{key}={path}" for key, path in given.items()]
+    both = ["guidance=2", "source_guidance=1.5"]
+    prompt = "prompts=[a red star]"
+    for arguments, name in (
+        ([prompt, "guidance=2"], "a-red-star_seed0000.png"),
+        ([prompt, *said, *both], "photo_a-red-star_seed0000.png"),
+        ([*said, "source_guidance=1.5"], "photo_image_seed0000.png"),
+    ):
+        drawn = command(f"checkpoint={run}", *arguments, f"out={tmp_path / 'drawn'}", main=sample)
+        assert drawn.code == 0, drawn.err
+        with Image.open(tmp_path / "drawn" / name) as image:
+            assert image.info.get("source_guidance") == ("1.5" if said[0] in arguments else None)
+        shutil.rmtree(tmp_path / "drawn")
+    pipe = load(run)
+    assert not torch.equal(pipe("a red star", **given).pixels, pipe("a red star", **given, source_guidance=3).pixels)
+    whole = pipe("a red star", range(3)).pixels
+    guided = pipe("a red star", **given, guidance=2, source_guidance=3).pixels
+    assert whole.shape == (3, 3, 32, 32)
+    for arguments, message in (
+        ([prompt, *both], "source_guidance: of a source, and none is given"),
+        (["seeds=0-1"], "prompts"),
+    ):
+        refused = command(f"checkpoint={run}", *arguments, f"out={tmp_path}", main=sample)
+        assert (refused.code, message in refused.err.splitlines()[-1]) == (2, True), refused.err
+    counts = ["num_images=12", "num_references=16", "device=cpu", "metrics=[fd]", "anchors=false"]
+    for without in ("source", "caption"):
+        measured = command(f"checkpoint={run}", *counts, f"without={without}", main=evaluate)
+        assert measured.code == 0, measured.err
+        figures = json.loads((run / "metrics.json").read_text())
+        assert f'"without": "{without}"' in json.dumps(figures)
+    refused = command(f"checkpoint={run}", *counts, "without=words", main=evaluate)
+    assert (refused.code, "without=words: expected source or caption" in refused.err) == (2, True)
+
+    out = tmp_path / "export"
+    exported = command(f"checkpoint={run}", f"out={out}", "formats=[safetensors,onnx]", main=export)
+    assert exported.code == 0, exported.err
+    for name in ("model.safetensors", "model.onnx"):
+        other = load(out / name)
+        assert (other("a red star", range(3)).pixels.int() - whole.int()).abs().max() <= 1
+        found = other("a red star", **given, guidance=2, source_guidance=3).pixels
+        assert (found.int() - guided.int()).abs().max() <= 8, "what differs grows with the scale"
+    done = subprocess.run([sys.executable, out / "infer.py", "a red star", "2", tmp_path / "one.png"], text=True,
+                          capture_output=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "one.png") as image:
+        pixels = torch.tensor(list(image.tobytes())).view(32, 32, 3).permute(2, 0, 1)
+    assert (pixels - whole[2].int()).abs().max() <= 1
+    assert "or none: 0 and 1 there" in (out / "README.md").read_text()
+    (tmp_path / "lines.txt").write_text("a red star\na blue circle\n")
+    bulk = [f"checkpoint={run}", f"prompts_file={tmp_path / 'lines.txt'}", "images_per_file=2", "processes=1"]
+    done = command(*bulk, "guidance=2", f"out={tmp_path / 'tars'}", main=sample)
+    assert done.code == 0, done.err
+    with tarfile.open(tmp_path / "tars" / "00000.tar") as tar, Image.open(tar.extractfile("000000000.png")) as image:
+        assert image.tobytes() == pipe("a red star", guidance=2).images[0].tobytes()
+    done = command(*bulk, *said, *both, f"out={tmp_path / 'more'}", main=sample)
+    assert done.code == 0, done.err
 
 
 @pytest.mark.slow
@@ -360,6 +427,7 @@ def test_writer(experiment, command, tmp_path):
 
 RESUMED = {name: [f"experiment={name}"] for name in EXPERIMENTS if name not in (*PRIORS, *DISTILLED, *REWARDED)}
 RESUMED |= {"regularized": VARIANTS["regularized"], "cyclegan": ["experiment=cyclegan", "objective.history=8"]}
+RESUMED |= {"source dropout": ["experiment=colorization", *DROPPED]}
 
 
 @pytest.mark.slow

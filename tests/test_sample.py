@@ -12,7 +12,7 @@ from trainer.errors import UserError
 from trainer.sample import main
 from trainer.sampling import bulk, runtime
 from trainer.sampling.prompts import parse_prompts, parse_seeds, slug
-from trainer.sampling.sampler import is_compiled
+from trainer.sampling.runtime import is_compiled
 
 
 @pytest.fixture

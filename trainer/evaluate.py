@@ -43,6 +43,8 @@ class Evaluation(Measuring):
 
     batch_size: int | None = None
     guidance: float | None = None
+    source_guidance: float | None = None
+    without: str | None = None
     ema: Any = None
     anchors: bool = True
 
@@ -68,12 +70,13 @@ def measure(cfg: DictConfig, path: str | Path, device: Any) -> list[Figure]:
     """The figures of one checkpoint, printed and kept."""
     from trainer.evaluation.anchors import with_anchors
     from trainer.evaluation.classical import compare
-    from trainer.evaluation.measures import data_of, measures, studies, table
+    from trainer.evaluation.measures import check_without, data_of, measures, studies, table
     from trainer.evaluation.protocol import run_each
     from trainer.runs import results, run_folder
     from trainer.sampling.pipeline import load
 
-    pipe = load(path, device, cfg.batch_size).conditioned(guidance=cfg.guidance)
+    pipe = load(path, device, cfg.batch_size).conditioned(guidance=cfg.guidance, source_guidance=cfg.source_guidance)
+    check_without(cfg.without, pipe)
     folder = run_folder.of(pipe.path)
     results.read(folder)  # a file that cannot be added to is told before the work
     with suppress(OSError):
@@ -88,7 +91,8 @@ def measure(cfg: DictConfig, path: str | Path, device: Any) -> list[Figure]:
         found = with_anchors(figures, study, chosen, data.train, data.cache_dir, data.source)
     else:
         found = [figure for some in figures for figure in some]
-    others, beside = compare(study, found, chosen, data.train.images) if cfg.anchors and pipe.sampler.task else ([], "")
+    classical = cfg.anchors and pipe.sampler.task and cfg.without is None
+    others, beside = compare(study, found, chosen, data.train.images) if classical else ([], "")
     if ranks.rank() == 0:
         print(table(found), flush=True)  # before anything can go wrong with the disk
         print(beside and f"\n{beside}\n", end="", flush=True)

@@ -43,6 +43,7 @@ class Sampling:
     negative: str | None = None
     negative_scale: float | None = None
     guidance: float | None = None
+    source_guidance: float | None = None
     truncation: float | None = None
     enrich: str | None = None
     enrich_examples: str | None = None
@@ -105,7 +106,7 @@ def sample(cfg: DictConfig) -> None:
     pipe = load(cfg.checkpoint, cfg.device, size, fixed=alone, compiled=cfg.compile, draws_only=True)
     say_which(pipe.path, Path(cfg.checkpoint))
     said = conditioning.settings()
-    if pipe.sampler.task is not None and cfg.source is None:
+    if pipe.sampler.needs_source and cfg.source is None:
         raise UserError(NO_SOURCE)
     if said:
         pipe = pipe.conditioned(**asdict(conditioning))  # before anything is written: it may not apply

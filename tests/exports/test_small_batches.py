@@ -14,8 +14,8 @@ from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.exports import onnx, small_batches
 from trainer.exports.drawing import Drawing
-from trainer.sampling.runtime import compiled
-from trainer.sampling.sampler import Sampler, is_compiled
+from trainer.sampling.runtime import compiled, is_compiled
+from trainer.sampling.sampler import Sampler
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

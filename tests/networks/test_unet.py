@@ -24,6 +24,12 @@ CASES = {
     "fine holes": (coarse_to_fine, Inpainting()),
     "x2": (residual_sr, SuperResolution()),
     "x4": (residual_sr, SuperResolution(scale=4)),
+    "denoising or nothing": (unet, Denoising(source_dropout=0.5)),
+    "colorization or nothing": (unet, Colorization(0.5)),
+    "inpainting or nothing": (unet, Inpainting(source_dropout=0.5)),
+    "enlarging or nothing": (unet, SuperResolution(source_dropout=0.5)),
+    "coarse to fine or nothing": (coarse_to_fine, Translation(0.5)),
+    "x4 or nothing": (residual_sr, SuperResolution(scale=4, source_dropout=0.5)),
 }
 
 

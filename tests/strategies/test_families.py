@@ -15,7 +15,7 @@ OBJECTIVES = (  # a row a day, under every strategy
     ("multilevel", "multilevel+split", "latents"),
     ("stylegan2", "stylegan2+split", "dalle"),
     ("attngan", "stages", "maskgit"),
-    ("inpainting", "inpainting+split", "denoising", "captioning"),
+    ("inpainting", "inpainting+split", "denoising", "source_dropout", "captioning"),
     ("pix2pix", "pix2pix+split", "cyclegan", "cyclegan+split"),
     ("captioning_vae", "textgan"),
     ("progressive", "vae_gan", "vae_gan+split", "worded"),

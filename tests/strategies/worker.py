@@ -188,6 +188,7 @@ OBJECTIVES = {
     "inpainting": partial(make_restoration, SMALL, matching=1.0),
     "inpainting+split": partial(make_restoration, SMALL, matching=1.0, r1=0.1, penalty_interval=2, **SPLIT),
     "denoising": partial(make_restoration, ADAM, task=Denoising(), adversarial=0.0),
+    "source_dropout": partial(make_restoration, SMALL, task=Denoising(source_dropout=0.5), matching=1.0, **SPLIT),
     "pix2pix": partial(make_translation, SMALL, matching=1.0, feature_matching=1.0),
     "pix2pix+split": partial(make_translation, SMALL, r1=0.1, penalty_interval=2, reuse_fakes=True, **SPLIT),
     "cyclegan": partial(make_cyclegan, SMALL),

@@ -47,6 +47,19 @@ def check_split(split: str) -> None:
         raise UserError(f"split={split}: expected heldout or train")
 
 
+def check_without(without: str | None, pipe: Pipeline) -> None:
+    """UserError for what a run has not learned to draw without."""
+    if without not in (None, "source", "caption"):
+        raise UserError(f"without={without}: expected source or caption")
+    learned = {
+        "source": getattr(pipe.sampler.task, "source_dropout", 0),
+        "caption": (pipe.config.get("text") or {}).get("caption_dropout"),
+    }
+    if without and not learned[without]:
+        remedy = "task.source_dropout" if without == "source" else "text.caption_dropout"
+        raise UserError(f"without={without}: this run has never drawn so; train one with {remedy}=0.1")
+
+
 def data_of(cfg: DictConfig, pipe: Pipeline) -> Any:
     """The data of a run, prepared, at the places that `cfg.data` gives; a line where they are not those it had."""
     node = pipe.config["data"]
@@ -69,6 +82,7 @@ def studies(cfg: DictConfig, pipe: Pipeline, data: Any) -> Callable[..., Study]:
         Study, references=getattr(data, cfg.split), split=cfg.split, num_images=cfg.num_images,
         num_references=cfg.num_references, data=data.fingerprint, checkpoint=pipe.path.name,
         kimg=pipe.objective.images_seen / 1000, seed=cfg.seed, reconstructs=not pipe.objective.draws_with,
+        without=cfg.get("without"),
     )  # fmt: skip
 
 

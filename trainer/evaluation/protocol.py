@@ -45,6 +45,7 @@ class Study:
 
     split: name of the references, "heldout" or "train". data: fingerprint of the data they are of.
     reconstructs: samples are what comes back of the references `chosen`, as of a run that draws nothing.
+    without: "source" or "caption", which samples are drawn without.
     """
 
     sampler: Sampler
@@ -57,6 +58,7 @@ class Study:
     kimg: float
     seed: int = 0
     reconstructs: bool = False
+    without: str | None = None
     chosen: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -89,7 +91,7 @@ class Study:
         """Numbers of this rank's samples and the images (n, 3, H, W) uint8, part by part."""
         captions = self.captions
         for numbers in shares(self.num_images, "measured", "reconstructions" if self.reconstructs else "samples"):
-            texts = [captions[i] for i in numbers]
+            texts = ["" if self.without == "caption" else captions[i] for i in numbers]
             if self.reconstructs:
                 yield numbers, self.sampler.reconstruct(self.originals(numbers), texts)
             else:
@@ -101,7 +103,7 @@ class Study:
 
     def sources(self, numbers: Sequence[int]) -> Tensor | None:
         """What samples of an image task start from (n, C, h, w): their references, as the task takes them."""
-        if self.sampler.task is None:
+        if self.sampler.task is None or self.without == "source":
             return None
         images = given(self.sampler.task, self.references)
         pixels = stacked(images, (self.chosen[i] for i in numbers)).to(self.device).float().div(127.5).sub(1)
@@ -133,6 +135,7 @@ class Study:
             "resolution": self.references.images.shape[1],
             "data": self.data,
             **self.sampler.conditioning.settings(),
+            **({"without": self.without} if self.without else {}),
         }
         return Figure(metric, float(value), better, self.checkpoint, self.kimg, shared | protocol, std)
 

@@ -18,6 +18,7 @@ from trainer.runs.export_files import (
     PROGRAMS,
     TOKENIZER,
     TOKENS,
+    draws_alone,
     example,
     of_source,
     task_of,
@@ -102,7 +103,9 @@ def program(name: str, entry: dict[str, Any]) -> str:
     """How to load and call one of the programs."""
     shapes = "\n".join(f"- `{key}`: {text}" for key, text in entry["inputs"].items())
     note = f"Ids and mask are those of `{TOKENIZER}`, which pads and cuts them.\n" if entry["encoder"] else ""
-    if entry["encoder"] and name == PROGRAMS["onnx"]:
+    if "source" in entry["inputs"] and draws_alone(entry):
+        note += "`source` is a picture with a last channel of -1 (of inpainting 1 in a hole), or none: 0 and 1 there.\n"
+    if entry["encoder"] and name == PROGRAMS["onnx"] and draws_alone(entry):
         note += f"`python {INFER} 'a red apple' 0 image.png` draws with onnxruntime and tokenizers alone.\n"
     channels, height, width = entry["images"]
     return (

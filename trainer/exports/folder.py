@@ -25,6 +25,7 @@ from trainer.runs.export_files import (
     TOKENIZER,
     TOKENS,
     WEIGHTS,
+    draws_alone,
     example,
     merge_programs,
     with_tokenizer,
@@ -71,7 +72,7 @@ def write_beside_onnx(
     for each in (INFER, PAGE):
         (out / each).unlink(missing_ok=True)  # of an earlier export
     encoder = config["text"]["encoder"]
-    if "source" in entry["inputs"]:
+    if "source" in entry["inputs"] and (page or not draws_alone(entry)):
         return [f"{PAGE}: it draws from prompts alone, and this model starts from a picture"] if page else []
     if not entry["encoder"] and encoder["_target_"] != TOKENS:
         return [f"{PAGE}: this model reads no {TOKENIZER}, by which a page reads prompts"] if page else []
@@ -103,7 +104,7 @@ def write_pictures(cfg: DictConfig, path: Path, out: Path, drawing: TrainedGener
     if cfg.prompts:
         captions = [prompt for prompt in cfg.prompts for _ in range(4)]
         sampler = Sampler(drawing, instantiate(drawing.config["text"]["encoder"], _convert_="all"))
-        if sampler.task is not None:
+        if sampler.needs_source:
             raise UserError("prompts: this model starts from a picture; leave them out, the grid is that of its run")
         grid(sampler(captions, [*range(4)] * len(cfg.prompts)), captions, 4).save(out / PICTURES)
         return

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.networks import unet
-from trainer.networks.layers import ModulatedNorm
+from trainer.networks.layers import ModulatedNorm, of_source
 from trainer.networks.residual import Block, DownBlock, UpBlock
 from trainer.networks.unet import bounded
 
@@ -34,7 +34,7 @@ class Generator(unet.Generator):
         super().__init__(task, resolution // 2, *unet, **options)
         self.resolution = resolution
         channels, style_channels = self.source.out_channels, self.start.in_features
-        self.fine = nn.Conv2d(task.source_channels, fine_channels, kernel_size=3, padding=1)
+        self.fine = of_source(task.source_channels, fine_channels)
         self.down = DownBlock(fine_channels, channels)
         self.blocks = nn.ModuleList(Block(channels, style_channels) for _ in range(num_blocks))
         self.up = UpBlock(channels, fine_channels, style_channels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,23 @@ def num_stages(resolution: int) -> int:
 def channels_at(size: int, resolution: int, base_channels: int, max_channels: int) -> int:
     """Channels of the map `size` pixels wide: `base_channels` at full resolution, doubled at each halving."""
     return min(max_channels, base_channels * resolution // size)
+
+
+def of_source(channels: int, out_channels: int) -> nn.Conv2d:
+    """The first layer of a network that starts from a picture.
+
+    Of a run whose sources had one channel less it takes the weights, 0 for the last, as InstructPix2Pix does (Brooks et
+    al. 2023): so what learned with a source begins, by `init`, to learn without one (`Task.source_dropout`).
+    """
+    layer = nn.Conv2d(channels, out_channels, kernel_size=3, padding=1)
+    layer.register_load_state_dict_pre_hook(_with_last_channel)
+    return layer
+
+
+def _with_last_channel(layer: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    weight = state.get(f"{prefix}weight")
+    if weight is not None and weight.dim() == 4 and weight.shape[1] + 1 == layer.in_channels:
+        state[f"{prefix}weight"] = F.pad(weight, (0, 0, 0, 0, 0, 1))
 
 
 class TextVector(nn.Module):

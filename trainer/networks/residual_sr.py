@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trainer.batch import Condition
 from trainer.networks.enlarging import Enlarge
-from trainer.networks.layers import ModulatedNorm, Style, WordAttention
+from trainer.networks.layers import ModulatedNorm, Style, WordAttention, of_source
 from trainer.networks.residual import Block
 from trainer.networks.unet import bounded
 
@@ -40,7 +40,7 @@ class Generator(nn.Module):
         self.task, self.resolution, self.latent_channels = task, resolution, latent_channels
         self.text = text
         self.style = Style(latent_channels, text_channels, style_channels)
-        self.source = nn.Conv2d(task.source_channels, channels, kernel_size=3, padding=1)
+        self.source = of_source(task.source_channels, channels)
         self.blocks = nn.ModuleList(Block(channels, style_channels) for _ in range(depth))
         self.attention = WordAttention(channels, text_channels)
         doublings = int(math.log2(task.scale))

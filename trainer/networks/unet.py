@@ -10,7 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.batch import Condition
-from trainer.networks.layers import START, ModulatedNorm, Style, WordAttention, channels_at, num_stages
+from trainer.networks.layers import (
+    START,
+    ModulatedNorm,
+    Style,
+    WordAttention,
+    channels_at,
+    num_stages,
+    of_source,
+)
 from trainer.networks.residual import Block, DownBlock, UpBlock
 
 if TYPE_CHECKING:
@@ -90,7 +98,7 @@ class Generator(nn.Module):
         self.task, self.resolution, self.latent_channels = task, resolution, latent_channels
         self.text = text
         self.style = Style(latent_channels, text_channels, style_channels)
-        self.source = nn.Conv2d(task.source_channels, widths[0], kernel_size=3, padding=1)
+        self.source = of_source(task.source_channels, widths[0])
         self.start = nn.Linear(style_channels, widths[-1] * START * START)
         self.downs = nn.ModuleList(DownBlock(a, b) for a, b in pairwise(widths))
         self.ups = nn.ModuleList(UpBlock(b, a, style_channels) for a, b in reversed([*pairwise(widths)]))
@@ -107,7 +115,9 @@ class Generator(nn.Module):
         condition = self.text(condition)
         style = self.style(latent, condition)
         start = self.task.start(source)
-        large = source if source.shape[2:] == start.shape[2:] else start
+        large = source
+        if source.shape[2:] != start.shape[2:]:  # a mark is the same everywhere
+            large = torch.cat([start, source[:, 3:, :1, :1].expand(-1, -1, *start.shape[2:])], 1)
         x = self.maps(self.source(large), style, condition)
         image = bounded(start + self.image(F.silu(self.norm(x, style))))
         return bounded(self.task.keep(image, source))

@@ -55,6 +55,8 @@ class CycleGAN(Objective):
             )
         if loss.needs_real:
             raise UserError("objective.loss compares with real images, of which sources have none: take another")
+        if generator.there.task.source_dropout or generator.back.task.source_dropout:
+            raise UserError("task.source_dropout: a cycle comes home to its source, and has one; leave it out")
         self.generator, self.discriminator, self.loss, self.augment = generator, discriminator, loss, augment
         self.cycle, self.identity, self.r1 = cycle, identity, r1
         self.histories = {side: History(history, self.seed, side) for side in ("there", "back")} if history else {}

@@ -201,8 +201,7 @@ class GAN(Objective):
         if self.feature_matching:
             with torch.no_grad():
                 target = self.discriminator.features(self.perceived(batch.image, batch, "generator/fake"))
-            alone = True if self.unshared is None else self.unshared[batch.caption]
-            distance = (batch.caption != DROPPED) * alone * feature_distance(features, target)
+            distance = self.paired(batch) * feature_distance(features, target)
             logs["generator/feature_matching"] = distance.mean()
             loss = loss + self.feature_matching * distance
         if self.judge is None:
@@ -214,6 +213,11 @@ class GAN(Objective):
         contrast = (sentence + matcher.words * word).mean()
         logs |= {"generator/matcher": contrast, "generator/matcher_accuracy": right.float().mean()}
         return loss.mean() + self.matcher_weight * contrast, logs
+
+    def paired(self, batch: Batch) -> Tensor:
+        """(N,) bool: whether what is drawn is to be the image beside it, and no other of its caption."""
+        alone = True if self.unshared is None else self.unshared[batch.caption]
+        return (batch.caption != DROPPED) & alone
 
     def change(self, image: Tensor, logits: Tensor, batch: Batch, kind: str) -> Tensor:
         """(N,) |D(x) - D(T(x))|^2 of images x with these logits."""

@@ -28,13 +28,31 @@ class Guided:
 
         G(z, c0) + scale (G(z, c) - G(z, c0)), clamped, for a generator of one step, which can be guided nowhere but in
         its image; a network that draws step by step has a `guided` of its own. unconditional: c0, N rows, with as many
-        tokens as condition; the empty caption, or one to go away from.
+        tokens as condition; the empty caption, or one to go away from, or the caption without its source.
         """
         network = self.get_submodule(self.draws_with)
         if hasattr(network, "guided"):
-            return network.guided(latent, condition, unconditional, scale)
+            return self.finished(network.guided(latent, condition, unconditional, scale), condition)
         without = self.sample(latent, unconditional).clone()  # CUDA graphs write the next images to the same memory
-        return without.lerp(self.sample(latent, condition), scale).clamp(-1, 1)
+        return self.finished(without.lerp(self.sample(latent, condition), scale), condition)
+
+    def guided_by_both(
+        self, latent: Tensor, conditions: tuple[Condition, Condition, Condition], scale: float, source_scale: float
+    ) -> Tensor:
+        """Images of a source s and a caption c, led by each: conditions (no source, c0), (s, c0), (s, c), N rows each.
+
+        G(z, 0, c0) + source_scale (G(z, s, c0) - G(z, 0, c0)) + scale (G(z, s, c) - G(z, s, c0)), clamped: equation 3
+        of InstructPix2Pix (Brooks et al. 2023), in the image where theirs is in the noise of each step. What the source
+        says for certain is put back.
+        """
+        neither, source = (self.sample(latent, condition).clone() for condition in conditions[:2])
+        both = self.sample(latent, conditions[2])
+        return self.finished(neither.lerp(source, source_scale) + scale * (both - source), conditions[2])
+
+    def finished(self, images: Tensor, condition: Condition) -> Tensor:
+        """Within [-1, 1], with what an image task knows of its source."""
+        task, images = getattr(self.get_submodule(self.draws_with), "task", None), images.clamp(-1, 1)
+        return images if task is None else task.keep(images, condition.source).clamp(-1, 1)
 
 
 class CaptionDropout(Guided):

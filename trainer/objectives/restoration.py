@@ -19,7 +19,8 @@ class Restoration(GAN):
         pixel d(G(z, s, c), x) + perceptual p(G(z, s, c), x) + adversarial L_G(D(G(z, s, c), c))
 
     as pix2pix (Isola et al. 2017) with a text-conditioned D, of images alone unless `sees_source`: what a source says,
-    d asks for. Translations (`task.translates`) take s from the data, where it stands beside x.
+    d asks for. Translations (`task.translates`) take s from the data, where it stands beside x. Of samples that start
+    from nothing (`task.source_dropout`) d, p and feature matching ask for nothing: D alone says what a caption wants.
     generator: has the `task`. reconstruction: d, (image, target) -> (N,). perceptual: p, the same of features, or None;
     a run whose p has a backbone is judged by another. adversarial: 0 trains without D; then the mean of all images that
     fit a source and a caption is best, which has the highest PSNR and is blurred where there are many. sees_source: D
@@ -47,6 +48,11 @@ class Restoration(GAN):
             raise UserError(
                 f"objective.pixel={pixel}, perceptual_weight={perceptual_weight}, adversarial={adversarial}: expected "
                 "all from 0, and pixel or adversarial above 0"
+            )
+        if self.generator.task.source_dropout and not adversarial:
+            raise UserError(
+                "task.source_dropout with objective.adversarial=0: of samples without a source the discriminator alone "
+                "says what they are to be; take adversarial=1"
             )
         self.reconstruction, self.pixel, self.adversarial = reconstruction, pixel, adversarial
         self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
@@ -81,8 +87,15 @@ class Restoration(GAN):
         batch = super().on_after_batch_transfer(batch, dataloader_idx)
         task = self.generator.task
         image = batch.other.image if task.translates and batch.other is not None else batch.image
-        source = task(image, self.seed, batch.position)
+        source = task.dropped(task(image, self.seed, batch.position), self.seed, batch.position)
         return replace(batch, condition=batch.condition._replace(source=source), other=None)
+
+    def given(self, batch: Batch) -> Tensor:
+        """(N,) bool, which samples start from a source."""
+        return ~self.generator.task.absent(batch.condition.source)
+
+    def paired(self, batch: Batch) -> Tensor:
+        return super().paired(batch) & self.given(batch)
 
     def perceived(self, image: Tensor, batch: Batch, stream: str) -> Tensor:
         seen = super().perceived(image, batch, stream)
@@ -93,10 +106,11 @@ class Restoration(GAN):
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         restored = self.fresh(batch)
-        distance = self.reconstruction(restored, batch.image).mean()
+        given = self.given(batch)
+        distance = (given * self.reconstruction(restored, batch.image)).mean()
         loss, logs = self.pixel * distance, {"generator/distance": distance}
         if self.perceptual is not None:
-            perceptual = self.perceptual(restored, batch.image).mean()
+            perceptual = (given * self.perceptual(restored, batch.image)).mean()
             loss = loss + self.perceptual_weight * perceptual
             logs["generator/perceptual"] = perceptual
         if self.adversarial:

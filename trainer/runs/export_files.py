@@ -91,6 +91,11 @@ def task_of(node: Any) -> dict[str, Any]:
     return next(filter(None, map(task_of, node.values())), {})
 
 
+def draws_alone(entry: dict[str, Any]) -> bool:
+    """Whether a program, by its entry in config.json, draws from captions alone, though it may have a source."""
+    return "source" not in entry["inputs"] or bool(entry["generator"]["task"].get("source_dropout"))
+
+
 def without_paths(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration as others may read it: absolute paths are cut to their last name, that of a run where it is one.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from trainer.errors import UserError
@@ -31,6 +31,8 @@ class Conditioning:
     an extrapolation in the space of the text encoder, where no training has been.
     guidance: scale of `Objective.guided`, away from the negative caption or else the empty one. Only of a run that was
     trained with text.caption_dropout.
+    source_guidance: scale of the same for the source of an image task, away from no source: `Objective.guided` where
+    it stands alone, `guided_by_both` beside guidance. Only of a run that was trained with task.source_dropout.
     enrich: captions are first made into descriptions by a language model, smollm2, a folder or a hub id
     (`trainer.text.enrichment`); not those of `negative`, and empty ones stay. enrich_examples: a text file of
     descriptions for it to go by.
@@ -42,6 +44,7 @@ class Conditioning:
     negative: str | None = None
     negative_scale: float | None = None
     guidance: float | None = None
+    source_guidance: float | None = None
     truncation: float | None = None
     enrich: str | None = None
     enrich_examples: str | None = None
@@ -51,7 +54,7 @@ class Conditioning:
             raise UserError(f"compose={self.compose}: expected {', '.join(COMPOSITIONS)} or null")
         if self.negative is not None and not self.negative.strip():
             raise UserError("negative: expected a caption, as in negative='a dog'; leave it out for none")
-        for key in ("negative_scale", "guidance", "truncation"):
+        for key in ("negative_scale", "guidance", "source_guidance", "truncation"):
             value = getattr(self, key)
             if value is not None and not 0 <= value < math.inf:
                 raise UserError(f"{key}={value}: expected a number from 0")
@@ -107,7 +110,7 @@ class Conditioning:
 
     def require(self, config: dict[str, Any], wordless: bool) -> None:
         """UserError where a run of this configuration, or one that reads no captions, cannot be drawn so."""
-        if wordless and self not in (Conditioning(), Conditioning(truncation=self.truncation)):
+        if wordless and replace(self, truncation=None, source_guidance=None) != Conditioning():
             raise UserError(f"{self}: this model reads no captions, so there is nothing to compose or to guide by")
         if self.guidance is not None and not (config.get("text") or {}).get("caption_dropout"):
             raise UserError(

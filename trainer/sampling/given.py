@@ -31,7 +31,7 @@ class Given:
     def of(cls, pipe: Pipeline, plan: shards.Plan, source: str | None, mask: str | None) -> Given | None:
         """None without a source. UserError where lines and pictures are not as many."""
         if source is None:
-            if pipe.sampler.task is not None:
+            if pipe.sampler.needs_source:
                 raise UserError(NO_SOURCE)
             return None
         files = sources.files(source)

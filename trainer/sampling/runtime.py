@@ -121,3 +121,9 @@ def cast(value: Tensor | Condition, kind: torch.dtype) -> Any:
 
 def device_of(network: nn.Module) -> torch.device:
     return next(network.parameters()).device
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """By `torch.compile(module)` or `module.compile()`: each number of images anew."""
+    call = module._compiled_call_impl
+    return type(module).__name__ == "OptimizedModule" or (call is not None and not getattr(call, "of_any_size", False))

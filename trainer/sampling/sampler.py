@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer import noise
 from trainer.batch import Condition
@@ -16,6 +16,7 @@ from trainer.errors import UserError
 from trainer.sampling.batch_invariance import FULL, TOKENS, SameBits, pad_rows, padded_batch_size
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.features import resized
+from trainer.sampling.runtime import is_compiled
 from trainer.tasks.examples import examples
 
 SEED = 0  # a sampling seed means the same latent in every run, whatever seed that was trained with
@@ -23,7 +24,7 @@ WINDOW = 1024  # rows that are ordered by the length of their captions, so that 
 REMEMBERED = 4096  # captions
 PLAIN = Conditioning()
 NO_TASK = "source: this run draws from captions alone; leave it out, or give a run of inpainting, denoising, ..."
-NO_SOURCE = "a run of an image task starts from a picture: source=photo.png, or a folder of them"
+NO_SOURCE = "a run of an image task starts from a picture: source=photo.png; from none, too, after task.source_dropout"
 
 
 class Sampler:
@@ -59,6 +60,11 @@ class Sampler:
                 f"truncation={conditioning.truncation}: {type(self.network).__name__} has no styles to be truncated; "
                 "leave it out, or give a run of stylegan2 or stylevae"
             )
+        if conditioning.source_guidance is not None and not getattr(self.task, "source_dropout", 0):
+            raise UserError(
+                f"source_guidance={conditioning.source_guidance}: this run has never drawn without a source, to guide "
+                "away from that; train an image task with task.source_dropout=0.1"
+            )
         self._modules = [*self.network.modules()]
         self._same_bits = SameBits(objective, self._draw, always=getattr(self.network, "chooses", False))
         self._conditions: dict[str, Condition] = {}  # the newest last
@@ -68,17 +74,17 @@ class Sampler:
     def __call__(self, captions: Sequence[str], seeds: Sequence[int], sources: Tensor | None = None) -> Tensor:
         """(N, 3, H, W) uint8 on the objective's device: image i of caption i and seed i (any int64).
 
-        sources: (N, C, h, w) of a run of an image task, one for each image; UserError without them there.
+        sources: (N, C, h, w) of a run of an image task, one for each image; UserError without them if it needs them.
         """
         if len(captions) != len(seeds) or not captions:
             raise UserError(
                 f"{len(captions)} captions and {len(seeds)} seeds: expected one seed a caption, at least one"
             )
-        self._require(sources)
+        given = self._given(sources, len(captions))
 
         def inputs(part: slice) -> tuple[Tensor, Condition]:
             condition = self.conditions(captions[part])
-            return self.latents(seeds[part]), condition if sources is None else condition._replace(source=sources[part])
+            return self.latents(seeds[part]), condition if given is None else condition._replace(source=given[part])
 
         return self._in_parts(len(captions), inputs)
 
@@ -93,12 +99,23 @@ class Sampler:
             raise UserError(
                 f"{len(latents)} latents and {len(condition.mask)} conditions: expected one of each, at least one"
             )
-        self._require(condition.source)
+        condition = condition._replace(source=self._given(condition.source, len(latents)))
         return self._in_parts(len(latents), lambda part: (latents[part], condition.rows(part)))
 
-    def _require(self, sources: Tensor | None) -> None:
-        if (sources is None) != (self.task is None):
+    @property
+    def needs_source(self) -> bool:
+        """Whether nothing is drawn from captions alone."""
+        return self.task is not None and not self.task.source_dropout
+
+    def _given(self, sources: Tensor | None, count: int) -> Tensor | None:
+        """Sources as the network reads them."""
+        if (self.task is None and sources is not None) or (sources is None and self.needs_source):
             raise UserError(NO_SOURCE if sources is None else NO_TASK)
+        if sources is not None:
+            return self.task.marked(sources)
+        if self.conditioning.source_guidance is not None:
+            raise UserError("source_guidance: of a source, and none is given: source=photo.png, or leave it out")
+        return None if self.task is None else self.task.nothing(count, self.network.resolution // self.task.scale)
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, captions: Sequence[str]) -> Tensor:
@@ -205,9 +222,11 @@ class Sampler:
             self.network.truncation = 1.0
 
     def _guided(self, latents: Tensor, condition: Condition) -> Tensor:
-        scale = self.conditioning.guidance
-        if scale is None:
+        scale, source_scale = self.conditioning.guidance, self.conditioning.source_guidance
+        if scale is None and source_scale is None:
             return self.objective.sample(latents, condition)
+        if scale is None:
+            return self.objective.guided(latents, condition, self._without_source(condition), source_scale)
         if self._unconditional is None:
             self._unconditional = self.text([self.conditioning.negative or ""]).to(self.device)
         length = condition.mask.shape[1]  # of captions that may have been cut to what they hold
@@ -215,15 +234,16 @@ class Sampler:
             condition, length = resized(condition, self._unconditional.mask.shape[1]), self._unconditional.mask.shape[1]
         unconditional = resized(self._unconditional, length).rows([0] * len(latents))
         unconditional = unconditional._replace(source=condition.source)
-        return self.objective.guided(latents, condition, unconditional, scale)
+        if source_scale is None:
+            return self.objective.guided(latents, condition, unconditional, scale)
+        conditions = self._without_source(unconditional), unconditional, condition
+        return self.objective.guided_by_both(latents, conditions, scale, source_scale)
+
+    def _without_source(self, condition: Condition) -> Condition:
+        source: Any = condition.source
+        return condition._replace(source=self.task.nothing(len(source), source.shape[-1]).to(source))
 
 
 def as_pixels(images: Tensor) -> Tensor:
     """uint8 of images in [-1, 1], to the nearest level."""
     return images.float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-
-
-def is_compiled(module: nn.Module) -> bool:
-    """By `torch.compile(module)` or `module.compile()`: each number of images anew."""
-    call = module._compiled_call_impl
-    return type(module).__name__ == "OptimizedModule" or (call is not None and not getattr(call, "of_any_size", False))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from trainer.tasks.base import Task
+from trainer.tasks.base import Task, per_image
 from trainer.tasks.degradations import luma
 
 
@@ -14,7 +15,7 @@ class Colorization(Task):
     up to where a colour of that luma would leave the range (Zhang et al. 2016 predict a and b of Lab beside a given L).
     """
 
-    source_channels = 1
+    channels = 1
 
     def __call__(self, image: Tensor, seed: int, position: Tensor) -> Tensor:
         return luma(image)
@@ -23,7 +24,8 @@ class Colorization(Task):
         return luma(picture)
 
     def start(self, source: Tensor) -> Tensor:
-        return source.expand(-1, 3, -1, -1)
+        return source[:, :1].expand(-1, 3, -1, -1)
 
     def keep(self, image: Tensor, source: Tensor) -> Tensor:
-        return image + source - luma(image)
+        kept = image + source[:, :1] - luma(image)
+        return torch.where(per_image(self.absent(source)), image, kept) if self.source_dropout else kept

@@ -13,7 +13,8 @@ class Denoising(Task):
     noise: least and largest deviation in grey levels.
     """
 
-    def __init__(self, noise: tuple[float, float] = (5.0, 50.0)):
+    def __init__(self, noise: tuple[float, float] = (5.0, 50.0), source_dropout: float = 0.0):
+        super().__init__(source_dropout)
         low, high = noise
         require(0 <= low <= high, f"task.noise={[low, high]}: expected two deviations in grey levels, in order")
         self.noise = low, high

@@ -16,7 +16,15 @@ class Enhancement(Task):
     1924 at one distance).
     """
 
-    def __init__(self, contrast: float = 0.6, gamma: float = 0.6, cast: float = 0.25, haze: float = 0.5):
+    def __init__(
+        self,
+        contrast: float = 0.6,
+        gamma: float = 0.6,
+        cast: float = 0.25,
+        haze: float = 0.5,
+        source_dropout: float = 0.0,
+    ):
+        super().__init__(source_dropout)
         for name, value in (("contrast", contrast), ("cast", cast), ("haze", haze)):
             require(0 <= value < 1, f"task.{name}={value}: expected a strength in [0, 1)")
         require(gamma >= 0, f"task.gamma={gamma}: expected a strength of at least 0")

@@ -20,7 +20,7 @@ class Inpainting(Task):
     image's side. What is no hole comes back as it was (Pathak et al. 2016; free-form holes as in Yu et al. 2019).
     """
 
-    source_channels = 4
+    channels = 4
     holes = True
 
     def __init__(
@@ -28,7 +28,9 @@ class Inpainting(Task):
         boxes: float = 0.5,
         box: tuple[float, float] = (0.25, 0.6),
         brush: tuple[float, float] = (0.1, 0.25),
+        source_dropout: float = 0.0,
     ):
+        super().__init__(source_dropout)
         require(0 <= boxes <= 1, f"task.boxes={boxes}: expected a share in [0, 1]")
         for name, (low, high) in (("box", box), ("brush", brush)):
             require(0 < low <= high <= 1, f"task.{name}={[low, high]}: expected two shares of the side, in order")

@@ -24,7 +24,9 @@ class Restoration(Task):
         blur: float = 1.5,
         noise: float = 30.0,
         quality: int = 20,
+        source_dropout: float = 0.0,
     ):
+        super().__init__(source_dropout)
         require(0 <= probability <= 1, f"task.probability={probability}: expected it in [0, 1]")
         require(0 <= fading <= 1, f"task.fading={fading}: expected a share in [0, 1]")
         require(0 <= blur <= 3, f"task.blur={blur}: expected a sigma from 0 to 3 pixels")

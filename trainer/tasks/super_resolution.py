@@ -15,7 +15,15 @@ class SuperResolution(Task):
     levels. quality: the least of a JPEG, 100 for none at all. Each sample has its own, from none to these.
     """
 
-    def __init__(self, scale: int = 2, blur: float = 0.8, noise: float = 4.0, quality: int = 70):
+    def __init__(
+        self,
+        scale: int = 2,
+        blur: float = 0.8,
+        noise: float = 4.0,
+        quality: int = 70,
+        source_dropout: float = 0.0,
+    ):
+        super().__init__(source_dropout)
         require(scale in (2, 4), f"task.scale={scale}: expected 2 or 4")
         require(0 <= blur <= 3, f"task.blur={blur}: expected a sigma from 0 to 3 pixels")
         require(noise >= 0, f"task.noise={noise}: expected a deviation of at least 0 grey levels")
@@ -32,4 +40,4 @@ class SuperResolution(Task):
         return small if self.quality == 100 else jpeg(small, between(self.quality, 100, quality).round())
 
     def start(self, source: Tensor) -> Tensor:
-        return enlarged(source, self.scale)
+        return enlarged(source[:, :3], self.scale)
