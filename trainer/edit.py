@@ -11,6 +11,8 @@ from omegaconf import MISSING, DictConfig
 from trainer.config.entry import entry
 from trainer.errors import UserError
 
+HOW = ("optimizer", "directions")
+
 
 @dataclass
 class Editing:
@@ -23,6 +25,7 @@ class Editing:
     captioning: str | None = None
     matcher: str | None = None
     clip: str | None = None
+    how: str = "optimizer"
     strength: float = 1.0
     identity: float = 1.0
     perceptual: bool = True
@@ -39,6 +42,10 @@ def edit(cfg: DictConfig) -> None:
     for key in ("strength", "identity"):
         if not 0 <= cfg[key] < math.inf:
             raise UserError(f"{key}={cfg[key]}: expected a number from 0")
+    if cfg.how not in HOW:
+        raise UserError(f"how={cfg.how}: expected {' or '.join(HOW)}")
+    if cfg.how == "directions" and not (cfg.matcher or cfg.clip):
+        raise UserError("how=directions: words have them in the space of a judge of pictures: matcher=RUN, or clip=ID")
     for one, other in (("caption", "captioning"), ("matcher", "clip")):
         if cfg[one] and cfg[other]:
             raise UserError(f"{one}={cfg[one]} {other}={cfg[other]}: leave one of them out")
@@ -62,14 +69,14 @@ def edit(cfg: DictConfig) -> None:
         ((_, written),) = describing.described(captioner, [source], describing.Writing(), alone=True)
         caption = written[0].text if written else ""
         print(f"caption: {caption}")
-    if not caption and not getattr(pipe.text, "wordless", False):
+    judge = photos.judge_of(cfg.matcher, cfg.clip, pipe.sampler.device)
+    if not (caption or judge or getattr(pipe.text, "wordless", False)):
         raise UserError(
             "caption: the generator is told what the picture shows: say caption='a red star', or captioning=RUN of "
-            "+experiment=captioning"
+            "+experiment=captioning, or matcher=RUN, which takes the nearest caption of the data"
         )
-    judge = photos.judge_of(cfg.matcher, cfg.clip, pipe.sampler.device)
     found = photos.edited(
-        pipe, source, caption, cfg.prompt, judge, cfg.strength, cfg.identity, cfg.seed, cfg.perceptual
+        pipe, source, caption, cfg.prompt, judge, cfg.strength, cfg.identity, cfg.seed, cfg.perceptual, cfg.how
     )
     folder = cfg.out or run_folder.of(pipe.path) / "edits" / f"{slug(source.stem)}_{slug(cfg.prompt)}"
     origin = {
@@ -78,8 +85,9 @@ def edit(cfg: DictConfig) -> None:
         "checkpoint": f"{run_folder.of(pipe.path.resolve()).name}/{pipe.path.name}",  # no paths: pictures travel
         "source": source.name,
         **{key: str(cfg[key]) for key in ("prompt", "strength", "identity", "seed")},
-        "caption": caption,
+        "caption": found.caption,
         "judge": Path(cfg.matcher or cfg.clip or "none").name,
+        "how": cfg.how if judge else "caption",
     }
     photos.write(found, cfg.prompt, Path(folder).expanduser(), origin)
 

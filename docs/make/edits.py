@@ -6,7 +6,8 @@ word; `kept`: mean share of the other three and the background that it reads as 
 should be; `dB`: PSNR beside the scene as it would be drawn with that word, at the same place to the pixel.
 inverted: what the generator makes of the picture, unedited, beside the picture itself. redrawn: the new caption at
 latents of seeds, which knows nothing of the picture. caption: the new caption in the place of the old one. judged: led
-on by MATCHER, a run of experiment=matching. edits.png shows the first scenes, inverted and edited.
+on by MATCHER, a run of experiment=matching. directions: the old caption, and channels of the style moved by MATCHER.
+edits.png shows the first scenes, inverted and edited, the edits of directions below those judged.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from trainer import load
 from trainer.data.scenes import COLOURS, POSITIONS, SHAPES, SIZES, Scene, random_scene
 from trainer.data.shapes import Shapes
 from trainer.editing.canvas import Canvas, Point
+from trainer.editing.captions import of_data
+from trainer.editing.directions import directed, effects
 from trainer.editing.edits import optimized, replaced
 from trainer.editing.inversion import invert
 from trainer.editing.photos import judge_of
@@ -86,7 +89,9 @@ def main() -> None:
     canvas, judge = Canvas(pipe.objective, pipe.text), judge_of(matcher, None, pipe.sampler.device)
     probe, _ = scenes_probe(canvas.resolution, 1, cache_root(None))
     images = pictures(scenes, canvas.resolution).to(canvas.device).float().div(127.5).sub(1)
-    start = invert(canvas, images, [scene.captions()[0] for scene in scenes])
+    captions = [scene.captions()[0] for scene in scenes]
+    start = invert(canvas, images, captions)
+    found = effects(canvas, judge, of_data(pipe), pipe.path) if judge else None
 
     def drawn(point: Point) -> Tensor:
         with torch.no_grad():
@@ -94,7 +99,8 @@ def main() -> None:
 
     rows = [row(probe, drawn(start), scenes, "", "inverted")]
     shown = [as_pixels(images).cpu(), drawn(start)]
-    words = [[scene.captions()[0] for scene in scenes], ["inverted"] * count]
+    words = [captions, ["inverted"] * count]
+    below = [as_pixels(images).cpu(), drawn(start)]
     for word in WORDS:
         wanted = [changed(scene, word, number) for number, scene in enumerate(scenes)]
         prompts = [scene.captions()[0] for scene in wanted]
@@ -104,11 +110,16 @@ def main() -> None:
         if judge:
             end = optimized(canvas, end, prompts, judge)
             rows.append(row(probe, drawn(end), wanted, word, "judged"))
+            moved = directed(canvas, start, captions, prompts, judge, found)
+            rows.append(row(probe, drawn(moved), wanted, word, "directions"))
+            below.append(drawn(moved))
         shown.append(drawn(end))
         words.append([str(getattr(scene.things[0], word)) for scene in wanted])
     print(table.plain(HEAD, rows, left=(0, 1)))
-    labels = [each[number] for number in range(min(SHOWN, count)) for each in words]
-    grid(torch.stack(shown, 1)[:SHOWN].flatten(0, 1), labels, len(words)).save("edits.png")
+    lines = [shown, below] if judge else [shown]
+    pieces = [torch.stack([each[n] for each in line]) for n in range(min(SHOWN, count)) for line in lines]
+    labels = [each[n // len(lines)] for n in range(len(pieces)) for each in words]
+    grid(torch.cat(pieces), labels, len(words)).save("edits.png")
 
 
 if __name__ == "__main__":

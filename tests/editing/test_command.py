@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.conftest import save_run
@@ -69,6 +70,9 @@ def test_without_a_judge_the_prompt_is_the_caption(edit, tmp_path):
         (["prompt=a", "caption=b", "strength=-1"], "strength=-1.0: expected a number from 0"),
         (["prompt=a", "caption=b", "captioning=RUN"], "caption=b captioning=RUN: leave one of them out"),
         (["prompt=a", "caption=b", "matcher=RUN", "clip=ID"], "matcher=RUN clip=ID: leave one of them out"),
+        (["prompt=a", "caption=b", "how=mapper"], "how=mapper: expected optimizer or directions"),
+        (["prompt=a", "caption=b", "how=directions"], "space of a judge of pictures: matcher=RUN, or clip=ID"),
+        (["prompt=a", "matcher={matching}"], "does not say what data it learned from; or say what the picture shows"),
         (["prompt=a", "caption=b", "matcher=RUN"], "checkpoint RUN does not exist"),
         (["prompt=a", "captioning={matching}"], "writes no captions"),
         (["prompt=a", "caption=b", "matcher={trained}"], "has no matcher: give a run of experiment=matching"),
@@ -92,6 +96,37 @@ def test_a_captioner_says_what_a_picture_shows(edit, trained, monkeypatch):
     assert result.code == 0, result.err
     assert result.out.startswith("caption: a red car\n")
     assert Image.open("told/edit.png").info["caption"] == "a red car"
+
+
+@pytest.fixture
+def of_shapes(trained):
+    """The same run, which says that it learned from shapes."""
+    [*_, file] = sorted((trained / "checkpoints").iterdir())
+    content = torch.load(file, weights_only=False)
+    source = {"_target_": "trainer.data.shapes.Shapes", "num_images": 30, "max_objects": 1}
+    content["config"]["data"] = {"source": source, "resolution": 16, "cache_dir": None}
+    torch.save(content, file)
+    return trained
+
+
+def test_directions_move_channels_and_the_nearest_caption_is_said(edit, of_shapes, matching, monkeypatch):
+    monkeypatch.setattr("trainer.editing.directions.SPREAD", 32)
+    monkeypatch.setattr("trainer.editing.directions.IMAGES", 2)
+    asked = ["prompt=a blue car", f"matcher={matching}", "how=directions"]
+    result = edit(*asked, "out=led")
+    assert result.code == 0, result.err
+    first, *_, last = result.out.splitlines()
+    caption, count = first.removeprefix("caption: ").split(" (the nearest of ")
+    assert caption.startswith("a ") and 20 < int(count.removesuffix(")")) <= 60
+    before, after = (float(each.split()[0]) for each in last.partition('car" ')[2].split(", "))
+    assert after > before
+    told = Image.open("led/edit.png").info
+    assert told["caption"] == caption and told["how"] == "directions"
+    assert not np.array_equal(np.asarray(Image.open("led/edit.png")), np.asarray(Image.open("led/inversion.png")))
+    monkeypatch.setattr("trainer.editing.directions.measured", None)
+    assert edit(*asked, "out=again").out.splitlines()[-1] == last, "what was measured is kept"
+    given = edit(*asked, "caption=a red car", "out=given")
+    assert given.code == 0 and "caption:" not in given.out
 
 
 def test_a_judge_leads_a_generator_that_reads_nothing(edit, matching, tmp_path):

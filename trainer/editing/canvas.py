@@ -22,25 +22,32 @@ class Point(NamedTuple):
     """Where N images lie.
 
     latent: (N, Z). condition: features of N captions. shift: (N, S), added to what the generator makes its styles of
-    latent and caption; (N, 0) of one without styles.
+    latent and caption; (N, 0) of one without styles. channels: (N, M), added to what its layers make of the style, the
+    coordinates of StyleGAN's style space S (Wu et al. 2021); None moves none.
     """
 
     latent: Tensor
     condition: Condition
     shift: Tensor
+    channels: Tensor | None = None
 
     def rows(self, index: Any) -> Point:
-        return Point(self.latent[index], self.condition.rows(index), self.shift[index])
+        channels = self.channels if self.channels is None else self.channels[index]
+        return Point(self.latent[index], self.condition.rows(index), self.shift[index], channels)
 
     def towards(self, other: Point, at: Tensor) -> Point:
         """M points on the way from this one to another, one row each, at (M,): 0 is here, 1 there, beyond it goes on.
 
-        Latents and shifts go straight, captions as of `trainer.sampling.features.between`.
+        Latents, shifts and channels go straight, captions as of `trainer.sampling.features.between`.
         """
         latent, shift = (a + at[:, None] * (b - a) for a, b in ((self.latent, other.latent), (self.shift, other.shift)))
+        channels = other.channels
+        if channels is not None:
+            first = 0 if self.channels is None else self.channels
+            channels = first + at[:, None] * (channels - first)
         if other.condition is self.condition:
-            return Point(latent, self.condition.rows([0] * len(at)), shift)
-        return Point(latent, between(Condition.cat([self.condition, other.condition]), at), shift)
+            return Point(latent, self.condition.rows([0] * len(at)), shift, channels)
+        return Point(latent, between(Condition.cat([self.condition, other.condition]), at), shift, channels)
 
 
 class Canvas:
@@ -66,20 +73,33 @@ class Canvas:
         self.reader: Any = next((each for each in layers if hasattr(each, "text")), None)
         styles = (getattr(each, key, None) for each in layers for key in STYLES)
         self.style: nn.Module | None = next((each for each in styles if each is not None), None)
-        self.style_channels, self.resolution = self._looked_at(str(name))
+        self.modulations = self._modulations(layers[-1])
+        self.style_channels, self.sizes, self.resolution = self._looked_at(str(name))
+
+    def _modulations(self, network: nn.Module) -> list[nn.Module]:
+        """What makes the channels that a global direction moves, in the order in which it is called.
+
+        The layers that scale the convolutions of a StyleGAN, which begins with a constant; elsewhere the style itself,
+        as the first maps are made of it, too, and no scale of a channel moves an object.
+        """
+        if self.style is None:
+            return []
+        if not hasattr(network, "mapping"):
+            return [self.style]
+        return [each for key, each in network.named_modules() if key.endswith(".style")]
 
     @torch.enable_grad()
-    def _looked_at(self, name: str) -> tuple[int, int]:
-        """Values of a style, 0 without one, and pixels of a side."""
+    def _looked_at(self, name: str) -> tuple[int, list[int], int]:
+        """Values of a style, 0 without one, channels of each modulation, and pixels of a side."""
         latent = torch.zeros(1, self.objective.latent_channels, device=self.device, requires_grad=True)
-        with record_outputs([self.style] if self.style else []) as styles:
+        with record_outputs([self.style] if self.style else []) as styles, record_outputs(self.modulations) as made:
             image = self(Point(latent, self.read([""]), latent.new_zeros(1, 0)))
         if not image.requires_grad or not torch.autograd.grad(image.sum(), latent)[0].any():
             raise UserError(
                 f"a run of {name} draws in steps that no gradient leads back through, as of codes: a picture is not "
                 "found in it; give one of cvae, stylevae, stylegan2, cgan, ..."
             )
-        return styles[0].shape[1] if styles else 0, int(image.shape[-1])
+        return styles[0].shape[1] if styles else 0, [each.shape[1] for each in made], int(image.shape[-1])
 
     @torch.no_grad()
     def read(self, captions: Sequence[str]) -> Condition:
@@ -89,15 +109,24 @@ class Canvas:
 
     def __call__(self, point: Point) -> Tensor:
         """(N, 3, H, W) in [-1, 1]."""
-        with self._as_read(point.shift):
+        with self._as_read(point):
             return self.objective.sample(point.latent, point.condition)
 
+    @torch.no_grad()
+    def channels(self, point: Point) -> Tensor:
+        """(N, M) that the modulations make of points, one behind the other."""
+        with record_outputs(self.modulations) as made:
+            self(point)
+        return torch.cat(made, 1)
+
     @contextmanager
-    def _as_read(self, shift: Tensor) -> Iterator[None]:
-        """Within it conditions are features already, and styles are shifted."""
+    def _as_read(self, point: Point) -> Iterator[None]:
+        """Within it conditions are features already, and styles and channels are moved."""
         text = self.reader.text if self.reader is not None else None
-        moved = self.style if shift.numel() else None
-        hook = moved.register_forward_hook(lambda *call: call[2] + shift) if moved else None
+        moves = [(self.style, point.shift)] if self.style and point.shift.numel() else []
+        if point.channels is not None:
+            moves += zip(self.modulations, point.channels.split(self.sizes, 1), strict=True)
+        hooks = [each.register_forward_hook(lambda *call, by=by: call[2] + by) for each, by in moves]
         try:
             if text is not None:
                 self.reader.text = nn.Identity()
@@ -105,7 +134,7 @@ class Canvas:
         finally:
             if text is not None:
                 self.reader.text = text
-            if hook:
+            for hook in hooks:
                 hook.remove()
 
     @torch.no_grad()

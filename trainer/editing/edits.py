@@ -17,10 +17,14 @@ IN_STYLE, IN_LATENT = 0.1, 0.01  # of identity: weights of the mean squares of w
 
 
 class Judge(NamedTuple):
-    """images: (N, 3, H, W) in [-1, 1] to vectors (N, D), with gradients. captions: M texts to vectors (M, D)."""
+    """images: (N, 3, H, W) in [-1, 1] to vectors (N, D), with gradients. captions: M texts to vectors (M, D).
+
+    sha256: of its weights, by which is kept what was measured with it.
+    """
 
     images: Callable[[Tensor], Tensor]
     captions: Callable[[Sequence[str]], Tensor]
+    sha256: str = ""
 
     def score(self, images: Tensor, captions: Tensor) -> Tensor:
         """(N,): cosine of each image and its caption, of which the vectors are given (N, D)."""

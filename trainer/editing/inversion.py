@@ -69,13 +69,13 @@ def descend(
     optimizer = torch.optim.Adam([each for each in (latent, shift) if each.numel()], lr=LEARNING_RATE)
     progress = Progress(action, "steps", steps)
     for step in range(steps):
-        at = Point(latent, point.condition, shift)
+        at = point._replace(latent=latent, shift=shift)
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / steps)
         each = loss(canvas(at), at)
         optimizer.zero_grad()
         each.sum().backward()
         optimizer.step()
         progress(step + 1)
-    found = Point(latent.detach(), point.condition, shift.detach())
+    found = point._replace(latent=latent.detach(), shift=shift.detach())
     with torch.no_grad():
         return found, loss(canvas(found), found)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from trainer.evaluation.protocol import Study, place
-from trainer.process.progress import say
+from trainer.process.kept import read, write
 
 
 def cached_features(
@@ -36,7 +33,7 @@ def cached_features(
         return found[0]
     made = make()
     if place()[0] == 0:
-        write(file, made)
+        write(file, made, "the features of the references")
     return made
 
 
@@ -46,25 +43,3 @@ def fingerprint(study: Study, backbone: Any) -> str:
     for number in study.reference_index:
         content.update(np.ascontiguousarray(images[number]).data)
     return content.hexdigest()[:16]
-
-
-def read(file: Path) -> Tensor | None:
-    """What `write` has left, None where there is nothing whole."""
-    try:
-        return torch.from_numpy(np.load(file))
-    except (OSError, ValueError, EOFError):
-        return None
-
-
-def write(file: Path, content: Tensor) -> None:
-    """Whole or not at all; without it, as in a read-only cache, the next study measures again."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as stream:
-            np.save(stream, content.numpy())
-        os.replace(temporary, file)
-    except OSError as error:
-        say(f"{file}: {error.strerror}; the features of the references are not kept")
-        with suppress(OSError):
-            temporary.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mmap
 import os
@@ -52,6 +53,14 @@ def rank_file(rank: int, num_ranks: int) -> str:
 def files_of(checkpoint: Path) -> list[Path]:
     """Itself, or the files of all ranks."""
     return sorted(checkpoint.glob("rank*.pt")) if checkpoint.is_dir() else [checkpoint]
+
+
+def content_digest(checkpoint: Path) -> str:
+    """Hex sha256 of all that its files hold."""
+    content = hashlib.sha256()
+    for file in files_of(checkpoint):
+        content.update(file.read_bytes())
+    return content.hexdigest()
 
 
 def damage(checkpoint: Path, content: bool = True) -> str | None:

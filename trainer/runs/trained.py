@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -99,10 +98,7 @@ class Matcher(Trained):
         if not isinstance(getattr(self.objective, "matcher", None), nn.Module):
             raise UserError(f"{path} has no matcher: give a run of experiment=matching")
         self.name = str(self.config["name"])
-        content = hashlib.sha256()
-        for file in checkpoint_files.files_of(self.path):
-            content.update(file.read_bytes())
-        self.sha256 = content.hexdigest()
+        self.sha256 = checkpoint_files.content_digest(self.path)
 
     @cached_property
     def encoder(self) -> Any:
