@@ -8,6 +8,7 @@ import torch
 from trainer import load
 from trainer.data.scenes import BACKGROUNDS, COLOURS
 from trainer.evaluate import main as evaluate
+from trainer.exports.generator import TrainedGenerator
 from trainer.runs import results, run_folder
 
 BOX = Path(__file__).parent.parent / "trainer" / "weights"
@@ -15,15 +16,25 @@ LARGEST = 20 * 2**20  # bytes of a model with all that it needs
 
 
 def test_each_says_what_it_is():
-    assert run_folder.boxed() == sorted(path.name for path in BOX.iterdir())
+    assert run_folder.boxed() == sorted(path.name for path in BOX.iterdir() if path.is_dir())
     for name in run_folder.boxed():
         files = {path.name: path for path in (BOX / name).iterdir()}
-        assert {*files} == {"README.md", "config.json", "model.safetensors", "samples.png", "tokenizer.json"}
+        assert {*files} == {"README.md", "config.json", "model.safetensors", "samples.png"}
         assert sum(path.stat().st_size for path in files.values()) < LARGEST
         card, config = files["README.md"].read_text(), files["config.json"].read_text()
         for said in ("license: apache-2.0", f"checkpoint={name}", "python -m trainer +experiment="):
             assert said in card
         assert '"/' not in config, "no path of the machine that it was made on"
+
+
+def test_they_read_by_one_tokenizer(tmp_path):
+    """It lies once beside them and is once in memory; an export takes it along."""
+    assert [path.name for path in BOX.rglob("tokenizer.json")] == ["tokenizer.json"]
+    assert load("shapes").text._tokenizer is load("emoji").text._tokenizer
+    TrainedGenerator.of("shapes").save_pretrained(tmp_path / "alone")
+    assert (tmp_path / "alone" / "tokenizer.json").read_bytes() == (BOX / "tokenizer.json").read_bytes()
+    image, again = (load(path)("a red heart").pixels for path in ("shapes", tmp_path / "alone"))
+    assert torch.equal(image, again)
 
 
 def test_shapes_reads_colour_and_background():

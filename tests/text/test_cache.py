@@ -281,12 +281,13 @@ def test_features_of_a_caption_do_not_depend_on_its_company(encoder, threads):
 def forwards(encoder: Pretrained, captions: list[str]) -> list[tuple[int, ...]]:
     """Shapes of ids that the model of an encoder sees for captions that it has not cached."""
     seen: list[tuple[int, ...]] = []
-    forward = encoder._model.forward
-    encoder._model.forward = lambda input_ids: seen.append(tuple(input_ids.shape)) or forward(input_ids=input_ids)
+    model = encoder._loaded.model
+    forward = model.forward
+    model.forward = lambda input_ids: seen.append(tuple(input_ids.shape)) or forward(input_ids=input_ids)
     try:
         encoder(captions)
     finally:
-        encoder._model.forward = forward
+        model.forward = forward
     return seen
 
 

@@ -1,6 +1,9 @@
 """Every family of text models, loaded from a folder, against its recipe written out with padding and masks."""
 
+import gc
 import json
+import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,3 +144,26 @@ def test_broken_files_are_one_line(tmp_path: Path, save_model: Callable[..., Pat
 def test_clip_must_project_to_its_own_width(tmp_path: Path, save_model: Callable[..., Path]):
     folder = save_model("clip", tmp_path / "model", projection_dim=8)
     assert "projects 16 channels to 8" in error_of(tmp_path, "clip", 16, 20, folder)
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_one_model_for_all_that_read_by_the_same_files(name, tmp_path, save_model):
+    """Wherever they lie; another length to cut to is no other model, other weights are, and none stays without use."""
+    folder = save_model(name, tmp_path / "model")
+    shutil.copytree(folder, tmp_path / "copy")
+    short, long = (
+        Pretrained(name, 16, tokens, path=str(tmp_path / where), cache_dir=str(tmp_path))
+        for tokens, where in ((4, "model"), (20, "copy"))
+    )
+    caption = ["the big blue car and a small green square"]
+    alone = short(caption).tokens
+    assert long(caption).mask.sum() > 4
+    assert short._loaded is long._loaded
+    assert torch.equal(short(["a red apple", *caption]).tokens[1:], alone)
+    other = Pretrained(name, 16, 4, path=str(save_model(name, tmp_path / "other", seed=1)), cache_dir=str(tmp_path))
+    other(caption)
+    assert other._loaded is not long._loaded
+    model = weakref.ref(long._loaded.model)
+    del short, long
+    gc.collect()
+    assert model() is None, "nobody uses it"

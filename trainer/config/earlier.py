@@ -18,7 +18,7 @@ from trainer.config.entry import conf_folders
 from trainer.config.mistakes import options
 from trainer.errors import UserError
 from trainer.runs import allowlist
-from trainer.runs.export_files import PRETRAINED, TOKENIZER, TOKENS
+from trainer.runs.export_files import PRETRAINED, TOKENS, tokenizer_of
 from trainer.runs.judges import taught_by
 from trainer.runs.run_folder import BOX, COMPOSED, PLACE, VARIABLE, boxed
 
@@ -127,7 +127,7 @@ def register_trained(arguments: list[str]) -> None:
         saved = allowlist.check_config(saved.get("config", saved), file or path)
         encoder = (saved.get("text") or {}).get("encoder") or {}
         if file and file.name == "config.json" and encoder.get("_target_") == TOKENS:
-            encoder["path"] = str(file.with_name(TOKENIZER))
+            encoder["path"] = str(tokenizer_of(file))
         if not isinstance(saved.get("objective"), dict) or "data" not in saved or "text" not in saved:
             expected = "the config.yaml of a run or the config.json of an export beside it"
             raise UserError(f"{key}={path}: expected {expected}")

@@ -41,6 +41,12 @@ def of_source(config: dict[str, Any], name: str) -> str:
     return str(getattr(get_class(target), name, "")) if target else ""
 
 
+def tokenizer_of(model: Path) -> Path:
+    """tokenizer.json beside a model, or in the folder above, where models side by side have one for all."""
+    above = model.parent.with_name(TOKENIZER)
+    return model.with_name(TOKENIZER) if model.with_name(TOKENIZER).is_file() or not above.is_file() else above
+
+
 def is_program(path: Path) -> bool:
     return path.name in PROGRAMS.values()
 
@@ -64,7 +70,7 @@ def settings(path: Path, draws_only: bool = False) -> dict[str, Any]:
         saved["config"] = of_drawing(saved["config"])
     saved["config"] = allowlist.check_config(saved["config"], path.with_name(SETTINGS))
     if (encoder := (saved["config"].get("text") or {}).get("encoder") or {}).get("_target_") == TOKENS:
-        encoder["path"] = str(path.with_name(TOKENIZER))
+        encoder["path"] = str(tokenizer_of(path))
     if not is_program(path):
         return saved
     program = saved.get("programs", {}).get(path.name)
@@ -77,7 +83,7 @@ def settings(path: Path, draws_only: bool = False) -> dict[str, Any]:
     config["objective"] = {"_target_": TRAINED, "generator": generator | task_of(saved["config"]["objective"])}
     if program["encoder"]:
         max_tokens = int(program["encoder"]["max_tokens"])
-        encoder = {"_target_": TOKENS, "max_tokens": max_tokens, "path": str(path.with_name(TOKENIZER))}
+        encoder = {"_target_": TOKENS, "max_tokens": max_tokens, "path": str(tokenizer_of(path))}
         config["text"] = config["text"] | {"encoder": encoder}
     return saved | {"config": config}
 

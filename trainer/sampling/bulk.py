@@ -23,7 +23,7 @@ from trainer.pretrained.weights import sha256
 from trainer.process import ranks
 from trainer.process.progress import say
 from trainer.runs import checkpoint_files
-from trainer.runs.export_files import MODELS, SETTINGS, TOKENIZER, is_program
+from trainer.runs.export_files import MODELS, SETTINGS, is_program, tokenizer_of
 from trainer.sampling import shards
 from trainer.sampling.conditioning import Conditioning
 
@@ -163,7 +163,7 @@ def digest(path: Path) -> str:
     """Of all that a checkpoint draws with: its tensors or program, and the configuration of an export."""
     files = checkpoint_files.files_of(path)
     if is_program(path):
-        files += path.parent.glob(TOKENIZER)
+        files += filter(Path.is_file, [tokenizer_of(path)])
     sha = hashlib.sha256()
     for file in files:
         sha.update(bytes.fromhex(sha256(file)))

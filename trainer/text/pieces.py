@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,10 @@ class Tokens:
     width = 0  # ids carry no features
 
     def __init__(self, path: str, max_tokens: int):
-        from tokenizers import Tokenizer
-
         if not Path(path).is_file():
             raise UserError(f"{path} does not exist, and the program beside it needs it: export again")
         self.max_tokens = max_tokens
-        self._tokenizer = Tokenizer.from_file(path)
+        self._tokenizer = read_tokenizer(Path(path).read_bytes())
 
     def __call__(self, captions: Sequence[str]) -> Condition:
         encoded = self._tokenizer.encode_batch(list(captions))
@@ -71,6 +69,14 @@ class Tokens:
         """The captions of rows of ids, each up to its end."""
         whole = [[*row[: row.index(self.end)]] if self.end in row else [*row] for row in map(list, ids)]
         return [str(text).strip() for text in self._tokenizer.decode_batch(whole)]
+
+
+@lru_cache(maxsize=4)
+def read_tokenizer(content: bytes) -> Any:
+    """The tokenizer of a tokenizer.json, once in a process for all models that read by the same; not to be changed."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_buffer(content)
 
 
 class Pieces(Tokens):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import difflib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -31,13 +34,26 @@ PACKAGED: dict[str, Callable[[Path], Path]] = {
 }
 
 
+@dataclass(eq=False)
+class Loaded:
+    """A model with its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+
+
+TURN = Lock()  # tokenizers are set to cut or not to cut: by one thread at a time
+IN_USE: WeakValueDictionary[tuple[str, str], Loaded] = WeakValueDictionary()  # by kind and checksum of their files
+
+
 class Pretrained:
     """A frozen encoder by name: minilm, clip, bert, roberta, albert, gpt2, smollm2 or t5.
 
     width: D, must be the model's. max_tokens: L, special tokens included; longer captions are cut and counted.
     path: hub id or local folder in place of the family's default. cache_dir: see `cache_root`.
-    The model is loaded on first need, onto the GPU if there is one, and never when all captions are cached. Features
-    are rounded to float16 with and without the cache, so both give the same numbers.
+    The model is loaded on first need, onto the GPU if there is one, and never when all captions are cached. A process
+    has it once for all that read by the same files; its weights are mapped from disk, and processes share them.
+    Features are rounded to float16 with and without the cache, so both give the same numbers.
     UserError: unknown name, model out of reach or of another kind, wrong width, too many tokens, unusable cache.
     """
 
@@ -52,8 +68,8 @@ class Pretrained:
         self._pool = FAMILIES[name].pool
         self._folder: Path | None = None
         self._cache: TextCache | None = None
-        self._model: Any = None
-        self._tokenizer: Any = None
+        self._identity = ""
+        self._loaded: Loaded | None = None
         self._alone: dict[tuple[int, int], bool] = {}  # length, threads -> whether one caption rounds as many do
 
     def prepare(self, captions: Sequence[str]) -> Features:
@@ -100,7 +116,7 @@ class Pretrained:
             part = missing[begin : begin + CAPTIONS_PER_SHARD]
             ids = self._tokenize(captions, part)
             cache.add(self._batches(ids, keys[part], progress, begin), sum(map(len, ids)) + len(ids), self.width)
-        self._model = self._tokenizer = None  # give the memory back: training reads features only
+        self._loaded = None  # give the memory back: training reads features only
 
     def _batches(
         self, ids: list[list[int]], keys: np.ndarray, progress: Callable[[int], None], done: int
@@ -111,8 +127,8 @@ class Pretrained:
             progress(done)
 
     def _open_cache(self) -> TextCache:
-        identity = fingerprint(self.folder, self.root / "checksums")
-        cache = TextCache(self.root / f"{self.name}-{self.max_tokens}-{identity[:16]}-v{FORMAT}")
+        self._identity = fingerprint(self.folder, self.root / "checksums")
+        cache = TextCache(self.root / f"{self.name}-{self.max_tokens}-{self._identity[:16]}-v{FORMAT}")
         self._check_width(self.width if cache.width is None else cache.width)
         return cache
 
@@ -129,37 +145,38 @@ class Pretrained:
             what = self.path or self.name
             raise UserError(f"text.width={self.width}, but {what} has width {actual}: set text.width={actual}")
 
-    def _load(self) -> None:
-        model, self._tokenizer = load(self.name, self.folder)
-        config, what = model.config, self.path or self.name
-        self._check_width(config.hidden_size)
-        if self._pool is projected and config.projection_dim != self.width:
-            raise UserError(
-                f"{what} projects {self.width} channels to {config.projection_dim}: choose a CLIP with both equal"
-            )
-        limit = max_positions(config)
-        if limit and self.max_tokens > limit:
-            raise UserError(f"text.max_tokens={self.max_tokens}, but {what} reads {limit}: set text.max_tokens={limit}")
-        self._model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    def _ready(self) -> Loaded:
+        """Of this encoder, loaded if need be."""
+        if self._loaded is None:
+            known = IN_USE.get((self.name, self._identity))
+            loaded = known or Loaded(*self.parts())
+            config, what = loaded.model.config, self.path or self.name
+            self._check_width(config.hidden_size)
+            if self._pool is projected and config.projection_dim != self.width:
+                raise UserError(
+                    f"{what} projects {self.width} channels to {config.projection_dim}: choose a CLIP with both equal"
+                )
+            limit, asked = max_positions(config), self.max_tokens
+            if limit and asked > limit:
+                raise UserError(f"text.max_tokens={asked}, but {what} reads {limit}: set text.max_tokens={limit}")
+            loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
+            self._loaded = IN_USE[self.name, self._identity] = loaded
+        return self._loaded
 
     def _tokenize(self, captions: Sequence[str], which: np.ndarray) -> list[list[int]]:
         """1 to max_tokens ids of each caption in `which`, special tokens included."""
-        if self._model is None:
-            self._load()
-        texts = [captions[i] for i in which]
-        with quiet_transformers():
-            ids = self._tokenizer(texts)["input_ids"]
+        loaded, texts = self._ready(), [captions[i] for i in which]
+        with TURN, quiet_transformers():
+            ids = loaded.tokenizer(texts)["input_ids"]
             longest = max(map(len, ids))
             long = [i for i, each in enumerate(ids) if len(each) > self.max_tokens]
             if long:
-                cut = self._tokenizer([texts[i] for i in long], truncation=True, max_length=self.max_tokens)[
-                    "input_ids"
-                ]
-                for i, each in zip(long, cut, strict=True):
+                cut = loaded.tokenizer([texts[i] for i in long], truncation=True, max_length=self.max_tokens)
+                for i, each in zip(long, cut["input_ids"], strict=True):
                     ids[i] = each
-                cut = f"text: {len(long)} of {len(ids)} captions cut to text.max_tokens={self.max_tokens}"
-                say(f"{cut}, longest: {longest}")
-        return [each or [self._tokenizer.eos_token_id] for each in ids]  # GPT-2 makes nothing of an empty caption
+                cuts = f"text: {len(long)} of {len(ids)} captions cut to text.max_tokens={self.max_tokens}"
+                say(f"{cuts}, longest: {longest}")
+        return [each or [loaded.tokenizer.eos_token_id] for each in ids]  # GPT-2 makes nothing of an empty caption
 
     @torch.inference_mode()
     def _encode(self, ids: list[list[int]], full: bool = False) -> Iterator[tuple[list[int], np.ndarray]]:
@@ -169,7 +186,7 @@ class Pretrained:
         the time goes into pads. full: with the bits that a caption has in any company: batches have one size, filled up
         with copies, or one caption each where a few are left and that rounds the same.
         """
-        device = next(self._model.parameters()).device
+        device = next(self._ready().model.parameters()).device
         by_length = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         for length, group in itertools.groupby(by_length, key=lambda i: len(ids[i])):
             same = list(group)
@@ -184,7 +201,8 @@ class Pretrained:
 
     def _features(self, ids: list[list[int]]) -> Tensor:
         """(n, 1 + length, D) of n captions of one length."""
-        output = self._model(input_ids=torch.tensor(ids, device=next(self._model.parameters()).device))
+        model = self._ready().model
+        output = model(input_ids=torch.tensor(ids, device=next(model.parameters()).device))
         return torch.cat([self._pool(output)[:, None], output.last_hidden_state], 1)
 
     def _same_alone(self, caption: list[int], size: int) -> bool:
