@@ -215,6 +215,9 @@ class Given:
     def on_fit_start(self):
         pass
 
+    def on_host(self, batch):
+        return batch if batch.condition.tokens.dim() == 2 else captioned(batch)
+
     def captioner_loss(self, batch):
         return super().captioner_loss(batch if batch.condition.tokens.dim() == 2 else captioned(batch))
 
@@ -236,10 +239,6 @@ def captioned(batch):
 
 class GivenTextGAN(Given, TextGAN):
     """Reads captions of positions, as `captioned` makes them."""
-
-    def on_after_batch_transfer(self, batch, dataloader_idx):
-        batch = super().on_after_batch_transfer(batch, dataloader_idx)
-        return batch if batch.condition.tokens.dim() == 2 else captioned(batch)
 
     def sample(self, latent, condition):
         place = torch.arange(len(latent))
@@ -368,8 +367,8 @@ class GivenText(TextDistillation):
     def on_fit_start(self):
         self.lines, self.ids, self.features = ["other"] * 9, Known(9, of_ids=True), Known(40)
 
-    def text_loss(self, batch):
-        return super().text_loss(replace(ids_of(batch), caption=batch.caption % 30))
+    def on_host(self, batch):
+        return super().on_host(replace(ids_of(batch), caption=batch.caption % 30))
 
     def sample(self, latent, condition):
         if condition.tokens.is_floating_point():
@@ -393,11 +392,12 @@ class See(nn.Module):
     def __init__(self):
         super().__init__()
         draw = torch.Generator().manual_seed(5)
-        self.kernels = [torch.randn(6, 3, 3, 3, generator=draw), torch.randn(4, 6, 3, 3, generator=draw)]
+        self.register_buffer("first", torch.randn(6, 3, 3, 3, generator=draw))
+        self.register_buffer("second", torch.randn(4, 6, 3, 3, generator=draw))
 
     def see(self, images):
-        first = nn.functional.conv2d(images, self.kernels[0], stride=2).tanh() + 2  # far from length 0
-        return [first, nn.functional.conv2d(first, self.kernels[1], stride=2).tanh() + 2]
+        first = nn.functional.conv2d(images, self.first, stride=2).tanh() + 2  # far from length 0
+        return [first, nn.functional.conv2d(first, self.second, stride=2).tanh() + 2]
 
 
 def make_vqgan(bottleneck=None, optimizer=None, **changes):

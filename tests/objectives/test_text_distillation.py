@@ -37,7 +37,7 @@ def test_loss_is_the_sum_of_its_terms():
     images = [objective.generator.generator(latent, each) for each in (found, cut)]
     expected = relative(found.tokens, cut.tokens).mean() + relative(found.pooled, cut.pooled).mean()
     pixel = (images[0] - images[1]).abs().mean()
-    loss, logs = objective.text_loss(batch)
+    loss, logs = objective.text_loss(objective.on_host(batch))
     assert pixel > 1e-3
     torch.testing.assert_close(loss, expected + 0.5 * pixel)
     torch.testing.assert_close(logs["text/pixel"], pixel)

@@ -195,7 +195,7 @@ class VQ(Codes):
         vectors = features.detach().float().flatten(2)  # (N, D, h*w)
         self.sum_seen.index_add_(0, codes.flatten(), vectors.transpose(1, 2).flatten(0, 1))
         draws = torch.special.ndtr(normals[:, :2]).clamp(max=1 - 1e-6)
-        place, code = (draws * draws.new_tensor([vectors.shape[2], self.num_codes])).long().unbind(1)
+        place, code = (draws[:, 0] * vectors.shape[2]).long(), (draws[:, 1] * self.num_codes).long()
         chosen = vectors.gather(2, place.view(-1, 1, 1).expand(-1, vectors.shape[1], 1)).squeeze(2)
         self.offered.index_add_(0, code, chosen)
         self.offers.index_add_(0, code, torch.ones_like(chosen[:, 0]))

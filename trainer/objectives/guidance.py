@@ -65,15 +65,22 @@ class CaptionDropout(Guided):
     uniform: Callable[[str, Batch, int], Tensor]
     empty_caption: Condition | None = None  # one row, on the device
 
+    def on_host(self, batch: Batch) -> Batch:
+        """A batch before it goes to the device, with what a loss would else have to look up on the host."""
+        return batch
+
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """As float, on the device: uint8 and float16 travel."""
-        batch = batch.as_float()
+        return self.with_dropped(batch.as_float())
+
+    def with_dropped(self, batch: Batch) -> Batch:
+        """With the empty caption in place of those that are dropped."""
         probability = (self.config.get("text") or {}).get("caption_dropout", 0.0)
         if not probability:
             return batch
         if self.empty_caption is None:
             loop: Any = self
-            self.empty_caption = empty_caption(loop.trainer.datamodule.text).to(loop.device)
+            self.empty_caption = empty_caption(loop.trainer.datamodule.text).to(batch.position.device)
         chosen = self.uniform("caption dropout", batch, 1)[:, 0] < probability
         if batch.other is not None:
             batch = replace(batch, other=dropped(batch.other, self.empty_caption, chosen))

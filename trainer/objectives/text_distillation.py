@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,19 @@ class TextDistillation(Objective):
             raise UserError(f"objective.corpus={self.corpus}: expected a caption a line, found none")
         return lines
 
-    def text_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def on_host(self, batch: Batch) -> Batch:
+        """With the lesson in it: ids in the place of its own, and in `other` what is wanted."""
+        batch = self.with_dropped(batch)
         ids, wanted = self.lesson(batch)
+        batch = replace(batch, condition=ids, other=replace(batch, image=batch.image[:, :, :0, :0], condition=wanted))
+        return batch.pin_memory() if self.device.type == "cuda" else batch
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        return batch.as_float()
+
+    def text_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        assert batch.other is not None
+        ids, wanted = batch.condition, batch.other.condition
         found = self.generator.text(ids)
         tokens = feature_distance(found.tokens, wanted.tokens).mean()
         pooled = feature_distance(found.pooled, wanted.pooled).mean()
@@ -124,16 +136,14 @@ class TextDistillation(Objective):
 
     def lesson(self, batch: Batch) -> tuple[Condition, Condition]:
         """Ids, and the features that the frozen encoder has of them: of the batch's captions, or of others."""
-        chosen, place = self.uniform("other captions", batch, 2).cpu().unbind(1)
+        chosen, place = self.uniform("other captions", batch, 2).unbind(1)
         others, index = chosen < self.others, (place * len(self.lines)).long()
         first = len(self.features) - 1 - len(self.lines)
-        numbers = torch.where(others, first + index, batch.caption.cpu())  # -1, of a dropped caption, is the empty one
+        numbers = torch.where(others, first + index, batch.caption)  # -1, of a dropped caption, is the empty one
         wanted = self.features[numbers.numpy()]
         longest = int(wanted.mask.sum(1).max())
         wanted = wanted._replace(tokens=wanted.tokens[:, :longest], mask=wanted.mask[:, :longest])
-        wanted = wanted.to(self.device).float()
-        other_ids, own_ids = self.ids[index.numpy()].tokens.to(self.device), batch.condition.tokens
-        ids = torch.where(others[:, None].to(self.device), other_ids, own_ids)[:, :longest]
+        ids = torch.where(others[:, None], self.ids[index.numpy()].tokens, batch.condition.tokens)[:, :longest]
         return batch.condition._replace(tokens=ids, mask=wanted.mask), wanted
 
 

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from trainer import noise
 from trainer.errors import UserError
+from trainer.strategies.ahead import Ahead
 from trainer.strategies.hold import Hold
 from trainer.strategies.parts import Part, fill, save_parts
 
@@ -31,6 +32,7 @@ class PerNetwork:
     sharded_checkpoints = False
     restore_checkpoint_after_setup = True  # weights and states go where the engines have put them
     optimizers: list[Optimizer]
+    ahead: Ahead
     holds: list[Hold]  # of each optimiser's network
 
     def setup(self: Any, trainer: Any) -> None:
@@ -44,6 +46,14 @@ class PerNetwork:
     def setup_optimizers(self: Any, trainer: Any) -> None:
         super().setup_optimizers(trainer)  # type: ignore[misc]
         self.holds = [Hold(self.root_device) for _ in self.optimizers]
+
+    def process_dataloader(self: Any, dataloader: Any) -> Any:
+        self.ahead = Ahead(dataloader, self.root_device, self.lightning_module.on_host)
+        return self.ahead
+
+    def batch_to_device(self: Any, batch: Any, *arguments: Any, **options: Any) -> Any:
+        self.ahead.arrive(batch)
+        return super().batch_to_device(batch, *arguments, **options)  # type: ignore[misc]
 
     # A step ---------------------------------------------------------------------------------------------------------
 
