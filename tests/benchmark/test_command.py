@@ -34,7 +34,7 @@ def test_one_rank_against_the_bare_loop(command, tmp_path, experiment, more):
     result = command(f"experiment={experiment}", "steps=3", "repeats=2", *TINY, *more, f"out={tmp_path}", main=main)
     assert result.code == 0, result.err
     assert len(re.findall(r"^\d/2  ours +[\d.]+ ms  bare +[\d.]+ ms  ratio [\d.]+", result.err, re.M)) == 2
-    for title in ("Speed", "Work", "Communication on 1 rank", "Memory", "Prediction"):
+    for title in ("Speed", "Work", "Communication on 1 rank", "Memory"):
         assert f"## {title}\n" in result.out
     written = json.loads((tmp_path / "benchmark.json").read_text())
     speed, probe = written["speed"], written["probe"]
@@ -76,7 +76,12 @@ def test_without_a_bare_loop_it_goes_on_and_says_so(command, tmp_path, other, wh
         (["ranks=[0,1]"], "expected a list of numbers of ranks"),
         (["ranks=[1,3]"], "does not split into even parts for 3 ranks; make it a multiple of 6"),
         (["ranks=[1,2]", "strategy=single"], "strategy=single trains on one rank"),
-        (["predict.gpu=GTX"], "predict.gpu=GTX: expected one of H200"),
+        (["forecast=[8]", "gpu=GTX"], "gpu=GTX: expected measured or one of B200"),
+        (["forecast=8"], "forecast=8: expected a list of numbers of GPUs"),
+        (["forecast=[8,0]"], "expected a list of numbers of GPUs"),
+        (["forecast=[8]", "price=-1"], "price=-1.0: expected the price of a GPU for an hour"),
+        (["forecast=[8]", "cluster.of_peak=0"], "cluster.of_peak=0.0: expected more than 0"),
+        (["forecast=[8]", "faults.mtbf_hours=0"], "faults.mtbf_hours=0.0: expected more than 0"),
         (["steps=0"], "steps=0, repeats=5: expected at least 1"),
     ],
 )
@@ -88,7 +93,7 @@ def test_mistakes_take_one_line(command, tmp_path, arguments, message):
 
 
 @pytest.mark.slow
-def test_two_ranks_scaled_predicted_and_drawn(tmp_path):
+def test_two_ranks_scaled_checked_and_drawn(tmp_path):
     arguments = ["experiment=cgan_shapes", "strategy=ddp", "ranks=[1,2]", "steps=3", "repeats=1", *TINY, *NARROW]
     done = subprocess.run(
         [sys.executable, "-m", "trainer.benchmark", *arguments, f"out={tmp_path}"],

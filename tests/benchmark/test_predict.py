@@ -1,7 +1,6 @@
 """The model as it is set against a measurement, on figures made up so that the answer is known."""
 
 import pytest
-from omegaconf import OmegaConf
 
 from trainer.benchmark import predict
 from trainer.benchmark.model import Collective, Interconnect
@@ -54,34 +53,7 @@ def test_a_step_is_compute_in_company_plus_what_was_counted(result):
     assert row["overlapped_s"] == pytest.approx(0.2 + between)  # each is hidden by its own backward, 2/3 of the phase
 
 
-def test_clusters_assume_a_gpu_where_there_is_none(result):
-    settings = {"ranks": [8, 64], "gpu": "H100", "mfu": 0.5}
-    cfg = OmegaConf.create({"predict": settings, "interconnect": vars(Interconnect())})
-    found = predict.clusters(cfg, result)
-    assert found["images_per_rank"] == 8
-    names = [row["strategy"] for row in found["rows"]]
-    assert names == ["ddp", "zero1", "zero2", "zero3", "fsdp", "ddp, as counted"]
-    ddp, counted = found["rows"][0], found["rows"][-1]
-    assert ddp["compute_s"] == pytest.approx(2 * 6e9 / (0.5 * 494.7e12))
-    assert ddp["bytes"] == counted["bytes"] == 96 * MIB
-    for row in found["rows"]:
-        assert row["ranks"][64]["efficiency_apart"] < row["ranks"][8]["efficiency_apart"] < 1
-        assert row["ranks"][8]["efficiency_apart"] <= row["ranks"][8]["efficiency_overlapped"]
-
-
-def test_on_a_gpu_compute_is_what_was_measured(result):
-    result["environment"]["device"] = "NVIDIA H100 80GB HBM3"
-    cfg = OmegaConf.create({"predict": {"ranks": [8]}, "interconnect": vars(Interconnect())})
-    found = predict.clusters(cfg, result)
-    assert found["source"] == "compute as measured here"
-    assert found["rows"][0]["compute_s"] == pytest.approx(0.09)
-
-
 def test_the_picture_is_drawn(result, tmp_path):
     result["check"] = predict.check(result)
-    cfg = OmegaConf.create(
-        {"predict": {"ranks": [8, 64], "gpu": "H100", "mfu": 0.3}, "interconnect": vars(Interconnect())}
-    )
-    result["clusters"] = predict.clusters(cfg, result)
     draw(result, tmp_path / "scaling.png")
     assert (tmp_path / "scaling.png").stat().st_size > 10_000

@@ -43,6 +43,7 @@ class Interconnect:
     inter_gib_s: float = 42.0
     latency_us: float = 5.0
     gpus_per_node: int = 8
+    inter_latency_us: float | None = None  # of a message between nodes, None: as within one
 
     def seconds(self, collective: Collective, ranks: int) -> float:
         """Time of a collective over W ranks, g of them in each of M nodes; n bytes in total, k calls.
@@ -59,7 +60,8 @@ class Interconnect:
         local = min(ranks, self.gpus_per_node)
         nodes = math.ceil(ranks / local)
         intra, inter = self.intra_gib_s * 2**30, self.inter_gib_s * 2**30
-        latency = collective.calls * (local - 1 + math.log2(nodes)) * self.latency_us * 1e-6
+        far = self.latency_us if self.inter_latency_us is None else self.inter_latency_us
+        latency = collective.calls * ((local - 1) * self.latency_us + math.log2(nodes) * far) * 1e-6
         share = (local - 1) / local / intra + (nodes - 1) / nodes / local / inter
         if collective.kind == "all_reduce":
             return 2 * (latency + share * collective.bytes)

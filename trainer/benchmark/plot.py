@@ -1,4 +1,4 @@
-"""Images/s over ranks as measured, and the efficiency that the model predicts, in one picture."""
+"""Images/s over ranks as measured; what a forecast says, over GPUs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ def draw(result: dict[str, Any], file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    predicted = result.get("clusters")
-    figure, axes = plt.subplots(1, 2 if predicted else 1, figsize=(10 if predicted else 5, 4), squeeze=False)
-    left = axes[0, 0]
+    figure, left = plt.subplots(figsize=(5, 4))
     rows = result["scaling"]
     ranks = sorted({row["ranks"] for row in rows})
     one = rows[0]["images_per_second"]
@@ -31,18 +29,38 @@ def draw(result: dict[str, Any], file: Path) -> None:
     left.set(xlabel="ranks", ylabel="images/s", xticks=ranks, ylim=(0, None))
     left.set_title(f"{result['name']}, {result['strategy']}, {result['environment']['device']}: measured")
     left.legend()
-    if predicted:
-        right = axes[0, 1]
-        counts = [int(ranks) for ranks in predicted["rows"][0]["ranks"]]
-        for number, row in enumerate(predicted["rows"]):  # the first widest: some curves lie on others
-            efficiencies = [100 * each["efficiency_overlapped"] for each in row["ranks"].values()]
-            right.plot(counts, efficiencies, "o-", lw=7 - 1.2 * number, ms=4, label=row["strategy"])
-        right.set(xlabel="ranks", ylabel="weak scaling efficiency, %", ylim=(0, 105))
-        right.set_xscale("log")
-        right.set_xticks(counts, counts)
-        right.minorticks_off()
-        right.set_title(f"predicted; {predicted['source']}", fontsize=9)
-        right.legend()
+    figure.tight_layout()
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def draw_forecast(result: dict[str, Any], file: Path) -> None:
+    """Images/s and what a card must hold, over GPUs, a line a strategy."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
+    rows = result["rows"]
+    counts = sorted({row["gpus"] for row in rows})
+    for number, strategy in enumerate(dict.fromkeys(row["strategy"] for row in rows)):
+        chosen = [row for row in rows if row["strategy"] == strategy]
+        gpus = [row["gpus"] for row in chosen]
+        line: dict[str, Any] = {"lw": 7 - 1.2 * number, "ms": 4, "label": strategy}  # first widest: some lie on others
+        left.plot(gpus, [row["images_per_second"] for row in chosen], "o-", **line)
+        right.plot(gpus, [row["memory_bytes"] / 1e9 for row in chosen], "o-", **line)
+    right.axhline(result["card"]["memory_gb"], ls="--", color="0.6", label=result["gpu"])
+    left.set(ylabel="images/s", yscale="log")
+    right.set(ylabel="memory of a GPU, GB", yscale="log")
+    for axes in (left, right):
+        axes.set_xscale("log")
+        axes.set_xticks(counts, [f"{count:,}" for count in counts])
+        axes.minorticks_off()
+        axes.set_xlabel("GPUs")
+        axes.legend()
+    images = rows[0]["images_per_gpu"]
+    figure.suptitle(f"{result['name']}, {images} images a GPU, {result['gpu']}: forecast", fontsize=10)
     figure.tight_layout()
     figure.savefig(file, dpi=110)
     plt.close(figure)

@@ -71,9 +71,7 @@ def traffic(result: dict[str, Any], probe: dict[str, Any]) -> str:
         return "None."
     text = markdown(["phase", "collective", "calls", "MiB", "MiB sent on a ring"], rows)
     everyone = ", ".join(f"{sum(rank['bytes'].values()) / MIB:,.3f}" for rank in probe["ranks"])
-    modelled = [row["bytes"] for row in result["clusters"]["rows"] if row["strategy"] == result["strategy"]]
-    formula = f"; the model's formula gives {modelled[0] / MIB:,.3f}" if modelled else ""
-    return f"{text}\n\nIn a step. The phases of each rank: {everyone} MiB{formula}."
+    return f"{text}\n\nIn a step. The phases of each rank: {everyone} MiB."
 
 
 def memory(probes: list[dict[str, Any]]) -> str:
@@ -121,23 +119,6 @@ def prediction_text(rows: list[dict[str, Any]]) -> str:
     return f"{text}\n\nLinks that fit the all_reduces timed there: {fit}."
 
 
-def clusters(predicted: dict[str, Any]) -> str:
-    first = predicted["rows"][0]
-    head = ["strategy", "MiB a step", "compute ms", *(f"{ranks} ranks" for ranks in first["ranks"])]
-    rows = [
-        [row["strategy"], f"{row['bytes'] / MIB:,.1f}", ms(row["compute_s"])]
-        + [
-            f"{ms(r['communication_s'])} ms: {r['efficiency_apart']:.1%} to {r['efficiency_overlapped']:.1%}"
-            for r in row["ranks"].values()
-        ]
-        for row in predicted["rows"]
-    ]
-    return (
-        f"{markdown(head, rows)}\n\nCommunication, and efficiency of weak scaling without and with overlap, at "
-        f"{predicted['images_per_rank']} images a rank; {predicted['source']}; links as in `interconnect`."
-    )
-
-
 def sections(result: dict[str, Any]) -> dict[str, str]:
     """Title -> Markdown."""
     probes = [row["probe"] for row in result.get("scaling", []) if row["mode"] == "weak"] or [result["probe"]]
@@ -150,8 +131,6 @@ def sections(result: dict[str, Any]) -> dict[str, str]:
         parts["Scaling"] = scaling_text(result)
     if result.get("check"):
         parts["Model against measurement"] = prediction_text(result["check"])
-    if result["probe"]:
-        parts["Prediction"] = clusters(result["clusters"])
     return parts
 
 
@@ -159,8 +138,6 @@ def write(cfg: DictConfig, result: dict[str, Any]) -> None:
     """Prints the tables; writes benchmark.json, README.md and, of several numbers of ranks, scaling.png."""
     if "scaling" in result:
         result["check"] = predict.check(result)
-    if result["probe"]:
-        result["clusters"] = predict.clusters(cfg, result)
     where = result["environment"]
     speed = result["speed"]
     most = max([row["ranks"] for row in result.get("scaling", [])], default=speed["ranks"])

@@ -12,7 +12,7 @@ class Saved(torch.autograd.graph.saved_tensors_hooks):
     """Within it, `total` counts the bytes of every storage that is kept, once; not those of `modules`' weights."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.known = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *module.buffers())}
+        self.known = {tensor.untyped_storage()._cdata for tensor in (*module.parameters(), *module.buffers())}
         self.total = 0
         super().__init__(self.keep, lambda kept: kept)
 
@@ -22,7 +22,7 @@ class Saved(torch.autograd.graph.saved_tensors_hooks):
 
     def keep(self, tensor: Tensor) -> Any:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self.known:
-            self.known.add(storage.data_ptr())
+        if storage._cdata not in self.known:  # its place, which a tensor without values has, too
+            self.known.add(storage._cdata)
             self.total += storage.nbytes()
         return tensor.detach()  # autograd knows where it came from; the tensor itself would keep itself alive

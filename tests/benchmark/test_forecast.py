@@ -1,0 +1,74 @@
+"""A forecast as a user types it; what it counts without values is what a real step is seen to do."""
+
+import json
+
+import numpy as np
+import pytest
+
+from trainer.benchmark.__main__ import main
+
+TINY = ["data.source.num_images=60", "data.resolution=16", "data.batch_size=8", "text=scratch", "kimg=400"]
+PENALISED = ["objective.r1=0.1", "objective.penalty_interval=2"]
+
+
+@pytest.fixture(scope="module")
+def tell(tmp_path_factory):
+    """What `forecast=` prints and writes for arguments."""
+
+    def run(command, *arguments):
+        folder = tmp_path_factory.mktemp("forecast")
+        result = command("experiment=cgan_shapes", *TINY, *arguments, f"out={folder}", main=main)
+        assert result.code == 0, result.err
+        return result, json.loads((folder / "forecast.json").read_text()), folder
+
+    return run
+
+
+def test_every_strategy_and_number_of_gpus(command, tell):
+    result, written, folder = tell(command, "forecast=[1,8,64]", "gpu=A100", "price=2.5", "faults.jitter=0")
+    for title in ("Cost", "Memory of a GPU", "Recommended", "Assumed"):
+        assert f"## {title}\n" in result.out
+    rows = {(row["strategy"], row["gpus"]): row for row in written["rows"]}
+    strategies = ("ddp", "zero1", "zero2", "zero3", "fsdp")
+    assert [*rows] == [("single", 1), *((s, gpus) for gpus in (8, 64) for s in strategies)]
+    for (_, gpus), row in rows.items():
+        assert row["images_per_second"] == pytest.approx(8 * gpus / row["step_s"])
+        assert row["work_hours"] == pytest.approx(np.ceil(400_000 / (8 * gpus)) * row["step_s"] / 3600)
+        assert row["price"] == pytest.approx(2.5 * gpus * row["hours"])
+        assert row["hours"] > row["work_hours"]
+    assert rows["single", 1]["sent_bytes"] == 0
+    assert rows["ddp", 8]["sent_bytes"] == pytest.approx(2 * 7 / 8 * 4 * written["weights"])
+    states = {s: sum(rows[s, 64]["memory"][k] for k in ("parameters", "gradients", "optimizer")) for s in strategies}
+    assert states["ddp"] > states["zero1"] > states["zero2"] > states["zero3"] == states["fsdp"]
+    assert states["fsdp"] == pytest.approx(16 * written["weights"] / 64)
+    assert (folder / "forecast.png").read_bytes().startswith(b"\x89PNG")
+    assert "forecast=[1,8,64]" in (folder / "README.md").read_text() or "README" in result.out
+
+
+def test_the_same_command_says_the_same(command, tell):
+    first, again = (tell(command, "forecast=[8]")[1] for _ in range(2))
+    assert first == again
+
+
+def test_slower_links_and_smaller_cards_are_felt(command, tell):
+    quick = tell(command, "forecast=[64]")[1]["rows"][0]
+    slow = tell(command, "forecast=[64]", "cluster.network_gbit_s=1")[1]["rows"][0]
+    assert slow["step_s"] > 2 * quick["step_s"]
+    result, small, _ = tell(command, "forecast=[64]", "cluster.memory_gb=0.01")
+    assert not any(row["fits"] for row in small["rows"])
+    assert small["advice"] == [None]
+    assert "nothing fits" in result.out
+
+
+def test_what_is_counted_is_what_a_step_does(command, tell, tmp_path):
+    """FLOPs to the last one, activations to 5%, weights: of tensors without values, and of a step with them."""
+    written = tell(command, "forecast=[1]", *PENALISED)[1]
+    arguments = ["experiment=cgan_shapes", *TINY, *PENALISED, "steps=2", "repeats=1", "bare=false"]
+    result = command(*arguments, f"out={tmp_path}", main=main)
+    assert result.code == 0, result.err
+    probe = json.loads((tmp_path / "benchmark.json").read_text())["probe"]
+    flops = sum(phase["flops"] for phase in probe["phases"].values()) / 8e9
+    assert written["gflop_image"] == pytest.approx(flops, rel=1e-6)
+    assert 4 * written["weights"] == sum(network["bytes"] for network in probe["networks"].values())
+    saved = 8 * max(phase["saved"] for phase in probe["phases"].values())
+    assert written["rows"][0]["memory"]["activations"] == pytest.approx(saved, rel=0.05)
