@@ -42,6 +42,14 @@ CHAPTERS: dict[str, dict[str, str]] = {
         "slurm": f"{MODULE} +experiment=cgan +scale=gpu launch=slurm nodes=4 gpus_per_node=8 launch.time=8:00:00 "
         "launch.partition=gpu launch.dry_run=true run_dir=/shared/cgan",
     },
+    "forecast": {  # of a run on many GPUs: a minute or two of counting
+        "forecast": f"{MODULE}.benchmark +experiment=cgan +scale=gpu kimg=100000 'forecast=[64,1024]' "
+        "images_per_gpu=64 price=2.5 out=forecast",
+        "forecast-large": f"{MODULE}.benchmark +experiment=gat +scale=gpu_gat data=fluent kimg=100000 "
+        "objective.generator.width=1024 objective.generator.depth=24 objective.generator.num_heads=16 "
+        "objective.discriminator.width=1024 objective.discriminator.depth=24 objective.discriminator.num_heads=16 "
+        "'forecast=[64,1024]' images_per_gpu=16 price=2.5 out=forecast-large",
+    },
     "tour": {  # a minute of training: the output of a run, not its quality
         "train": f"{MODULE} +experiment=cgan kimg=1 run_dir=outputs/first",
         "sample": f"{MODULE}.sample checkpoint=outputs/first 'prompts=[a red apple, a blue car]' seeds=0-3",

@@ -1,4 +1,4 @@
-"""The simulation against what 1, 2 and 4 ranks of DDP really take: python tests/benchmark/fidelity.py [FOLDER]
+"""The simulation against what 1, 2 and 4 ranks of DDP really take: python tests/benchmark/fidelity.py
 
 A machine that others use is slow now and quick then, so everything is measured in turns, step by step, in one launch:
 a step of all ranks together; the same step of all ranks at once, each for itself, without a word to the others; the
@@ -17,12 +17,25 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+
+from trainer.benchmark import __main__ as verb
+from trainer.benchmark.cards import CARDS
+from trainer.benchmark.count import Network, Phase, Work
+from trainer.benchmark.fit import fit
+from trainer.benchmark.model import BUCKETS
+from trainer.benchmark.probe import gather
+from trainer.benchmark.programs import program
+from trainer.benchmark.timeline import Cluster, Compute, Jitter, simulate
+from trainer.report.table import markdown
 
 ROOT = Path(__file__).parents[2]
 RANKS = (1, 2, 4)
@@ -78,17 +91,10 @@ class Turns(pl.Callback):
 
     def meet(self) -> None:
         if self.world > 1:
-            import torch.distributed as dist
-
             dist.barrier()
 
     def reductions(self, objective: Any, name: str) -> list[float]:
         """Seconds of each bucket's all_reduce."""
-        import torch
-        import torch.distributed as dist
-
-        from trainer.benchmark.model import BUCKETS
-
         size = sum(p.nbytes for p in objective.network(name).parameters())
         taken = []
         for count in [each for each in (min(size, BUCKETS[0]), size - BUCKETS[0]) if each > 0 and self.world > 1]:
@@ -102,10 +108,6 @@ class Turns(pl.Callback):
 
 def work(folder: str) -> None:
     """On each rank: measures, and rank 0 writes what all have found."""
-    from trainer.benchmark import __main__ as verb
-    from trainer.benchmark.fit import fit
-    from trainer.benchmark.probe import gather
-
     def measure(cfg: Any) -> None:
         found = gather(fit(cfg, Turns()).rows)
         if os.environ.get("RANK", "0") == "0":
@@ -139,10 +141,6 @@ class Timed:
 
 def predicted(passes: dict[str, float], spread: float, reduce: dict[str, list[float]], ranks: int) -> float:
     """Median seconds of a simulated step of DDP."""
-    from trainer.benchmark.count import Network, Phase, Work
-    from trainer.benchmark.programs import program
-    from trainer.benchmark.timeline import Cluster, Compute, Jitter, simulate
-
     sizes = {name: 2**20 * (1 + 25 * (len(taken) > 1)) for name, taken in reduce.items()}
     networks = {name: Network(size, [size // 4], 1, size, 2, False) for name, size in sizes.items()}
     compute = {name: tuple(passes[f"{name} {part}"] for part in ("forward", "backward", "step")) for name in reduce}
@@ -158,30 +156,41 @@ def spread_of(values: list[list[float]]) -> float:
     return float(((high - low) / 2).sum() / middle.sum())
 
 
+def row(ranks: int, found: list[dict[str, Any]], alone: dict[str, Any] | None, load: float) -> dict[str, Any]:
+    """What was measured on so many ranks, and what the simulation says that knows their steps apart, or one rank's."""
+    apart = [each for rank in found for each in rank["apart"]]
+    passes = {key: median(each[key] for each in apart) for key in apart[0]}
+    spread = spread_of([list(each.values()) for each in apart])
+    samples = [each for rank in found for each in rank["reduce"]]
+    reduce = {name: [median(times) for times in zip(*(s[name] for s in samples), strict=True)] for name in samples[0]}
+    own = {"passes": passes, "spread": spread, "load": load}
+    first = alone or own
+    card = replace(CARDS["H100"], carries=float(os.cpu_count() or 1), busy=first["load"])
+    crowded = {key: card.crowd(ranks) * seconds for key, seconds in first["passes"].items()}
+    return own | {
+        "ranks": ranks,
+        "apart_s": sum(passes.values()),
+        "reduce_s": sum(map(sum, reduce.values())),
+        "measured_s": median(max(each) for each in zip(*(rank["together"] for rank in found), strict=True)),
+        "simulated_s": predicted(passes, spread, reduce, ranks),
+        "from_one_s": predicted(crowded, first["spread"], reduce, ranks),
+    }
+
+
 def main() -> None:
-    rows, alone = [], None
+    rows: list[dict[str, Any]] = []
     for ranks in RANKS:
         load = os.getloadavg()[0]
-        found = launch(ranks)
-        apart = [each for rank in found for each in rank["apart"]]
-        passes = {key: median(each[key] for each in apart) for key in apart[0]}
-        spread = spread_of([list(each.values()) for each in apart])
-        steps = [max(each) for each in zip(*(rank["reduce"] for rank in found), strict=True)] if ranks < 1 else None
-        names = found[0]["reduce"][0]
-        reduce = {n: [median(col) for col in zip(*(r[n] for k in found for r in k["reduce"]), strict=True)] for n in names}
-        measured = median(max(each) for each in zip(*(rank["together"] for rank in found), strict=True))
-        says = predicted(passes, spread, reduce, ranks)
-        if alone is None:
-            alone = (passes, spread, load)
-        from trainer.benchmark.cards import CARDS
-        from dataclasses import replace
-
-        card = replace(CARDS["H100"], carries=float(os.cpu_count() or 1), busy=alone[2])
-        crowd = card.crowd(ranks)
-        far = predicted({k: crowd * v for k, v in alone[0].items()}, alone[1], reduce, ranks)
-        comm = sum(map(sum, reduce.values()))
-        rows.append([ranks, load, sum(passes.values()), spread, comm, measured, says, far])
-        print(json.dumps(rows[-1]), flush=True)
+        rows.append(row(ranks, launch(ranks), rows[0] if rows else None, load))
+        print(f"{ranks} ranks: {json.dumps(rows[-1])}", file=sys.stderr, flush=True)
+    head = ["ranks", "apart ms", "spread", "reductions ms", "measured ms", "simulated ms", "error", "of one", "error"]
+    cells = []
+    for each in rows:
+        times = [f"{1000 * each[key]:,.0f}" for key in ("measured_s", "simulated_s", "from_one_s")]
+        errors = [f"{each[key] / each['measured_s'] - 1:+.1%}" for key in ("simulated_s", "from_one_s")]
+        known = [f"{1000 * each['apart_s']:,.0f}", f"{each['spread']:.0%}", f"{1000 * each['reduce_s']:,.1f}"]
+        cells.append([str(each["ranks"]), *known, times[0], times[1], errors[0], times[2], errors[1]])
+    print(markdown(head, cells))
 
 
 if __name__ == "__main__":
