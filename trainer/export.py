@@ -58,11 +58,18 @@ def export(cfg: DictConfig) -> None:
     config = checkpoint.read(path)["config"]
     objective: Any = get_class(config["objective"]["_target_"])
     draws = bool(objective.draws_with)
-    if not draws and formats != ["safetensors"]:
+    writes = not draws and "captioner" in config["objective"]
+    if writes and {*formats} - {"safetensors", "onnx"}:
+        raise UserError(f"{path} writes captions, and does so in ONNX alone: formats=[safetensors,onnx]")
+    if not draws and not writes and formats != ["safetensors"]:
         raise UserError(f"{path} draws no images, so there is no program of it: leave formats out")
     try:
         out.mkdir(parents=True, exist_ok=True)
         failed = write_generator(cfg, path, out, formats) if draws else write_weights_alone(path, out)
+        if writes and "onnx" in formats:
+            from trainer.exports.captioner import write_programs
+
+            write_programs(path, out)
     except OSError as error:
         raise UserError(f"out={out}: {error.strerror}; name a folder that can be written") from error
     if failed:

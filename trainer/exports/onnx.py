@@ -32,13 +32,13 @@ def require(*packages: str) -> None:
             raise UserError(f"{package} is not installed, and ONNX needs it: {install('export')}")
 
 
-def write(exported: ExportedProgram, path: Path) -> None:
+def write(exported: ExportedProgram, path: Path, output: str = "images") -> None:
     require(*PACKAGES)
     names = list(exported.graph_signature.user_inputs)
     shapes = {node.name: node.meta["val"].shape for node in exported.graph.nodes if node.op == "placeholder"}
     axes = tuple({i: AXES[i] for i, size in enumerate(shapes[name]) if not isinstance(size, int)} for name in names)
     program: Any = torch.onnx.export(
-        exported, (), dynamo=True, opset_version=OPSET, input_names=names, output_names=["images"],
+        exported, (), dynamo=True, opset_version=OPSET, input_names=names, output_names=[output],
         dynamic_shapes=axes, verbose=False,
     )  # fmt: skip
     name_dimensions(program.model.graph, axes)
