@@ -37,6 +37,11 @@ def test_a_short_run_is_saved_once():
     assert seconds == pytest.approx(101.0)
 
 
+def test_a_rest_too_small_to_matter_ends_too():
+    """0.3 is no whole number of 0.1 in floating point."""
+    assert lived(0.3, 0.1, 1e6, 60.0, 1e15, runs=1) == pytest.approx(3e6, rel=0.5)
+
+
 def test_a_seed_is_one_life():
     first, again, other = (lived(WORK, 2000.0, WRITE, RESTART, MTBF, runs=3, seed=seed) for seed in (0, 0, 1))
     assert np.array_equal(first, again)

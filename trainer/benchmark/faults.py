@@ -29,20 +29,18 @@ def lived(
     What was done since the last whole checkpoint is done again; a failure in a write or in a restart counts as any.
     """
     random = np.random.default_rng(seed)
+    whole, rest = divmod(work_s, interval_s)
+    pieces = [interval_s] * int(whole) + [rest] * (rest > 0)
     ends = np.zeros(runs)
     for run in range(runs):
-        clock, done, left = 0.0, 0.0, random.exponential(mtbf_s)  # left: until the next failure
-        while done < work_s:
-            piece = min(interval_s, work_s - done) + write_s
-            if left >= piece:
-                clock, left, done = clock + piece, left - piece, done + piece - write_s
-                continue
-            clock += left
-            left = random.exponential(mtbf_s)
-            while left < restart_s:
-                clock += left
-                left = random.exponential(mtbf_s)
-            clock, left = clock + restart_s, left - restart_s
+        clock, left = 0.0, random.exponential(mtbf_s)  # left: until the next failure
+        for piece in pieces:
+            while left < piece + write_s:
+                clock, left = clock + left, random.exponential(mtbf_s)
+                while left < restart_s:
+                    clock, left = clock + left, random.exponential(mtbf_s)
+                clock, left = clock + restart_s, left - restart_s
+            clock, left = clock + piece + write_s, left - piece - write_s
         ends[run] = clock
     return ends
 
