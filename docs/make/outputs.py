@@ -45,7 +45,7 @@ CHAPTERS: dict[str, dict[str, str]] = {
     "forecast": {  # of a run on many GPUs: a minute or two of counting
         "forecast": f"{MODULE}.benchmark +experiment=cgan +scale=gpu kimg=100000 'forecast=[64,1024]' "
         "images_per_gpu=64 price=2.5 out=forecast",
-        "forecast-large": f"{MODULE}.benchmark +experiment=gat +scale=gpu_gat data=fluent kimg=100000 "
+        "forecast-large": f"{MODULE}.benchmark +experiment=gat +scale=gpu_gat kimg=100000 "
         "objective.generator.width=1024 objective.generator.depth=24 objective.generator.num_heads=16 "
         "objective.discriminator.width=1024 objective.discriminator.depth=24 objective.discriminator.num_heads=16 "
         "'forecast=[64,1024]' images_per_gpu=16 price=2.5 out=forecast-large",
