@@ -64,6 +64,8 @@ def test_slower_links_and_smaller_cards_are_felt(tell):
     quick = tell("forecast=[64]")[1]["rows"][0]
     slow = tell("forecast=[64]", "cluster.network_gbit_s=1")[1]["rows"][0]
     assert slow["step_s"] > 2 * quick["step_s"]
+    hungry = tell("forecast=[64]", "faults.load_images_s=100")[1]["rows"][0]
+    assert hungry["images_per_second"] == pytest.approx(64 * 100, rel=0.2)  # the first batches are there at the start
     result, small, _ = tell("forecast=[64]", "cluster.memory_gb=0.01")
     assert not any(row["fits"] for row in small["rows"])
     assert small["advice"] == [None]

@@ -42,7 +42,8 @@ class Faults:
     mtbf_hours: between two failures of one GPU or what belongs to it, on the mean. Llama 3 (2024, section 3.3.4) counts
     419 interruptions in 54 days on 16,384 H100: 50,700 hours. restart_minutes: until the job computes again.
     write_gb_s: at which a checkpoint is written, all ranks waiting. jitter: standard deviation of a rank's computing.
-    stragglers: share of the ranks that are slower for good, by `slower`.
+    stragglers: share of the ranks that are slower for good, by `slower`. load_images_s: images/s that the loader of a
+    rank makes, None: as many as are asked for.
     """
 
     mtbf_hours: float = 50_700
@@ -51,6 +52,7 @@ class Faults:
     jitter: float = 0.02
     stragglers: float = 0.0
     slower: float = 0.1
+    load_images_s: float | None = None
 
 
 @dataclass
@@ -74,7 +76,8 @@ class Benchmark(Training):
 def benchmark(cfg: DictConfig) -> None:
     """Measures, or forecasts, prints the tables, and leaves them with figures and picture in `cfg.out`."""
     if cfg.forecast is not None:
-        foretell(cfg)
+        if rank() == 0:
+            foretell(cfg)
         return
     if cfg.steps < 1 or cfg.repeats < 1:
         raise UserError(f"steps={cfg.steps}, repeats={cfg.repeats}: expected at least 1")

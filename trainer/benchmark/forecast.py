@@ -92,7 +92,8 @@ def step(cfg: DictConfig, work: Work, card: Card, strategy: str, gpus: int, imag
     compute = {name: (crowd * f, crowd * b, crowd * s) for name, (f, b, s) in compute.items()}
     program = programs.program(strategy, work, compute, card.links(), gpus, card.ahead)
     faulty = cfg.faults
-    cluster = Cluster(gpus, Jitter(faulty.jitter, faulty.stragglers, faulty.slower), seed=cfg.seed)
+    load_s = images / faulty.load_images_s if faulty.load_images_s else 0.0
+    cluster = Cluster(gpus, Jitter(faulty.jitter, faulty.stragglers, faulty.slower), load_s, seed=cfg.seed)
     done = simulate(program, cluster, STEPS)
     return float(done.step_s.mean()), done.waited
 
@@ -131,7 +132,9 @@ def check(cfg: DictConfig) -> None:
     if cfg.images_per_gpu is not None and cfg.images_per_gpu < 1:
         raise UserError(f"images_per_gpu={cfg.images_per_gpu}: expected at least 1")
     for key, value in cfg.faults.items():
-        if value < 0 or (value == 0 and key in ("mtbf_hours", "write_gb_s")):
+        if value is None:
+            continue
+        if value < 0 or (value == 0 and key in ("mtbf_hours", "write_gb_s", "load_images_s")):
             raise UserError(f"faults.{key}={value}: expected {'more than' if value == 0 else 'at least'} 0")
     if cfg.gpu != "measured":
         cards.chosen(cfg.gpu, dict(cfg.cluster))

@@ -92,6 +92,8 @@ def advice(result: dict[str, Any]) -> str:
 
 def assumptions(result: dict[str, Any]) -> str:
     card, faulty = result["card"], result["faults"]
+    load = faulty["load_images_s"]
+    loading = f"its loader makes {number(load)} images/s" if load else "loading keeps up"
     return "\n".join(
         f"- {line}"
         for line in (
@@ -100,7 +102,7 @@ def assumptions(result: dict[str, Any]) -> str:
             f"links of {number(card['of_link'] * card['link_gb_s'])} GB/s in a node of {card['per_node']}, "
             f"{number(card['of_link'] * card['network_gbit_s'] / 8)} GB/s a GPU between nodes, in one direction",
             f"each rank's pieces of work vary by {faulty['jitter']:.0%}; {faulty['stragglers']:.0%} of the ranks are "
-            f"slower by {faulty['slower']:.0%}; loading keeps up",
+            f"slower by {faulty['slower']:.0%}; {loading}",
             f"a GPU fails each {faulty['mtbf_hours']:,.0f} hours, a restart takes {faulty['restart_minutes']:g} "
             f"minutes, checkpoints are written at {faulty['write_gb_s']:g} GB/s while all wait, as often as Young says",
             "as many images on each GPU however many there are: the batch grows, and kimg stays",

@@ -35,7 +35,7 @@ def draw(result: dict[str, Any], file: Path) -> None:
 
 
 def draw_forecast(result: dict[str, Any], file: Path) -> None:
-    """Images/s and what a card must hold, over GPUs, a line a strategy."""
+    """Images/s that a GPU makes, over their number, a line a strategy; what fills its memory at the largest number."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -44,21 +44,24 @@ def draw_forecast(result: dict[str, Any], file: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
     rows = result["rows"]
     counts = sorted({row["gpus"] for row in rows})
-    for number, strategy in enumerate(dict.fromkeys(row["strategy"] for row in rows)):
+    for marker, strategy in zip("osd^vx", dict.fromkeys(row["strategy"] for row in rows), strict=False):
         chosen = [row for row in rows if row["strategy"] == strategy]
-        gpus = [row["gpus"] for row in chosen]
-        line: dict[str, Any] = {"lw": 7 - 1.2 * number, "ms": 4, "label": strategy}  # first widest: some lie on others
-        left.plot(gpus, [row["images_per_second"] for row in chosen], "o-", **line)
-        right.plot(gpus, [row["memory_bytes"] / 1e9 for row in chosen], "o-", **line)
-    right.axhline(result["card"]["memory_gb"], ls="--", color="0.6", label=result["gpu"])
-    left.set(ylabel="images/s", yscale="log")
-    right.set(ylabel="memory of a GPU, GB", yscale="log")
-    for axes in (left, right):
-        axes.set_xscale("log")
-        axes.set_xticks(counts, [f"{count:,}" for count in counts])
-        axes.minorticks_off()
-        axes.set_xlabel("GPUs")
-        axes.legend()
+        speeds = [row["images_per_second"] / row["gpus"] for row in chosen]
+        left.plot([row["gpus"] for row in chosen], speeds, marker + "-", label=strategy)
+    left.set(xlabel="GPUs", ylabel="images/s of a GPU", xscale="log", ylim=(0, None))
+    left.set_xticks(counts, [f"{count:,}" for count in counts])
+    left.minorticks_off()
+    left.legend()
+    last = [row for row in rows if row["gpus"] == counts[-1]]
+    names, filled = [row["strategy"] for row in last], [0.0] * len(last)
+    for kind in dict.fromkeys(kind for row in last for kind, count in row["memory"].items() if count):
+        sizes = [row["memory"].get(kind, 0.0) / 1e9 for row in last]
+        right.barh(names, sizes, left=filled, label=kind)
+        filled = [a + b for a, b in zip(filled, sizes, strict=True)]
+    right.invert_yaxis()
+    card = result["card"]["memory_gb"]
+    right.set(xlabel=f"GB of {card:,.0f} on one of {counts[-1]:,} GPUs", xlim=(0, 1.6 * max(filled)))
+    right.legend(loc="upper right", fontsize=8)
     images = rows[0]["images_per_gpu"]
     figure.suptitle(f"{result['name']}, {images} images a GPU, {result['gpu']}: forecast", fontsize=10)
     figure.tight_layout()
