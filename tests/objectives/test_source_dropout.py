@@ -82,8 +82,9 @@ def test_without_dropout_nothing_changes(kind):
         kind(source_dropout=1)
 
 
-def test_only_samples_with_a_source_are_to_be_like_the_image():
-    objective = make_restoration(task=Denoising(source_dropout=0.5), pixel=3.0, adversarial=0.5,
+@pytest.mark.parametrize("weight", [0.0, 0.25])
+def test_the_distance_of_samples_without_a_source_has_a_weight_of_its_own(weight):
+    objective = make_restoration(task=Denoising(source_dropout=0.5), pixel=3.0, adversarial=0.5, without_source=weight,
                                  perceptual=lambda x, y: (x - y).abs().flatten(1).mean(1))  # fmt: skip
     seen = {}
 
@@ -92,7 +93,8 @@ def test_only_samples_with_a_source_are_to_be_like_the_image():
         restored, given = objective.generated(batch, "generator"), batch.condition.source[:, 3, 0, 0] == -1
         seen["given"] = given
         distances = 3 * l2(restored, batch.image) + (restored - batch.image).abs().flatten(1).mean(1)
-        seen["pair"] = value, (given * distances).mean() + 0.5 * objective.judged(restored, batch)[0]
+        weighted = (torch.where(given, 1.0, weight) * distances).mean()
+        seen["pair"] = value, weighted + 0.5 * objective.judged(restored, batch)[0]
         return value, logs
 
     objective.phases["generator"] = keep
@@ -190,8 +192,8 @@ def test_what_a_run_has_not_learned_is_refused():
         sampler.conditioned(Conditioning(source_guidance=2.0))(["a"], [0])
     with pytest.raises(UserError, match=r"source_guidance=-1: expected a number from 0"):
         Conditioning(source_guidance=-1)
-    with pytest.raises(UserError, match="of samples without a source the discriminator alone says"):
-        make_restoration(task=Denoising(source_dropout=0.1), adversarial=0.0)
+    with pytest.raises(UserError, match="nothing else says what samples without a source are to be"):
+        make_restoration(task=Denoising(source_dropout=0.1), adversarial=0.0, without_source=0.0)
     whole = make_cyclegan()
     whole.generator.back.task.source_dropout = 0.1
     with pytest.raises(UserError, match="a cycle comes home to its source, and has one"):

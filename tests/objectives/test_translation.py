@@ -167,3 +167,25 @@ def test_a_history_gives_back_older_images_and_keeps_the_new_ones():
     assert 0.4 < (later == new).float().mean() < 0.6
     assert (later <= new).all()
     assert len(set(later[later != new].tolist())) == (later != new).sum(), "an image leaves once"
+
+
+def exchanged(history, start, size=8):
+    """Of a step with features as data have them, float16 made float32."""
+    draw = torch.Generator().manual_seed(start)
+    tokens = torch.randn(size, 3, 4, generator=draw).half().float()
+    mask = torch.ones(size, 3, dtype=torch.bool)
+    drawn = torch.randn(size, 3, 4, 4, generator=draw), Condition(tokens, mask, tokens[:, 0])
+    image, condition = history.exchange(drawn, torch.arange(start, start + size), start, lambda rows: rows)
+    return image, *condition[:3]
+
+
+def test_conditions_are_kept_in_half_the_room_with_the_same_bits_also_from_a_checkpoint_of_before():
+    history, before = History(16, 0, "there"), History(16, 0, "there")
+    exchanged(history, 0), exchanged(before, 0)
+    kinds = [part.dtype for part in history.state if part is not None]
+    assert kinds == [torch.float32, torch.float16, torch.bool, torch.float16]
+    before.state = [part if part is None or part.dtype != torch.float16 else part.float() for part in before.state]
+    for start in range(8, 200, 8):
+        for one, other in zip(exchanged(history, start), exchanged(before, start), strict=True):
+            assert torch.equal(one, other) and one.dtype == other.dtype
+    assert before.state[1].dtype == torch.float32

@@ -123,6 +123,43 @@ def test_a_hole_is_drawn_as_one_whatever_the_size_of_the_picture(width, height, 
     assert (tiles[0, 3] > 0).any() and (tiles[0, 3] < 0).any(), "what is around it is seen"
 
 
+def turned(image, way):
+    return image.transpose(way) if way is not None else image
+
+
+WAYS = (None, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180)
+
+
+@pytest.mark.parametrize(("width", "height", "box"), [(90, 40, (10, 6, 60, 36)), (40, 96, (0, 60, 40, 96)),
+                                                      (20, 24, (0, 0, 6, 24)), (64, 50, (60, 40, 64, 50))])  # fmt: skip
+def test_what_is_around_a_hole_hangs_on_no_side(width, height, box):
+    """A picture that is turned over is drawn as that one, turned over: also where the window is larger than it."""
+    image, mask = photo(width, height), Image.new("L", (width, height))
+    mask.paste(255, box)
+    seen = []
+    for way in WAYS:
+        sampler = Shown(Inpainting())
+        (drawn,) = redraw(sampler, [sources.read(turned(image, way), turned(mask, way))], ["x"], [0])
+        axes = {None: (), WAYS[1]: (-2,), WAYS[2]: (-1,), WAYS[3]: (-2, -1)}[way]
+        seen.append((sampler.given[0][2].flip(axes), drawn.flip(axes)))
+    for tile, drawn in seen[1:]:
+        torch.testing.assert_close(tile, seen[0][0], atol=1e-5, rtol=0)
+        assert (drawn.int() - seen[0][1].int()).abs().max() <= 1
+    rows = seen[0][0][0, 3].gt(0).any(1).nonzero()[:, 0].float()
+    if (width, height) == (90, 40):
+        assert rows.mean() == pytest.approx(15.5, abs=0.6), "the hole is in the middle of the window"
+
+
+def test_a_picture_smaller_than_those_of_training_is_in_the_middle():
+    sampler, image = Shown(Denoising()), photo(20, 12)
+    (drawn,) = redraw(sampler, [sources.read(image)], ["x"], [0])
+    assert torch.equal(drawn, pixels_of(image))
+    (tile,) = as_pixels(sampler.given[0][2])
+    assert torch.equal(tile[:, 10:22, 6:26], pixels_of(image))
+    assert torch.equal(tile[:, :10, 6:26], pixels_of(image)[:, :1].expand(-1, 10, -1)), "continued by its edge"
+    assert torch.equal(tile[:, 22:, 26:], pixels_of(image)[:, -1:, -1:].expand(-1, 10, 6))
+
+
 def test_pictures_are_upright_and_of_any_mode(tmp_path):
     image = photo(24, 16)
     exif = Image.Exif()

@@ -15,7 +15,7 @@ Drawn = tuple[Tensor, Condition]  # images and what they were drawn for
 
 
 class History:
-    """`size` images, and the conditions that they were drawn for.
+    """`size` images, and the conditions that they were drawn for: features in float16, as which data have them.
 
     A new image is judged itself, or with probability 1/2 leaves its place to an older one and is kept instead. Which
     one hangs on positions of the stream alone, and all ranks keep the same images: they judge what one process would,
@@ -33,7 +33,9 @@ class History:
         """
         parts: list[Tensor | None] = [drawn[0].detach(), *drawn[1]]
         if not self.state:
-            self.state = [None if part is None else part.new_zeros(self.size, *part.shape[1:]) for part in parts]
+            kept = drawn[1].map(lambda part: part.half() if part.is_floating_point() else part)
+            like = [parts[0], *kept]
+            self.state = [None if part is None else part.new_zeros(self.size, *part.shape[1:]) for part in like]
         self.state = [None if part is None else part.to(position.device) for part in self.state]
         stream, full = f"history/{self.name}", images_seen >= self.size
         first = images_seen % self.size
@@ -48,9 +50,9 @@ class History:
             if part is None or pool is None:
                 judged.append(None)
                 continue
-            older = pool[slot]
+            older = pool[slot].to(part.dtype)
             judged.append(torch.where(per_row(leaves, part), older, part))
-            rows = gather(part)
+            rows = gather(part).to(pool.dtype)  # a checkpoint of before has all in float32, and goes on so
             pool[slots] = torch.where(per_row(all_kept, rows), rows, pool[slots])
         return judged[0], Condition(*judged[1:])
 

@@ -19,12 +19,13 @@ class Restoration(GAN):
         pixel d(G(z, s, c), x) + perceptual p(G(z, s, c), x) + adversarial L_G(D(G(z, s, c), c))
 
     as pix2pix (Isola et al. 2017) with a text-conditioned D, of images alone unless `sees_source`: what a source says,
-    d asks for. Translations (`task.translates`) take s from the data, where it stands beside x. Of samples that start
-    from nothing (`task.source_dropout`) d, p and feature matching ask for nothing: D alone says what a caption wants.
+    d asks for. Translations (`task.translates`) take s from the data, where it stands beside x.
     generator: has the `task`. reconstruction: d, (image, target) -> (N,). perceptual: p, the same of features, or None;
     a run whose p has a backbone is judged by another. adversarial: 0 trains without D; then the mean of all images that
     fit a source and a caption is best, which has the highest PSNR and is blurred where there are many. sees_source: D
     judges the image beside its source, augmented alike, as in pix2pix; it then has `image_channels` of both.
+    without_source: weight of d and p for samples that start from nothing (`task.source_dropout`): 1 where captions say
+    nearly all of an image; 0 where many images fit one, whose mean they would become: D alone says then what it asks.
     augment, matching, r1 and so on as in GAN, all of it within the adversarial term.
     """
 
@@ -36,6 +37,7 @@ class Restoration(GAN):
         perceptual_weight: float = 1.0,
         adversarial: float = 1.0,
         sees_source: bool = False,
+        without_source: float = 1.0,
         **gan: Any,
     ):
         super().__init__(**gan)
@@ -49,14 +51,14 @@ class Restoration(GAN):
                 f"objective.pixel={pixel}, perceptual_weight={perceptual_weight}, adversarial={adversarial}: expected "
                 "all from 0, and pixel or adversarial above 0"
             )
-        if self.generator.task.source_dropout and not adversarial:
+        if without_source < 0 or (self.generator.task.source_dropout and not without_source + adversarial):
             raise UserError(
-                "task.source_dropout with objective.adversarial=0: of samples without a source the discriminator alone "
-                "says what they are to be; take adversarial=1"
+                f"objective.without_source={without_source}, adversarial={adversarial}: expected both from 0, and one "
+                "above it, as nothing else says what samples without a source are to be"
             )
         self.reconstruction, self.pixel, self.adversarial = reconstruction, pixel, adversarial
         self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
-        self.sees_source = sees_source
+        self.sees_source, self.without_source = sees_source, without_source
         self.require_channels()
         if not adversarial:
             del self.phases["discriminator"]
@@ -106,11 +108,11 @@ class Restoration(GAN):
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         restored = self.fresh(batch)
-        given = self.given(batch)
-        distance = (given * self.reconstruction(restored, batch.image)).mean()
+        weight = torch.where(self.given(batch), 1.0, self.without_source)
+        distance = (weight * self.reconstruction(restored, batch.image)).mean()
         loss, logs = self.pixel * distance, {"generator/distance": distance}
         if self.perceptual is not None:
-            perceptual = (given * self.perceptual(restored, batch.image)).mean()
+            perceptual = (weight * self.perceptual(restored, batch.image)).mean()
             loss = loss + self.perceptual_weight * perceptual
             logs["generator/perceptual"] = perceptual
         if self.adversarial:

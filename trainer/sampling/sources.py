@@ -110,29 +110,41 @@ def redraw(
 
 
 class Tiles(NamedTuple):
-    """tiles: (T, C, s, s) of a source (C, height, width), at all of rows x columns."""
+    """tiles: (T, C, s, s) of a source (C, height, width), at all of rows x columns.
+
+    top, left: where the source begins in them, of one that is smaller: it is in the middle, continued by its edges.
+    """
 
     tiles: Tensor
     rows: list[int]
     columns: list[int]
     height: int
     width: int
+    top: int
+    left: int
 
     @classmethod
     def of(cls, task: Any, side: int, source: Source) -> Tiles:
         """Of the size that a network learned with."""
         given = task.of_picture(source.picture[None])
         height, width = given.shape[2:]
-        given = F.pad(given, (0, max(0, side - width), 0, max(0, side - height)), mode="replicate")
+        down, across = (max(0, side - size) for size in (height, width))
+        top, left = down // 2, across // 2
+        given = F.pad(given, (left, across - left, top, down - top), mode="replicate")
         rows, columns = (starts(size, side) for size in given.shape[2:])
         tiles = torch.cat([given[:, :, y : y + side, x : x + side] for y in rows for x in columns])
-        return cls(tiles, rows, columns, height, width)
+        return cls(tiles, rows, columns, height, width, top, left)
 
     def joined(self, drawn: Tensor, scale: int) -> Tensor:
         """(3, scale h, scale w) uint8 of drawn tiles (T, 3, S, S), weighted by how far a pixel is from their edge."""
         side = drawn.shape[-1]
+        inside = (
+            slice(None),
+            slice(scale * self.top, scale * (self.top + self.height)),
+            slice(scale * self.left, scale * (self.left + self.width)),
+        )
         if len(drawn) == 1:
-            return drawn[0, :, : scale * self.height, : scale * self.width]
+            return drawn[0][inside]
         inwards = torch.arange(1.0, side + 1)
         inwards = inwards.minimum(inwards.flip(0))
         weight = inwards[:, None] * inwards
@@ -143,11 +155,14 @@ class Tiles(NamedTuple):
         for (y, x), tile in zip(places, drawn, strict=True):
             total[:, y, x] += weight * tile.float()
             weights[y, x] += weight
-        return (total / weights).round().to(torch.uint8)[:, : scale * self.height, : scale * self.width]
+        return (total / weights).round().to(torch.uint8)[inside]
 
 
 class Window(NamedTuple):
-    """tiles: (1, C, s, s) of what is around a hole; at: where that is, (top, left, size), in the picture."""
+    """tiles: (1, C, s, s) of what is around a hole; at: where that is, (top, left, size), in the picture.
+
+    One that is larger than the picture begins before it: top or left is below 0.
+    """
 
     tiles: Tensor
     at: tuple[int, int, int]
@@ -155,7 +170,10 @@ class Window(NamedTuple):
 
     @classmethod
     def of(cls, task: Any, side: int, source: Source) -> Window:
-        """A square around the hole, CONTEXT times as wide as that and no less than `side`, made `side` wide."""
+        """A square around the hole, CONTEXT times as wide as that and no less than `side`, made `side` wide.
+
+        Within the picture, where that is as large; else the picture within it, continued by its edges.
+        """
         if source.mask is None:
             task.of_picture(source.picture[None])  # which says what is missing
         assert source.mask is not None
@@ -164,14 +182,15 @@ class Window(NamedTuple):
         height, width = source.picture.shape[1:]
         wanted = max(round(CONTEXT * (end - begin)) for begin, end in ends)
         size = max(side, min(wanted, max(height, width)))
-        pad = (0, max(0, size - width), 0, max(0, size - height))
+        top, left = (
+            min(max((begin + end - size) // 2, min(0, length - size)), max(0, length - size))
+            for (begin, end), length in zip(ends, (height, width), strict=True)
+        )
+        pad = [max(0, each) for each in (-left, left + size - width, -top, top + size - height)]
         picture = F.pad(source.picture[None], pad, mode="replicate")
         mask = F.pad(source.mask[None], pad)
-        top, left = (
-            min(max(0, (begin + end - size) // 2), length - size)
-            for (begin, end), length in zip(ends, picture.shape[2:], strict=True)
-        )
-        seen = [each[:, :, top : top + size, left : left + size] for each in (picture, mask)]
+        down, right = max(0, top), max(0, left)
+        seen = [each[:, :, down : down + size, right : right + size] for each in (picture, mask)]
         if size > side:
             seen = [F.interpolate(each, size=(side, side), mode="area") for each in seen]
         return cls(task.of_picture(seen[0], (seen[1] > 0).float()), (top, left, size), source)
@@ -183,9 +202,10 @@ class Window(NamedTuple):
         if size != drawn.shape[-1]:
             drawn = F.interpolate(drawn.float(), size=(size, size), mode="bicubic").round().clamp(0, 255)
         whole = as_pixels(self.source.picture)
-        part = whole[:, top : top + size, left : left + size]  # a view; the window may end beyond the picture
-        hole = self.source.mask[:, top : top + size, left : left + size] > 0
-        part.copy_(torch.where(hole, drawn[0, :, : part.shape[1], : part.shape[2]].to(torch.uint8), part))
+        inside = (slice(None), slice(max(0, top), top + size), slice(max(0, left), left + size))
+        part = whole[inside]  # a view; the window may begin before the picture, and end beyond it
+        drawn = drawn[0, :, max(0, -top) :, max(0, -left) :][:, : part.shape[1], : part.shape[2]]
+        part.copy_(torch.where(self.source.mask[inside] > 0, drawn.to(torch.uint8), part))
         return whole
 
 
