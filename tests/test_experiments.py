@@ -552,9 +552,10 @@ def test_a_generator_is_rewarded(start, command, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_prior_of_codes_is_rewarded(command, tmp_path):
+@pytest.mark.parametrize("prior", ["dalle", "maskgit"])
+def test_a_prior_of_codes_is_rewarded(command, tmp_path, prior):
     tokenizer = train(command, tmp_path, ["experiment=fsq_shapes"], place="tokenizer")
-    run = train(command, tmp_path, ["experiment=dalle", f"tokenizer={tokenizer}", *CONSTANT], place="dalle")
+    run = train(command, tmp_path, [f"experiment={prior}", f"tokenizer={tokenizer}", *CONSTANT], place="prior")
     options = ["experiment=reward_tokens", f"init={run}", "reward@objective.reward=attributes", *SINGLE[1:]]
     tuned = train(command, tmp_path, options, measured=DRAWN[:1], place="tuned")
     shutil.rmtree(run)

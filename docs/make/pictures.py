@@ -99,7 +99,7 @@ PICTURES = {
     "editing": Picture(
         (
             TRAIN + "cvae run_dir=outputs/scenes",
-            TRAIN + "matching run_dir=outputs/judge",
+            TRAIN + "matching kimg=60 run_dir=outputs/judge",
             "python docs/make/edits.py outputs/scenes outputs/judge 64",
         ),
         "edits.png",

@@ -19,7 +19,7 @@ OBJECTIVES = (  # a row a day, under every strategy
     ("pix2pix", "pix2pix+split", "cyclegan", "cyclegan+split"),
     ("captioning_vae", "textgan"),
     ("progressive", "vae_gan", "vae_gan+split", "worded"),
-    ("reward", "reward_tokens"),
+    ("reward", "reward_tokens", "reward_maskgit"),
 )
 SEEDS = (2, 3, 4)
 

@@ -195,6 +195,7 @@ OBJECTIVES = {
     "cyclegan+split": partial(make_cyclegan, SMALL, r1=0.1, **SPLIT),  # which divides by the square of a small step
     "reward": partial(make_reward, SMALL, **SPLIT),
     "reward_tokens": partial(make_reward_tokens, SGD, draws=3, **SPLIT),
+    "reward_maskgit": lambda **more: make_reward_tokens(SGD, make_maskgit().generator, draws=3, **SPLIT, **more),
     "progressive": partial(make_progressive, ADAM, text=Reader, matching=1.0, r1=0.1, penalty_interval=2, **SPLIT),
     "stylegan2": partial(make_stylegan2, ADAM, text=Reader, r1=0.1, penalty_interval=2, path_length_interval=2),
     "stylegan2+split": partial(

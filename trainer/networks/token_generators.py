@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from trainer.batch import Condition
 from trainer.errors import UserError
@@ -61,6 +62,14 @@ class TokenGenerator(nn.Module, ABC):
     def draw(self, latent: Tensor, weighed: list[tuple[float, Condition]]) -> Tensor:
         """Codes (N, T), by the sum of the logits of several captions, each with its weight."""
 
+    @abstractmethod
+    def choices(self, latent: Tensor, condition: Condition) -> tuple[Tensor, Any]:
+        """Codes (N, T) as `draw` has them, and all that chance has chosen on the way to them."""
+
+    @abstractmethod
+    def log_probability(self, prior: nn.Module, chosen: Any, condition: Condition) -> Tensor:
+        """(N,) logarithm of the probability, in nats, that `choices` of a prior are these; without top_k."""
+
     def step(self, codes: Tensor, weights: list[float], pasts: list[Past]) -> tuple[Tensor, list[Past]]:
         """Logits (N, t, K) of the next places, divided by the temperature, and the pasts with them."""
         found = [self.prior.step(codes, past) for past in pasts]
@@ -98,6 +107,14 @@ class Autoregressive(TokenGenerator):
             codes.append(code)
         return torch.cat(codes, 1)
 
+    def choices(self, latent: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        codes = self.draw(latent, [(1.0, condition)])
+        return codes, codes
+
+    def log_probability(self, prior: nn.Module, chosen: Tensor, condition: Condition) -> Tensor:
+        logits = prior(chosen, condition).float() / self.temperature
+        return -cross_entropy(logits.transpose(1, 2), chosen, reduction="none").sum(1)
+
 
 class Steps(nn.Module):
     """How many steps of what the latent has numbers for are taken, and how much chance is in the order of places.
@@ -112,6 +129,16 @@ class Steps(nn.Module):
     def node(self) -> dict[str, Any]:
         numbers = {"num_steps": self.num_steps, "choice_temperature": self.choice_temperature}
         return {"_target_": f"{__name__}.Steps", **numbers}
+
+
+class Choice(NamedTuple):
+    """What a step has seen, codes (N, T) with `num_codes` where hidden; what it drew of all places; how sure it was of
+    each, (N, T), with its noise and infinite for what was known; and the codes after it."""
+
+    seen: Tensor
+    drawn: Tensor
+    confidence: Tensor
+    after: Tensor
 
 
 class Parallel(TokenGenerator):
@@ -131,9 +158,43 @@ class Parallel(TokenGenerator):
         self.latent_channels = 2 * num_steps * self.prior.num_places
 
     def draw(self, latent: Tensor, weighed: list[tuple[float, Condition]]) -> Tensor:
+        return self.walk(latent, weighed)[-1].after
+
+    def choices(self, latent: Tensor, condition: Condition) -> tuple[Tensor, list[Choice]]:
+        steps = self.walk(latent, [(1.0, condition)])
+        return steps[-1].after, steps
+
+    def log_probability(self, prior: nn.Module, chosen: list[Choice], condition: Condition) -> Tensor:
+        """That of every code that was drawn, of those that were hidden again, too, and of what was kept.
+
+        Confidence is log p + tau Gumbel noise, and the k most confident stay: they are, one after the other, draws
+        without replacement by p^(1 / tau) (Plackett-Luce; Kool et al. 2019, "Stochastic beams"). Where tau is 0, as in
+        the last step, codes alone decide.
+        """
+        count, steps = len(chosen[0].seen), len(chosen)
+        rows = torch.arange(count, device=chosen[0].seen.device).repeat(steps)
+        logits = prior(torch.cat([each.seen for each in chosen]), condition.rows(rows)).float() / self.temperature
+        drawn = torch.cat([each.drawn for each in chosen])
+        logarithms = -cross_entropy(logits.transpose(1, 2), drawn, reduction="none")  # (steps * N, T)
+        total, known = logits.new_zeros(count), 0
+        for number, (each, own) in enumerate(zip(chosen, logarithms.split(count), strict=True), start=1):
+            total = total + (own * (each.seen == self.prior.num_codes)).sum(1)
+            left = number / steps
+            if heat := self.steps.choice_temperature * (1 - left):
+                kept = self.prior.num_places - num_hidden(left, self.prior.num_places) - known
+                order = each.confidence.argsort(1, descending=True)[:, known:]  # the most confident first
+                score = own.gather(1, order) / heat
+                others = score.flip(1).logcumsumexp(1).flip(1)  # log of the sum over itself and those behind
+                total = total + (score - others)[:, :kept].sum(1)
+                known += kept
+        return total
+
+    def walk(self, latent: Tensor, weighed: list[tuple[float, Condition]]) -> list[Choice]:
+        """Step by step."""
         weights, pasts = [weight for weight, _ in weighed], [self.prior.begin(each) for _, each in weighed]
         places, hidden, steps = self.prior.num_places, self.prior.num_codes, self.steps.num_steps
         codes = torch.full((latent.shape[0], places), hidden, device=latent.device)
+        taken = []
         probability, logarithm = log_cdf(latent[:, : 2 * steps * places].unflatten(1, (steps, 2, places)))
         uniforms, gumbels = probability[:, :, 0], -(-logarithm[:, :, 1]).log()
         for number, (uniform, gumbel) in enumerate(zip(uniforms.unbind(1), gumbels.unbind(1), strict=True), start=1):
@@ -142,11 +203,12 @@ class Parallel(TokenGenerator):
             known = codes != hidden
             confidence = confidence + self.steps.choice_temperature * (1 - left) * gumbel
             confidence = confidence.masked_fill(known, torch.inf)
-            codes = torch.where(known, codes, drawn)
+            seen, codes = codes, torch.where(known, codes, drawn)
             if count := num_hidden(left, places):
                 least = confidence.topk(count, 1, largest=False).indices
                 codes = codes.scatter(1, least, hidden)
-        return codes
+            taken.append(Choice(seen, drawn, confidence, codes))
+        return taken
 
 
 def num_hidden(ratio: float, places: int) -> int:

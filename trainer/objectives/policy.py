@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from trainer.batch import Batch, Condition
+from trainer.batch import Batch
 from trainer.errors import UserError
-from trainer.networks.token_generators import Autoregressive
+from trainer.networks.token_generators import TokenGenerator
 from trainer.objectives.reward import Rewarded
 from trainer.objectives.rewards import Reward
 
@@ -25,7 +24,8 @@ class PolicyGradient(Rewarded):
     with D the tokenizer's decoder and p0 the frozen start. Of `draws` k for a caption, each with the return
     r = weight R - kl log p(k | c) / p0(k | c), the gradient is that of -(r_i - mean_{j != i} r_j) log p(k_i | c)
     (REINFORCE with the others as baseline: Kool et al. 2019, RLOO of Ahmadian et al. 2024). No gradient of R is needed.
-    generator: the `Autoregressive` of a run of experiment=dalle; its tokenizer stays as it is. reward: R, see
+    generator: that of a run of experiment=dalle, or of maskgit, where k is all that its steps choose: codes, those that
+    are hidden again among them, and which are kept. Its tokenizer stays as it is. reward: R, see
     `trainer.objectives.rewards`. kl: of the leash, in the reward's units a nat of an image.
     """
 
@@ -35,10 +35,10 @@ class PolicyGradient(Rewarded):
         self, generator: Any, reward: Reward, weight: float = 1.0, kl: float = 0.05, draws: int = 4, **loop: Any
     ):
         super().__init__(generator, reward, **loop)
-        if not isinstance(generator, Autoregressive) or generator.top_k:
+        if not isinstance(generator, TokenGenerator) or generator.top_k:
             raise UserError(
-                "objective=reward_tokens: the probability of its images is known of a run of experiment=dalle with "
-                "generator.top_k=null; for a GAN or VAE say experiment=reward"
+                "objective=reward_tokens: the probability of its images is known of a run of experiment=dalle or "
+                "maskgit with generator.top_k=null; for a GAN or VAE say experiment=reward"
             )
         if weight <= 0 or kl < 0 or draws < 2:
             raise UserError(
@@ -60,10 +60,10 @@ class PolicyGradient(Rewarded):
         latent = self.normal("policy", batch, self.draws * self.latent_channels).view(len(rows), -1)
         drawn = replace(batch[rows], encoded=None)
         with torch.no_grad(), self.strategy.full_params(self.generator.prior):
-            codes = self.generator.draw(latent, [(1.0, drawn.condition)])
+            codes, chosen = self.generator.choices(latent, drawn.condition)
             reward = self.rewarded(self.generator.image(codes, drawn.condition).float(), drawn)
-            before = self.log_probability(self.start, codes, drawn.condition)
-        now = self.log_probability(self.generator.prior, codes, drawn.condition)
+            before = self.generator.log_probability(self.start, chosen, drawn.condition)
+        now = self.generator.log_probability(self.generator.prior, chosen, drawn.condition)
         nats = now.detach() - before
         loss = (-self.advantage(self.weight * reward - self.kl * nats) * now).mean()
         return loss, {"prior/loss": loss, "prior/reward": reward.mean(), "prior/kl": nats.mean()}
@@ -73,8 +73,3 @@ class PolicyGradient(Rewarded):
         returns = returns.view(-1, self.draws)
         others = (returns.sum(1, keepdim=True) - returns) / (self.draws - 1)
         return (returns - others).flatten()
-
-    def log_probability(self, prior: nn.Module, codes: Tensor, condition: Condition) -> Tensor:
-        """(N,) log p(k | c) in nats of codes (N, T), at the temperature at which they are drawn."""
-        logits = prior(codes, condition).float() / self.generator.temperature
-        return -cross_entropy(logits.transpose(1, 2), codes, reduction="none").sum(1)
