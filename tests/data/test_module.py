@@ -172,6 +172,40 @@ def test_the_share_held_out_is_of_images(plain):
     assert max(shares) > 0.25  # where a tenth of the concepts was held out
 
 
+@pytest.mark.parametrize("most", [5, 40, 120, 1000])
+def test_held_out_images_are_bounded_and_of_many_concepts(most):
+    uneven = Uneven()
+    for seed in range(10):
+        train, heldout = split(uneven, 0.1, seed, most=most)
+        assert len(heldout) == min(most, 150) and not set(uneven.concepts[train]) & set(uneven.concepts[heldout])
+        assert len(train) + len(heldout) == 1496
+        largest = np.unique(uneven.concepts[heldout], return_counts=True)[1].max()
+        assert largest == 1 if most < 1000 else largest <= 100
+
+
+def test_few_small_concepts_are_filled_up_by_larger_ones():
+    uneven = Uneven()
+    uneven.concepts = np.repeat(np.arange(101), [1, *[11] * 100])
+    uneven.heldout = np.full(len(uneven.concepts), -1, np.int8)
+    assert 90 <= len(split(uneven, 0.5, 0, most=100)[1]) <= 100
+
+
+def test_of_what_the_source_or_one_concept_holds_out_too_much_some_are_measured(tmp_path, plain):
+    marked = [number % 2 == 0 for number in range(40)]
+    cache = open_cache(plain(40, heldout=marked), 8, tmp_path)
+    train, heldout = split(cache, 0.0, 0, most=7)
+    assert len(train) == 20 and len(heldout) == 7 and not (heldout % 2).any() and (np.diff(heldout) > 0).all()
+    large = Uneven()
+    large.concepts, large.heldout = np.repeat([5, 6], [30, 40]), np.full(70, -1, np.int8)
+    assert [len(side) for side in split(large, 0.1, 0, most=4)] == [40, 4]
+
+
+def test_a_bound_is_a_number(module, plain):
+    assert len(prepared(module(plain(100), heldout=0.3, split_seed=0, heldout_images=9)).heldout) == 9
+    with pytest.raises(UserError, match="heldout_images=0: expected at least 1"):
+        module(plain(), heldout_images=0)
+
+
 def test_only_large_concepts_give_one_of_the_smallest(plain):
     uneven = Uneven()
     uneven.concepts, uneven.heldout = np.repeat([5, 6, 7], [30, 40, 30]), np.full(100, -1, np.int8)

@@ -1,5 +1,6 @@
 """What of a batch travels to the device, and what it is there."""
 
+import pickle
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from trainer.batch import Batch, Condition
+from trainer.data.loader import Packed, _tensors
 
 
 def loaded():
@@ -44,3 +46,20 @@ def test_a_loader_asks_the_batch_to_pin_itself(monkeypatch):
 
     assert isinstance(pin_memory(batch), Batch)
     assert isinstance(next(iter(DataLoader([batch], batch_size=None))), Batch)
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_a_packed_batch_is_the_same_in_one_block(other):
+    batch = loaded()
+    batch.encoded = torch.randn(4, 2, 3, 3).half()
+    if other:
+        batch.other, batch.condition = loaded(), batch.condition._replace(source=torch.randn(4, 1, 2, 2)[:, :, ::2])
+    packed = Packed(batch)
+    for found in (pickle.loads(pickle.dumps(packed)).batch(), packed.batch()):
+        pairs = [*zip(_tensors(found), _tensors(batch), strict=True)]
+        assert len(pairs) == (16 if other else 8)
+        for mine, given in pairs:
+            assert mine is given is None or (torch.equal(mine, given) and mine.dtype == given.dtype)
+        assert found.image.is_contiguous(memory_format=torch.channels_last)
+        assert len({each.untyped_storage().data_ptr() for each, _ in pairs if each is not None}) == 1
+    assert batch.condition.tokens.data_ptr() != packed.batch().condition.tokens.data_ptr()

@@ -23,6 +23,7 @@ from trainer.process.progress import Progress
 
 _CHUNK = 512  # images decoded before a write, so memory stays flat for sources of any length
 CORRUPT = (OSError, SyntaxError, ValueError, EOFError, StructError, Image.DecompressionBombError)
+_ORIENTATION = 0x0112  # of EXIF
 RECORD = ("key", "captions", "concept", "attributes", "heldout")
 
 
@@ -154,13 +155,16 @@ def _decode(item: Item, resolution: int) -> list[np.ndarray] | Exception:
 
 def fit(image: Image.Image, resolution: int) -> Image.Image:
     """RGB at (resolution, resolution): upright, transparency on white, centre square, area-true resize."""
-    image = ImageOps.exif_transpose(image)
+    image.load()  # before what follows the pixels is known
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)  # else it would copy it
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     if image.mode.startswith("I"):  # 16 bits, which `convert` would cut off at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    image = image.convert("RGB")
+    if image.mode != "RGB":  # to convert it would copy it
+        image = image.convert("RGB")
     if image.size == (resolution, resolution):
         return image
     side = min(image.size)

@@ -44,8 +44,9 @@ class DataModule(LightningDataModule):
 
     source: lists the captioned images. text: turns captions into features, once per distinct caption.
     batch_size: over all ranks. heldout: fraction of images kept out of training, [0, 1), whole concepts each; a source
-    may draw its own. seed: of order, captions and augmentation. split_seed: of what is held out, so that runs of
-    several seeds are compared on the same images; None, of older runs, takes `seed` and a fraction of the concepts.
+    may draw its own. heldout_images: at most so many of them. seed: of order, captions and augmentation. split_seed: of
+    what is held out, so that runs of several seeds are compared on the same images; None, of older runs, takes `seed`
+    and a fraction of the concepts.
     paired: of translations, whether an image comes with its own source in training; None: where the data have pairs.
     decoded: whether pictures are decoded once into a cache; false: in each batch, from where they lie, by the workers.
     cache_dir: default $TRAINER_CACHE/data or ~/.cache/trainer/data.
@@ -65,15 +66,18 @@ class DataModule(LightningDataModule):
         split_seed: int | None = None,
         paired: bool | None = None,
         decoded: bool = True,
+        heldout_images: int | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= heldout < 1:
             raise UserError(f"data.heldout={heldout}: expected a fraction of images in [0, 1)")
+        if heldout_images is not None and heldout_images < 1:
+            raise UserError(f"data.heldout_images={heldout_images}: expected at least 1, or null for no bound")
         if resolution < 1 or batch_size < 1:
             raise UserError(f"data.resolution={resolution}, data.batch_size={batch_size}: expected at least 1")
         self.source, self.text, self.augment = source, text, augment
         self.resolution, self.batch_size, self.num_workers, self.seed = resolution, batch_size, num_workers, seed
-        self.fraction, self.by_images = heldout, split_seed is not None
+        self.fraction, self.by_images, self.most = heldout, split_seed is not None, heldout_images
         self.split_seed = seed if split_seed is None else split_seed
         self.cache_dir = cache_dir or default_cache_dir()
         pairs = getattr(source, "pairs", True)
@@ -98,7 +102,7 @@ class DataModule(LightningDataModule):
         cache: Reader = opened(self.source, self.resolution, self.cache_dir)
         self.features = self.text.prepare(cache.captions)
         grouped = getattr(self.text, "grouped", True)
-        train, heldout = split(cache, self.fraction, self.split_seed, grouped, self.by_images)
+        train, heldout = split(cache, self.fraction, self.split_seed, grouped, self.by_images, self.most)
         pairs = getattr(self.source, "pairs", True)
         self.train, self.heldout = Split(cache, train, pairs), Split(cache, heldout, pairs)
         self._prepared = True

@@ -91,13 +91,20 @@ class Images:
 
 
 def split(
-    cache: Reader, fraction: float, seed: int, grouped: bool = True, by_images: bool = True
+    cache: Reader,
+    fraction: float,
+    seed: int,
+    grouped: bool = True,
+    by_images: bool = True,
+    most: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the training and of the held-out images.
 
     Concepts are taken in the order of their hash with the seed; one is held out if the held-out images then are at most
     `fraction` of all. So the share falls short of it by less than the smallest concept left, and of new items few move
     old ones. Where no concept is small enough, a smallest one is held out. At least one concept goes each way.
+    most: held-out images at the most. Concepts of more than a tenth of these are then taken last. Where the source has
+    held out more, or the smallest concept is larger, some of them are taken and the others are on neither side.
     grouped=False: images stand alone, as of classes, unless the source itself names a concept. by_images=False: the
     rule of runs without `data.split_seed`, a concept is held out where its hash falls below the fraction.
     Raises UserError where there is nothing to train on, or nothing to hold out.
@@ -110,7 +117,12 @@ def split(
         (cache.concepts if grouped else cache.individuals)[free], return_inverse=True, return_counts=True
     )
     draw = noise.uniform(seed, "heldout", torch.from_numpy(concepts), 1)[:, 0].numpy()
-    chosen = (_share_of_images if by_images else _share_of_concepts)(draw, sizes, fraction)
+    count = round(fraction * int(sizes.sum()))
+    if by_images:
+        largest = max(1, most // 10) if most else 0
+        chosen = _share_of_images(draw, sizes, min(count, most or count), fraction > 0, largest)
+    else:
+        chosen = _share_of_concepts(draw, sizes, fraction)
     heldout[free] = chosen[number]
     if heldout.all() and len(free):
         heldout[free] = chosen[number] & (number != draw.argmax())
@@ -118,14 +130,22 @@ def split(
         raise UserError("every image is held out, none is left to train on; lower data.heldout=")
     if fraction and not heldout.any():
         raise UserError(f"data.heldout={fraction}: no concept can be held out of this source; set data.heldout=0")
-    return np.flatnonzero(~heldout), np.flatnonzero(heldout)
+    train, measured = np.flatnonzero(~heldout), np.flatnonzero(heldout)
+    if most is not None and len(measured) > most:
+        order = noise.bits(seed, "fewer held out", torch.from_numpy(measured), 1)[:, 0].argsort(stable=True).numpy()
+        measured = np.sort(measured[order[:most]])
+    return train, measured
 
 
-def _share_of_images(draw: np.ndarray, sizes: np.ndarray, fraction: float) -> np.ndarray:
-    """(K,) bool of K concepts with these draws and numbers of images."""
+def _share_of_images(draw: np.ndarray, sizes: np.ndarray, count: int, some: bool, largest: int) -> np.ndarray:
+    """(K,) bool of K concepts with these draws and numbers of images: `count` or a little fewer, one where `some`.
+
+    largest: concepts of more images are taken last; 0 for none.
+    """
     chosen = np.zeros(len(sizes), bool)
-    left = min(max(1, round(fraction * int(sizes.sum()))), int(sizes.sum()) - 1) if fraction else 0
+    left = min(max(1, count), int(sizes.sum()) - 1) if some else 0
     order = draw.argsort(kind="stable")
+    order = order[np.argsort(sizes[order] > largest, kind="stable")] if largest else order
     if left and not (sizes <= left).any():
         chosen[order[sizes[order].argmin()]] = True
         return chosen
