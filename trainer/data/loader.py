@@ -46,7 +46,8 @@ class Packed:
         for each in tensors:
             self.layout.append(None if each is None else (end, each.dtype, each.shape, each.stride()))
             end += 0 if each is None else -(-each.nbytes // _ALIGNED) * _ALIGNED
-        self.block = torch.empty(end, dtype=torch.uint8)
+        shared = torch.UntypedStorage._new_shared(end, device="cpu")  # as torch's own batches: sent without a copy
+        self.block = torch.empty(0, dtype=torch.uint8).set_(shared)
         for mine, each in zip(self._views(), tensors, strict=True):
             if mine is not None and each is not None:
                 mine.copy_(each)
