@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -22,6 +22,7 @@ from torch.utils.flop_counter import flop_registry
 from trainer import noise
 from trainer.batch import Batch
 from trainer.benchmark.fit import build, penalty_cycle
+from trainer.benchmark.hollow import empty, unknown, without_values
 from trainer.benchmark.saved import Saved
 from trainer.process.progress import Progress
 from trainer.strategies.base import PerNetwork
@@ -166,12 +167,7 @@ def passes(objective: Any, raw: Batch, images: int, half: bool) -> dict[str, Pha
     phases = {name: Phase() for name in objective.phases}
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     progress = Progress("counted", "phases of a step with penalties and of one without", 2 * len(phases))
-    before = torch.__future__.get_overwrite_module_params_on_conversion()
-    torch.__future__.set_overwrite_module_params_on_conversion(True)
-    try:
-        objective._apply(fake.from_tensor)
-    finally:
-        torch.__future__.set_overwrite_module_params_on_conversion(before)
+    empty(objective, fake)
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(noise, "bits", unknown))
         stack.enter_context(fake)
@@ -218,26 +214,6 @@ def described(objective: Any, name: str) -> Network:
     optimizer.step()
     moments = sum(isinstance(s, Tensor) and s.shape == probe.shape for s in optimizer.state[probe].values())
     return Network(4 * sum(sizes), sizes, len(parts), largest, moments, name in objective.averaged)
-
-
-def unknown(seed: int, stream: str, position: Tensor, count: int) -> Tensor:
-    """In the place of `noise.bits`: random numbers without values."""
-    return torch.empty(len(position), count, dtype=torch.int64)
-
-
-def without_values(batch: Batch, mode: FakeTensorMode) -> Batch:
-    def change(part: Tensor) -> Tensor:
-        return mode.from_tensor(part)
-
-    return replace(
-        batch,
-        image=change(batch.image),
-        condition=batch.condition.map(change),
-        caption=change(batch.caption),
-        position=change(batch.position),
-        encoded=None if batch.encoded is None else change(batch.encoded),
-        other=None if batch.other is None else without_values(batch.other, mode),
-    )
 
 
 def size(batch: Batch) -> int:
