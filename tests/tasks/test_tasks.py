@@ -157,6 +157,13 @@ def test_a_users_picture_is_a_source():
         Inpainting().of_picture(image)
 
 
+def test_sources_of_other_channels_are_told():
+    dropped = Denoising(source_dropout=0.1)
+    for task, channels in ((Inpainting(), 3), (Denoising(), 4), (Colorization(), 3), (dropped, 1)):
+        with pytest.raises(UserError, match=rf"sources of {channels} channels: expected {task.channels}, as \w+\("):
+            task.marked(torch.zeros(1, channels, 8, 8))
+
+
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [

@@ -29,7 +29,7 @@ class Given:
 
     @classmethod
     def of(cls, pipe: Pipeline, plan: shards.Plan, source: str | None, mask: str | None) -> Given | None:
-        """None without a source. UserError where lines and pictures are not as many."""
+        """None without a source. UserError where lines and pictures are not as many, or the first cannot be taken."""
         if source is None:
             if pipe.sampler.needs_source:
                 raise UserError(NO_SOURCE)
@@ -40,6 +40,7 @@ class Given:
                 f"source={source} has {len(files)} pictures, prompts_file {len(plan.lines)} lines: expected a line a "
                 "picture, in order of their names, or one picture"
             )
+        sources.read(files[0], mask)  # before the folder remembers them: they may not be as they should
         paths = files * (len(plan.lines) // len(files))
         return cls(pipe.sampler, {line: path for (line, _), path in zip(plan.lines, paths, strict=True)}, mask)
 

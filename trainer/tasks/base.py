@@ -62,6 +62,8 @@ class Task(ABC):
         """(N, source_channels, h, w): sources as a network reads them, which say that they are some."""
         if source.shape[1] == self.source_channels:
             return source
+        if source.shape[1] != self.channels:
+            raise UserError(f"sources of {source.shape[1]} channels: expected {self.channels}, as {self} makes them")
         return torch.cat([source, -torch.ones_like(source[:, :1])], 1)
 
     def nothing(self, count: int, side: int) -> Tensor:
