@@ -14,7 +14,11 @@ from unittest import mock
 import torch
 from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import flop_registry
@@ -24,7 +28,7 @@ from trainer.batch import Batch
 from trainer.benchmark.fit import build, penalty_cycle
 from trainer.benchmark.hollow import empty, unknown, without_values
 from trainer.benchmark.saved import Saved
-from trainer.process.progress import Progress
+from trainer.process.progress import Progress, say
 from trainer.strategies.base import PerNetwork
 from trainer.strategies.fsdp import units
 
@@ -135,7 +139,19 @@ class Counting(PerNetwork):
 
 
 def count(cfg: DictConfig) -> Work:
-    """Runs a step with lazy penalties and one without, of `IMAGES` or a few more, on the first batch of the data."""
+    """Looks at a step with lazy penalties and one without, of `IMAGES` or a few more, on the first batch of the data.
+
+    It is computed only where a loss cannot go on without values, as one that picks rows by them.
+    """
+    try:
+        return look(cfg, FakeTensorMode(allow_non_fake_inputs=True))
+    except (DynamicOutputShapeException, DataDependentOutputException):
+        say("a loss reads its values: the step that is counted is computed")
+        return look(cfg, None)
+
+
+def look(cfg: DictConfig, fake: FakeTensorMode | None) -> Work:
+    """Within `fake` without values, else with them."""
     cfg = copy.deepcopy(cfg)
     accumulate = int(cfg.objective.get("accumulate", 1))
     with open_dict(cfg):
@@ -158,20 +174,21 @@ def count(cfg: DictConfig) -> Work:
     for name in objective.phases:
         strategy.watch(objective.network(name))
     half = str(cfg.trainer.precision).startswith("bf16")
-    phases = passes(objective, raw, images, half)
+    phases = passes(objective, raw, images, half, fake)
     return Work(phases, networks, fixed, size(raw) / images, accumulate, half)
 
 
-def passes(objective: Any, raw: Batch, images: int, half: bool) -> dict[str, Phase]:
+def passes(objective: Any, raw: Batch, images: int, half: bool, fake: FakeTensorMode | None) -> dict[str, Phase]:
     strategy, trainer = objective.strategy, objective._trainer
     phases = {name: Phase() for name in objective.phases}
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
     progress = Progress("counted", "phases of a step with penalties and of one without", 2 * len(phases))
-    empty(objective, fake)
     with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(noise, "bits", unknown))
-        stack.enter_context(fake)
-        batch = objective.on_after_batch_transfer(without_values(raw, fake), 0)
+        if fake:
+            empty(objective, fake)
+            raw = without_values(raw, fake)
+            stack.enter_context(mock.patch.object(noise, "bits", unknown))
+            stack.enter_context(fake)
+        batch = objective.on_after_batch_transfer(raw, 0)
         for step in (0, 1):
             trainer.global_step = step
             for number, (name, loss) in enumerate(objective.phases.items()):

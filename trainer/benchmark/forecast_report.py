@@ -124,7 +124,7 @@ def write(cfg: DictConfig, result: dict[str, Any]) -> None:
     images = result["rows"][0]["images_per_gpu"]
     title = (
         f"{result['name']} on {result['gpu']}, {images} images a GPU, {result['precision']}, {result['kimg']:g} kimg: "
-        f"{result['weights'] / 1e6:,.1f} M weights, {result['gflop_image']:,.3g} GFLOP an image"
+        f"{result['weights'] / 1e6:,.1f} M weights, {number(result['gflop_image'])} GFLOP an image"
     )
     body = "\n\n".join(f"## {name}\n\n{text}" for name, text in sections(result).items())
     print(f"{title}\n\n{body}")

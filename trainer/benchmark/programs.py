@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,8 @@ from trainer.benchmark.model import BUCKETS, Collective, Interconnect
 from trainer.benchmark.timeline import Compute, Program, Send, Wait
 from trainer.strategies.engine import bucket_size
 from trainer.strategies.traffic import sent
+
+PREFETCHED = 200e6  # bytes that DeepSpeed's stage 3 gathers at once: its `stage3_prefetch_bucket_size`
 
 
 def seconds(passes: Sequence[Pass], card: Card, images: float, accumulate: int) -> float:
@@ -46,34 +49,36 @@ def collectives(strategy: str, work: Work, name: str) -> dict[str, list[Collecti
     ddp           all_reduce of gradients, 1 MiB first and then 25 MiB at once
     zero1, zero2  all_reduce of buckets (of which each rank keeps its share), all_gather of weights after the step
     fsdp          all_gather of each unit wherever a loss calls it and in its backward, reduce_scatter of gradients
-    zero3         all_gather of a network in the first phase after its step, whereupon it stays; reduce_scatter
+    zero3         all_gather of a network in the first phase after its step; there it stays; reduce_scatter of buckets
     """
     network, phase = work.networks[name], work.phases[name]
     micro = work.accumulate
     if strategy == "ddp":
         first = min(BUCKETS[0], network.bytes)
-        rest = network.bytes - first
-        count = -(-rest // BUCKETS[1])
-        sizes = [first, *(rest / count for _ in range(count))]
-        return {"reduce": [Collective("all_reduce", each) for each in sizes if each]}
+        rest = cut("all_reduce", network.bytes - first, BUCKETS[1])
+        return {"reduce": [Collective("all_reduce", first), *rest]}
     if strategy in ("zero1", "zero2"):
-        bucket = 4 * bucket_size(network.sizes)
-        count = -(-network.bytes // bucket) * (micro if strategy == "zero2" else 1)
-        size = network.bytes * (micro if strategy == "zero2" else 1) / count
-        reduce = [Collective("all_reduce", size) for _ in range(count)]
-        return {"reduce": reduce, "after": [Collective("all_gather", network.bytes)]}
+        reduce = cut("all_reduce", network.bytes, 4 * bucket_size(network.sizes))
+        times = micro if strategy == "zero2" else 1
+        return {"reduce": reduce * times, "after": [Collective("all_gather", network.bytes)]}
     if strategy == "zero3":
         names = list(work.phases)
         stepped = work.networks[names[names.index(name) - 1]]
         return {
-            "forward": [Collective("all_gather", stepped.bytes)],
-            "reduce": [Collective("reduce_scatter", network.bytes) for _ in range(micro)],
+            "forward": cut("all_gather", stepped.bytes, PREFETCHED),
+            "reduce": cut("reduce_scatter", network.bytes, 4 * bucket_size(network.sizes)) * micro,
         }
     return {
         "forward": gathers(phase, 0, micro),
         "backward": gathers(phase, 1, micro),
         "reduce": [Collective("reduce_scatter", network.bytes / network.units)] * network.units * micro,
     }
+
+
+def cut(kind: str, count: float, most: float) -> list[Collective]:
+    """So many bytes in equal parts that are not larger than `most`."""
+    parts = math.ceil(count / most)
+    return [Collective(kind, count / parts) for _ in range(parts)]
 
 
 def gathers(phase: Phase, direction: int, micro: int) -> list[Collective]:
@@ -97,7 +102,7 @@ def program(
     ddp, zero2    a bucket is reduced as soon as its gradients are there, behind what is left of the backward pass
     zero1         likewise, but the backward pass waits for each
     fsdp          the gradients of a unit are scattered behind the backward pass of the next ones
-    zero3         those of the whole network, which are one bucket, behind nothing
+    zero3         weights likewise, gradients as zero2
     """
     events: list[Compute | Send | Wait] = []
     number = 0
