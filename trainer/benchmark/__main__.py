@@ -99,14 +99,13 @@ def foretell(cfg: DictConfig) -> None:
     from trainer.benchmark.count import count
     from trainer.benchmark.forecast_report import write
 
-    work = count(cfg)
     if cfg.gpu == "measured":
         from trainer.benchmark.measured import measured
 
-        card, source = measured(cfg, work, cfg.images_per_gpu or cfg.data.batch_size)
-        card = cards.changed(card, dict(cfg.cluster))
+        work, found, source = measured(cfg, cfg.images_per_gpu or cfg.data.batch_size)
+        card = cards.changed(found, dict(cfg.cluster))
     else:
-        card, source = cards.chosen(cfg.gpu, dict(cfg.cluster)), "by its data sheet"
+        work, card, source = count(cfg), cards.chosen(cfg.gpu, dict(cfg.cluster)), f"{cfg.gpu} by its data sheet"
     write(cfg, forecast(cfg, work, card, source))
 
 

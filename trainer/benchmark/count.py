@@ -187,6 +187,7 @@ def passes(objective: Any, raw: Batch, images: int, half: bool, fake: FakeTensor
             empty(objective, fake)
             raw = without_values(raw, fake)
             stack.enter_context(mock.patch.object(noise, "bits", unknown))
+            stack.enter_context(mock.patch.object(nn.Module, "to", lambda module, *_, **__: module))  # a late backbone
             stack.enter_context(fake)
         batch = objective.on_after_batch_transfer(raw, 0)
         for step in (0, 1):

@@ -92,15 +92,16 @@ def advice(result: dict[str, Any]) -> str:
 
 def assumptions(result: dict[str, Any]) -> str:
     card, faulty = result["card"], result["faults"]
+    between = f"{number(card['of_link'] * card['network_gbit_s'] / 8)} GB/s a GPU between nodes"
+    node = "machine whose cores all ranks share" if card["carries"] else f"node of {card['per_node']}, {between}"
     load = faulty["load_images_s"]
     loading = f"its loader makes {number(load)} images/s" if load else "loading keeps up"
     return "\n".join(
         f"- {line}"
         for line in (
-            f"{result['gpu']}, {result['source']}; {card['of_peak']:.0%} of its peak and {card['of_memory']:.0%} of "
+            f"{result['source']}; {card['of_peak']:.0%} of its peak and {card['of_memory']:.0%} of "
             "its memory's bandwidth are reached, operator by operator",
-            f"links of {number(card['of_link'] * card['link_gb_s'])} GB/s in a node of {card['per_node']}, "
-            f"{number(card['of_link'] * card['network_gbit_s'] / 8)} GB/s a GPU between nodes, in one direction",
+            f"links of {number(card['of_link'] * card['link_gb_s'])} GB/s in a {node}, in one direction",
             f"each rank's pieces of work vary by {faulty['jitter']:.0%}; {faulty['stragglers']:.0%} of the ranks are "
             f"slower by {faulty['slower']:.0%}; {loading}",
             f"a GPU fails each {faulty['mtbf_hours']:,.0f} hours, a restart takes {faulty['restart_minutes']:g} "
@@ -122,8 +123,9 @@ def sections(result: dict[str, Any]) -> dict[str, str]:
 def write(cfg: DictConfig, result: dict[str, Any]) -> None:
     """Prints the tables; writes forecast.json, README.md and forecast.png into `cfg.out`."""
     images = result["rows"][0]["images_per_gpu"]
+    where = "this machine" if result["gpu"] == "measured" else result["gpu"]
     title = (
-        f"{result['name']} on {result['gpu']}, {images} images a GPU, {result['precision']}, {result['kimg']:g} kimg: "
+        f"{result['name']} on {where}, {images} images a GPU, {result['precision']}, {result['kimg']:g} kimg: "
         f"{result['weights'] / 1e6:,.1f} M weights, {number(result['gflop_image'])} GFLOP an image"
     )
     body = "\n\n".join(f"## {name}\n\n{text}" for name, text in sections(result).items())

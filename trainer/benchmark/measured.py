@@ -17,7 +17,7 @@ from omegaconf import DictConfig, open_dict
 
 from trainer.benchmark import cards, peak, programs
 from trainer.benchmark.cards import GB, GIB, Card
-from trainer.benchmark.count import Work
+from trainer.benchmark.count import Work, count
 from trainer.benchmark.model import Interconnect, fitted
 from trainer.benchmark.probe import sweep
 from trainer.benchmark.step_time import speed
@@ -27,8 +27,8 @@ COPY = 2**26  # bytes
 STEPS = 20  # of training
 
 
-def measured(cfg: DictConfig, work: Work, images: int) -> tuple[Card, str]:
-    """The card, and how it was found.
+def measured(cfg: DictConfig, images: int) -> tuple[Work, Card, str]:
+    """What a step asks for, the card, and how it was found.
 
     Products and memory give the peaks, steps of the experiment the share of them that its operators reach, two
     processes the links of a CPU (of a GPU: those of its data sheet). Ranks on a CPU share its cores.
@@ -38,6 +38,7 @@ def measured(cfg: DictConfig, work: Work, images: int) -> tuple[Card, str]:
     with open_dict(cfg):
         cfg.data.batch_size = images
     found = speed(cfg, None)
+    work = count(cfg)
     card = of_gpu() if gpu else of_cpu(measured_links())
     ideal = replace(card, of_peak=1.0, of_memory=1.0, launch_us=1e-6)
     roof = sum(programs.seconds(f.forward + f.backward, ideal, images, work.accumulate) for f in work.phases.values())
@@ -47,7 +48,7 @@ def measured(cfg: DictConfig, work: Work, images: int) -> tuple[Card, str]:
     card = replace(ideal, of_peak=reached, of_memory=reached, busy=0.0 if gpu else busy)
     cpu = f"a CPU of {os.cpu_count()} cores, {torch.get_num_threads()} a rank, {busy:.1f} other processes at work"
     where = torch.cuda.get_device_name() if gpu else cpu
-    return card, f"measured here on {where}: a step of {images} images in {1000 * found['step_s']:,.1f} ms"
+    return work, card, f"measured here on {where}: a step of {images} images in {1000 * found['step_s']:,.1f} ms"
 
 
 def of_gpu() -> Card:
