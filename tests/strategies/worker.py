@@ -63,7 +63,11 @@ from trainer.strategies.ddp import DDP
 from trainer.strategies.fsdp import FSDP
 from trainer.strategies.single import Single
 from trainer.strategies.zero import ZeRO
+from trainer.tasks.colorization import Colorization
 from trainer.tasks.denoising import Denoising
+from trainer.tasks.enhancement import Enhancement
+from trainer.tasks.restoration import Restoration
+from trainer.tasks.super_resolution import SuperResolution
 
 STEPS, GLOBAL_BATCH = 20, 8
 
@@ -188,6 +192,10 @@ OBJECTIVES = {
     "inpainting": partial(make_restoration, SMALL, matching=1.0),
     "inpainting+split": partial(make_restoration, SMALL, matching=1.0, r1=0.1, penalty_interval=2, **SPLIT),
     "denoising": partial(make_restoration, ADAM, task=Denoising(), adversarial=0.0),
+    "super_resolution": partial(make_restoration, SMALL, task=SuperResolution()),
+    "enhancement": partial(make_restoration, SMALL, task=Enhancement()),
+    "colorization": partial(make_restoration, SMALL, task=Colorization()),
+    "restoration": partial(make_restoration, SMALL, task=Restoration()),
     "source_dropout": partial(make_restoration, SMALL, task=Denoising(source_dropout=0.5), matching=1.0, **SPLIT),
     "pix2pix": partial(make_translation, SMALL, matching=1.0, feature_matching=1.0),
     "pix2pix+split": partial(make_translation, SMALL, r1=0.1, penalty_interval=2, reuse_fakes=True, **SPLIT),

@@ -36,6 +36,7 @@ _NAMES = {
     "file prompt_file": ("prompts_file",),
     "negative_prompt neg_prompt negative_caption uncond": ("negative",),
     "guidance_scale cfg_scale cfg w_cfg": ("guidance",),
+    "image_guidance_scale image_guidance": ("source_guidance",),
     "interp interpolation lerp slerp morph": ("interpolate",),
     "composition combine mix blend": ("compose",),
     "use_wandb no_wandb": ("logger.wandb=null",),
