@@ -63,15 +63,15 @@ class Made(TorchFunctionMode):
         return made
 
 
-class Stop(Exception):
-    """The steps are done; there are no values to bring back."""
+class Done(BaseException):
+    """The step is done; there are no values to bring back."""
 
 
 class Watch(pl.Callback):
-    """Watches the steps behind the first ones, and ends the training after the last."""
+    """Watches one step, and ends the training after it."""
 
-    def __init__(self, first: int, last: int) -> None:
-        self.watched = range(first, last + 1)
+    def __init__(self, step: int) -> None:
+        self.step = step
         self.copies, self.made = Copies(), Made()
 
     def on_train_start(self, trainer: Any, objective: Any) -> None:
@@ -85,16 +85,15 @@ class Watch(pl.Callback):
 
     def on_train_batch_start(self, trainer: Any, objective: Any, batch: Any, index: int) -> None:
         assert batch.position.device == FAKE
-        if index in self.watched:
+        if index == self.step:
             self.made.__enter__()
             self.copies.__enter__()
 
     def on_train_batch_end(self, trainer: Any, objective: Any, outputs: Any, batch: Any, index: int) -> None:
-        if index in self.watched:
+        if index == self.step:
             self.copies.__exit__(None, None, None)
             self.made.__exit__(None, None, None)
-        if index + 1 == self.watched.stop:
-            raise Stop
+            raise Done
 
 
 class Accelerator(CPUAccelerator):
@@ -113,13 +112,13 @@ class Fake(Single):
         pass
 
 
-def waits(objective: Any, batches: Any, callbacks: Any = (), first: int = 2, last: int = 2, **options: Any) -> list[str]:
-    """What the steps `first` .. `last` of a training would wait for, counted from 0."""
-    watch = Watch(first, last)
+def waits(objective: Any, batches: Any, callbacks: Any = (), step: int = 2) -> list[str]:
+    """What a step of a training would wait for, counted from 0."""
+    watch = Watch(step)
     trainer = pl.Trainer(
         accelerator=Accelerator(), strategy=Fake(), devices=1, max_epochs=1, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
-        callbacks=[*callbacks, watch], **options,
+        callbacks=[*callbacks, watch],
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:  # autocast knows no such device
         cast, asks = torch.autocast, torch.is_autocast_enabled
@@ -127,6 +126,6 @@ def waits(objective: Any, batches: Any, callbacks: Any = (), first: int = 2, las
         patch.setattr(torch, "is_autocast_enabled", lambda *_: asks("cpu"))
         try:
             trainer.fit(objective, batches)
-        except Stop:
+        except Done:
             return watch.copies.found + watch.made.found
     raise AssertionError("the training ended before its steps were watched")

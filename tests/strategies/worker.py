@@ -1,10 +1,12 @@
 """Trains tiny objectives with one strategy, alone or as one of several ranks, and writes what tests compare.
 
-worker.py STRATEGY FOLDER CASE...   a case is OBJECTIVE/PRECISION with /seed=1 /save=NAME /sharded=NAME /from=NAME
+worker.py STRATEGY[,OPTION=VALUE] FOLDER CASE...
+a case is OBJECTIVE/PRECISION with /seed=1 /save=NAME /sharded=NAME /from=NAME
 /posthoc=TIMES: snapshots of averages whose length is chosen later
 /break=VALUE: factor of one gradient of the second rank in the tenth step
 """
 
+import json
 import os
 import sys
 from functools import partial
@@ -220,6 +222,13 @@ STRATEGIES = {
 }
 
 
+def strategy_of(name):
+    """`fsdp,replicas=2`: a strategy with options in JSON."""
+    kind, *options = name.split(",")
+    values = (option.split("=") for option in options)
+    return STRATEGIES[kind](**{key: json.loads(value) for key, value in values})
+
+
 def count(state, bucket):
     watch, network = state
     assert network == watch.running, "a network's gradients moved in another's phase"
@@ -238,7 +247,7 @@ class Watch(pl.Callback):
         self.phase_bytes, self.objective = dict.fromkeys(objective.phases, 0), objective
         self.broken = float(self.options.get("break", 0))
         self.seen["own"] = torch.randn(4)
-        if isinstance(trainer.strategy, DDP):
+        if isinstance(trainer.strategy, DDP) and trainer.strategy.reduce_dtype == "float32":  # else it has a hook
             for name, engine in trainer.strategy.engines.items():
                 engine.register_comm_hook((self, name), count)
         for name, loss in objective.phases.items():
@@ -311,7 +320,7 @@ def train(strategy, case, folder):
     callbacks = [EMA(halflife_kimg=0.05, rampup_ratio=1.0), PostHocEMA(int(options.get("posthoc", 0))), watch, save]
     ranks = int(os.environ.get("WORLD_SIZE", 1))
     trainer = pl.Trainer(
-        strategy=STRATEGIES[strategy](), accelerator="cpu", devices=ranks, max_epochs=1, max_steps=STEPS,
+        strategy=strategy_of(strategy), accelerator="cpu", devices=ranks, max_epochs=1, max_steps=STEPS,
         precision={"fp32": "32-true", "bf16": "bf16-mixed"}[precision],
         callbacks=callbacks, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, use_distributed_sampler=False, default_root_dir=folder,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +10,7 @@ from torch import Tensor, nn
 
 from trainer.batch import Condition
 from trainer.errors import UserError
-from trainer.process import caches
+from trainer.process.compiling import has_cpp_compiler, keep_code
 from trainer.process.progress import say
 
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -91,25 +89,6 @@ def in_graphs(network: nn.Module, dynamic: bool = False, **options: Any) -> nn.M
     torch._dynamo.config.recompile_limit = max(MAX_GRAPHS, torch._dynamo.config.recompile_limit)
     network.compile(dynamic=dynamic, **options)
     return network
-
-
-def keep_code() -> None:
-    """Has what is compiled kept with the other caches: PyTorch's own, in /tmp, is gone with the machine's start.
-
-    Before its compiler is imported, which sets the variable.
-    """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(caches.root() / "inductor"))
-
-
-def has_cpp_compiler() -> bool:
-    keep_code()
-    from torch._inductor import cpp_builder, exc
-
-    find: Callable[[], str] = cpp_builder.get_cpp_compiler
-    try:
-        return bool(find())
-    except exc.InvalidCxxCompiler:
-        return False
 
 
 def cast(value: Tensor | Condition, kind: torch.dtype) -> Any:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 
-def auto(accelerator: str = "auto", devices: Any = "auto", num_nodes: int = 1, **options: Any) -> Any:
+def auto(
+    accelerator: str = "auto",
+    devices: Any = "auto",
+    num_nodes: int = 1,
+    reduce_dtype: str = "float32",
+    **options: Any,
+) -> Any:
     """`DDP` where several processes are launched or the trainer is to use several devices, else `Single`."""
     import math
 
@@ -20,7 +26,7 @@ def auto(accelerator: str = "auto", devices: Any = "auto", num_nodes: int = 1, *
     if (math.prod(found) if found else num_nodes * each) > 1:
         from trainer.strategies.ddp import DDP
 
-        return DDP(**options)
+        return DDP(reduce_dtype=reduce_dtype, **options)
     from trainer.strategies.single import Single
 
     return Single(**options)

@@ -6,7 +6,7 @@ Forward always goes through the raw networks, so attributes, state keys, EMA, co
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from trainer import noise
 from trainer.errors import UserError
 from trainer.strategies.ahead import Ahead
+from trainer.strategies.blocks import Compiled, recompute
 from trainer.strategies.hold import Hold
 from trainer.strategies.parts import Part, fill, save_parts
 
@@ -26,9 +27,13 @@ PRECISIONS = ("32-true", "bf16-mixed")
 class PerNetwork:
     """Mixed into a Lightning strategy. The defaults are those of ranks that hold all of everything.
 
+    compile: the networks by torch.compile in a training step, but where they are differentiated twice.
+    checkpoint_activations: blocks of the networks keep nothing for their gradients, and run again (`blocks.recompute`).
     sharded_checkpoints: every rank writes what it holds, instead of all of it through rank 0.
     """
 
+    compile = checkpoint_activations = False
+    compiled: Compiled | None = None
     sharded_checkpoints = False
     restore_checkpoint_after_setup = True  # weights and states go where the engines have put them
     optimizers: list[Optimizer]
@@ -38,6 +43,11 @@ class PerNetwork:
     def setup(self: Any, trainer: Any) -> None:
         if trainer.precision not in PRECISIONS:
             raise UserError(f"trainer.precision={trainer.precision}: expected one of {', '.join(PRECISIONS)}")
+        networks = [trainer.lightning_module.network(name) for name in trainer.lightning_module.phases]
+        if self.checkpoint_activations:
+            recompute(networks)
+        if self.compile:
+            self.compiled = Compiled(networks, self.root_device)
         super().setup(trainer)  # type: ignore[misc]
         if self.global_rank:  # the networks are built alike; from here on dropout and such are each rank's own
             seed, rank = trainer.lightning_module.seed, torch.tensor([self.global_rank])
@@ -54,6 +64,10 @@ class PerNetwork:
     def batch_to_device(self: Any, batch: Any, *arguments: Any, **options: Any) -> Any:
         self.ahead.arrive(batch)
         return super().batch_to_device(batch, *arguments, **options)  # type: ignore[misc]
+
+    def training_step(self: Any, *arguments: Any, **options: Any) -> Any:
+        with self.compiled.on() if self.compiled else nullcontext():
+            return super().training_step(*arguments, **options)  # type: ignore[misc]
 
     # A step ---------------------------------------------------------------------------------------------------------
 
@@ -88,7 +102,8 @@ class PerNetwork:
     def full_params(self, network: nn.Module) -> Iterator[None]:
         """Keeps the whole weights of `network` on every rank: to read them, to run it on some ranks alone, or to
         differentiate it twice (then until after the backward). All ranks enter and leave it together."""
-        yield
+        with self.compiled.off(network) if self.compiled else nullcontext():
+            yield
 
     def gather(self, rows: Tensor) -> Tensor:
         """(N, ...) of this rank to those of all ranks, with gradients; for losses over all pairs of a batch."""

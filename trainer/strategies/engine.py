@@ -13,7 +13,9 @@ from trainer.errors import UserError
 from trainer.process.distribution import install
 
 
-def settings(stage: int, sizes: list[int], offload_optimizer: bool, offload_parameters: bool) -> dict[str, Any]:
+def settings(
+    stage: int, sizes: list[int], reduce_dtype: str, offload_optimizer: bool, offload_parameters: bool
+) -> dict[str, Any]:
     """DeepSpeed's configuration for a network with weights of so many elements each; options as of `ZeRO`."""
     # DeepSpeed's own linear rounds otherwise than PyTorch's under bf16, so stage 3 would not equal the others
     zero: dict[str, Any] = {"stage": stage, "memory_efficient_linear": False, "overlap_comm": stage > 1}
@@ -29,6 +31,7 @@ def settings(stage: int, sizes: list[int], offload_optimizer: bool, offload_para
         "managed_gradient_accumulation": False,  # the objective says when to step
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
+        "communication_data_type": {"float32": "fp32", "bfloat16": "bf16"}[reduce_dtype],
         "zero_optimization": zero,
     }
 

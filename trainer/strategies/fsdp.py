@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
@@ -24,18 +26,36 @@ class FSDP(Sharded):
     unit_parameters: a block with at least so many parameters of its own is gathered and freed by itself. Few large
     units communicate better, many small ones need less memory. The children of a network are always units, as losses
     may call them one by one.
+    replicas: so many groups of neighbouring ranks have all of it, split over the ranks of the group (hybrid sharding).
+    As many as nodes, weights are gathered within a node, and gradients alone cross the network between them.
     """
 
-    def __init__(self, unit_parameters: int = 1_000_000, **options: Any):
-        if unit_parameters < 1:
-            raise UserError(f"strategy.unit_parameters={unit_parameters}: expected at least 1")
+    def __init__(self, unit_parameters: int = 1_000_000, replicas: int = 1, **options: Any):
+        if unit_parameters < 1 or replicas < 1:
+            raise UserError(
+                f"strategy.unit_parameters={unit_parameters}, strategy.replicas={replicas}: expected at least 1"
+            )
         super().__init__(**options)
-        self.unit_parameters = unit_parameters
+        if self.compile:
+            raise UserError("strategy.compile=true: FSDP gathers weights between blocks; leave it, or use strategy=ddp")
+        self.unit_parameters, self.replicas = unit_parameters, replicas
+
+    def configure_ddp(self) -> None:
+        shards, rest = divmod(self.world_size, self.replicas)
+        if rest:
+            raise UserError(f"strategy.replicas={self.replicas}: expected a divisor of the {self.world_size} ranks")
+        self.mesh = init_device_mesh(
+            self.root_device.type, (self.replicas, shards), mesh_dim_names=("replicas", "shards")
+        )
+        super().configure_ddp()
 
     def shard(self, network: nn.Module) -> None:
+        reduced = torch.bfloat16 if self.reduce_dtype == "bfloat16" else None
+        policy = MixedPrecisionPolicy(reduce_dtype=reduced)
+        mesh = self.mesh if self.replicas > 1 else self.mesh["shards"]
         for unit in [*units(network, self.unit_parameters), network]:
             # None, the default, would leave the root gathered: a player that is frozen meanwhile then goes stale
-            fully_shard(unit, reshard_after_forward=True)
+            fully_shard(unit, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
         # now, as else the first child to run would take itself for the root
         network._get_fsdp_state()._lazy_init()  # type: ignore[operator]
 
@@ -61,9 +81,10 @@ class FSDP(Sharded):
         """A rank's rows of a tensor that is split along its first dimension."""
         if not isinstance(tensor, DTensor):
             return super().share(tensor)
-        rows = -(-tensor.shape[0] // self.world_size)
+        shards = self.world_size // self.replicas
+        rows = -(-tensor.shape[0] // shards)
         width = tensor.shape.numel() // max(1, tensor.shape[0])
-        first = min(rows * self.global_rank, tensor.shape[0])
+        first = min(rows * (self.global_rank % shards), tensor.shape[0])
         return Part(tensor.to_local(), first * width, tensor.shape)
 
 

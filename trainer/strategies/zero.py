@@ -32,6 +32,8 @@ class ZeRO(Sharded):
         if offload_parameters and stage < 3:
             raise UserError(f"strategy.offload_parameters with stage {stage}: only strategy=zero3 splits parameters")
         super().__init__(**options)
+        if self.compile and stage == 3:
+            raise UserError("strategy.compile=true: ZeRO-3 gathers weights between blocks; leave it, or take zero2")
         self.stage = stage
         self.offload_optimizer = offload_optimizer
         self.offload_parameters = offload_parameters
@@ -56,7 +58,7 @@ class ZeRO(Sharded):
 
     def config(self, network: nn.Module) -> dict[str, Any]:
         sizes = [parameter.numel() for parameter in network.parameters()]
-        return settings(self.stage, sizes, self.offload_optimizer, self.offload_parameters)
+        return settings(self.stage, sizes, self.reduce_dtype, self.offload_optimizer, self.offload_parameters)
 
     def backward(self, value: Tensor, optimizer: Optimizer, sync: bool = True) -> None:  # type: ignore[override]
         engine = self.engines[id(optimizer)]
