@@ -17,6 +17,13 @@ def test_runs_end_when_daly_expects(interval):
     assert ends.mean() == pytest.approx(daly(WORK, interval, WRITE, RESTART, MTBF), rel=0.02, abs=3 * spread)
 
 
+def test_a_failure_while_it_writes_costs_the_work_too():
+    """Where most of the time is writing, what of it does not count is seen at once."""
+    work, interval, write, mtbf = 20 * HOUR, 300.0, 1200.0, 1800.0
+    ends = lived(work, interval, write, RESTART, mtbf, runs=200)
+    assert ends.mean() == pytest.approx(daly(work, interval, write, RESTART, mtbf), rel=0.03)
+
+
 def test_without_failures_only_the_writes_are_added():
     assert lived(1000.0, 100.0, 5.0, 60.0, 1e15, runs=2) == pytest.approx(1000 + 10 * 5)
 
