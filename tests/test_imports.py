@@ -40,7 +40,7 @@ ROOMS = {  # each knows those above it in this list, and nothing below
     "launch": "launch=slurm",
     "loggers": "csv, W&B and its dashboard",
     "callbacks": "EMA, evaluation, checkpoints, progress, heartbeat",
-    "benchmark": "steps, memory and scaling beside a bare loop",
+    "benchmark": "steps, memory and scaling beside a bare loop; what a run would cost on many GPUs",
     "compression": "passes network -> network; the search over them; what was gained and lost",
     "verbs": "python -m trainer.VERB: arguments in, one call, output",
 }

@@ -1,6 +1,10 @@
 """A forecast as a user types it; what it counts without values is what a real step is seen to do."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +12,9 @@ import pytest
 from trainer.benchmark import count as counting
 from trainer.benchmark.__main__ import main
 from trainer.benchmark.count import count
+from trainer.strategies.traffic import sent
 
+ROOT = Path(__file__).parents[2]
 TINY = ["data.source.num_images=60", "data.resolution=16", "data.batch_size=8", "text=scratch", "kimg=400"]
 PENALISED = ["objective.r1=0.1", "objective.penalty_interval=2"]
 COUNTED = {}
@@ -84,3 +90,22 @@ def test_what_is_counted_is_what_a_step_does(command, tell, tmp_path):
     assert 4 * written["weights"] == sum(network["bytes"] for network in probe["networks"].values())
     saved = 8 * max(phase["saved"] for phase in probe["phases"].values())
     assert written["rows"][0]["memory"]["activations"] == pytest.approx(saved, rel=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3", "fsdp"])
+def test_bytes_are_those_that_two_ranks_send(command, tell, tmp_path, strategy):
+    """In the phases of a step, each collective as what it puts on a ring; units of FSDP2 to a fiftieth."""
+    rows = tell("forecast=[2]")[1]["rows"]
+    (forecast,) = (row["sent_bytes"] for row in rows if row["strategy"] == strategy)
+    arguments = ["+experiment=cgan_shapes", *TINY, f"strategy={strategy}", "steps=2", "repeats=1", "bare=false"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    done = subprocess.run(
+        [*launcher, "trainer.benchmark", *arguments, f"out={tmp_path / 'ranks'}"],
+        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    probe = json.loads((tmp_path / "ranks" / "benchmark.json").read_text())["probe"]
+    counted = [sent(kind, count, 2) for phase in probe["phases"].values() for kind, count in phase["bytes"].items()]
+    assert forecast == pytest.approx(sum(counted), rel=0.02)
