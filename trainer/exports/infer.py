@@ -47,8 +47,9 @@ def main(prompt: str, seed: str = "0", file: str = "image.png") -> None:
     channels = shapes["latent"][1]
     given = {"latent": latent(int(seed), channels), "input_ids": [text.ids], "attention_mask": [text.attention_mask]}
     if "source" in shapes:  # a picture, or none: then it is grey, and its last channel 1
-        given["source"] = np.zeros((1, *shapes["source"][1:]), np.float32)
-        given["source"][:, -1] = 1
+        source = np.zeros((1, *shapes["source"][1:]), np.float32)
+        source[:, -1] = 1
+        given["source"] = source
     images = session.run(None, {name: np.asarray(each) for name, each in given.items()})[0]
     pixels = np.clip(np.rint((images[0].transpose(1, 2, 0) + 1) * 127.5), 0, 255).astype(np.uint8)
     Path(file).write_bytes(png(pixels))
