@@ -18,7 +18,7 @@ from trainer.process.progress import Progress, say
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")  # letters and digits, with apostrophes inside: don't is one word
 PAD, NO_WORDS, FIRST_WORD = 0, 1, 2
-MANY = 1 << 20  # captions; to hash more takes half a minute of each start, and memory
+MANY = 1 << 18  # captions; to hash more beforehand takes seconds of each start, and memory
 
 
 class TokenIds:
