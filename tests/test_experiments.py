@@ -308,11 +308,16 @@ def test_an_image_task_is_compressed_and_timed(command, tmp_path):
     assert timed.code == 0, timed.err
 
 
-HEAVY = ("pytorch_lightning", "lightning_fabric", "transformers", "huggingface_hub", "sympy", "wandb", "scipy")
+HEAVY = (
+    *("pytorch_lightning", "lightning_fabric", "transformers", "huggingface_hub", "sympy", "wandb", "scipy"),
+    *("torch._decomp", "torch._refs", "torch._dynamo.utils", "torch._inductor"),
+)
 COLD = f"""
 import sys
+from trainer.process.start import quickly
 from trainer.sample import main
-main()
+with quickly():
+    main()
 assert not [name for name in {HEAVY} if name in sys.modules], [name for name in {HEAVY} if name in sys.modules]
 """
 

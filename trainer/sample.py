@@ -16,6 +16,7 @@ from omegaconf import MISSING, DictConfig
 from trainer.config.entry import entry
 from trainer.errors import UserError
 from trainer.process.progress import say
+from trainer.process.start import quickly
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.prompts import parse_prompts, parse_seeds, slug
 
@@ -206,4 +207,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with quickly():
+        main()

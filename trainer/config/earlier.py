@@ -31,6 +31,7 @@ TRAINED = {  # key -> experiments that need it, and the group of the network tha
 EXAMPLES = {"teacher": "cgan", "tokenizer": "fsq", "init": "cgan"}
 WORDED = "distill_text"  # the experiment in which the teacher's text encoder is learned, and its generator stays
 LATENTS, STUDENT = "objective.generator.latent_channels", 64  # of a student, and what it has by default
+FEATURE = "objective.feature"  # weight of what the teacher's own discriminator or encoder sees
 GROUPS = ("objective", "data", "text", "strategy", "trainer", "callbacks", "logger")
 
 
@@ -141,8 +142,11 @@ def register_trained(arguments: list[str]) -> None:
             ConfigStore.instance().store(f"of_{key}", node, group=name)
         if any(argument.lstrip("+") == f"experiment={WORDED}" for argument in arguments):
             arguments[at + 1 : at + 1] = read_by(saved["text"], f"{key}={path}")
-        elif key == "teacher" and not value(arguments, LATENTS) and (own := latents_of(saved["objective"])) != STUDENT:
-            arguments.insert(at + 1, f"{LATENTS}={own}")  # both draw from the same
+        elif key == "teacher":
+            if not value(arguments, LATENTS) and (own := latents_of(saved["objective"])) != STUDENT:
+                arguments.insert(at + 1, f"{LATENTS}={own}")  # both draw from the same
+            if not value(arguments, FEATURE) and not {"discriminator", "autoencoder"} & {*saved["objective"]}:
+                arguments.insert(at + 1, f"{FEATURE}=0")  # a prior of codes, or an export: none of its networks sees
         if taught := list(taught_by([saved["objective"], saved.get("backbones")])):  # and so may not judge the new run
             arguments.insert(at + 1, f"backbones=[{','.join(map(written, taught))}]")
 
@@ -169,6 +173,10 @@ def latents_of(objective: dict[str, Any]) -> int:
     Those of a caption's Gaussian, as of attngan, are drawn with the others.
     """
     network = drawing(objective)
+    while inside := network.get("network") or network.get("generator"):  # of an export, behind a text encoder
+        network = inside
+    if tokenizer := network.get("tokenizer"):  # a number for each code, or two in each parallel step
+        return int(tokenizer["encoder"]["size"]) ** 2 * (2 * int(network.get("num_steps") or 0) or 1)
     own = network.get("latent_channels")
     return int(own) + int(network.get("caption_channels") or 0) if own else STUDENT
 

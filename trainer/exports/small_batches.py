@@ -55,8 +55,9 @@ class SmallBatches:
 
     def __init__(self, network: nn.Module, max_batch: int):
         self.network, self.max_batch = network, max_batch
-        self.otherwise: Any = network._compiled_call_impl or network._call_impl
-        self.of_any_size = network._compiled_call_impl is None  # else what is not small is compiled for each size
+        call = network._compiled_call_impl
+        self.otherwise: Any = call or network._call_impl
+        self.of_any_size = getattr(call, "of_any_size", call is None)  # else what is not small is compiled for each
         self.programs: dict[int, nn.Module | None] = {}  # by number of tokens
         self.longest = 0  # tokens of the longest captions for which one program takes any number of them
 

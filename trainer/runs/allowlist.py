@@ -88,6 +88,7 @@ PARTS: dict[str, dict[str, Callable[[Any], bool]]] = {  # place -> module or pac
     "runtime": {
         "trainer.sampling.runtime": functions_named("half", "channels_last", "compiled", "cuda_graphs"),
         "trainer.exports.small_batches": functions_named("onnxruntime"),
+        "trainer.exports.ahead_of_time": functions_named("aot"),
     },
     "strategy": {"trainer.strategies": lambda part: part.__name__ == "auto" or STRATEGY(part)},
     "trainer": {"pytorch_lightning": functions_named("Trainer")},

@@ -19,19 +19,23 @@ from trainer.compression.search import batches
 from trainer.compression.search.finetune import finetune
 from trainer.errors import UserError
 from trainer.evaluation.protocol import spread
+from trainer.exports.ahead_of_time import AheadOfTime
 from trainer.exports.small_batches import SmallBatches
+from trainer.sampling.batch_invariance import FULL
 from trainer.sampling.runtime import stored
 from trainer.sampling.sampler import Sampler
 from trainer.tasks.examples import examples
 
 # passes that change how a network runs, and are applied again at every load; whether images stay, within a grey level
 ONNXRUNTIME = "trainer.exports.small_batches.onnxruntime"
+AOT = "trainer.exports.ahead_of_time.aot"
 RUNTIME = {
     "trainer.sampling.runtime.half": False,
     "trainer.sampling.runtime.channels_last": True,
     "trainer.sampling.runtime.compiled": True,
     "trainer.sampling.runtime.cuda_graphs": True,
     ONNXRUNTIME: True,
+    AOT: True,
 }
 FINETUNE = "finetune"
 UNTRAINABLE = ("int8", "int8_dynamic", "int8_weights", "fp8", "sparsify")  # a training would leave or undo these
@@ -91,7 +95,8 @@ class Bench:
         """The candidate after one more pass, `node` its configuration."""
         passes = (*candidate.passes, name)
         if node.get("_target_") in RUNTIME:
-            found = self.measured(candidate, node) if node["_target_"] == ONNXRUNTIME else dict(node)
+            measured = {ONNXRUNTIME: self.measured, AOT: self.measured_aot}.get(node["_target_"])
+            found = measured(candidate, node) if measured else dict(node)
             return replace(candidate, passes=passes, runtime=(*candidate.runtime, *([found] if found else [])))
         if name == FINETUNE:
             folder = self.folder / f"{len([*self.folder.glob('*')]):02}-after-{(candidate.passes or ('nothing',))[-1]}"
@@ -110,6 +115,9 @@ class Bench:
                 raise UserError(f"compression={names}: training would leave or undo {name}; put {FINETUNE} before it")
         if ONNXRUNTIME in [node.get("_target_") for _, node in nodes[:-1]]:
             raise UserError(f"compression={names}: what comes behind onnxruntime would draw in its place; put it last")
+        behind = [node.get("_target_") for _, node in nodes if node.get("_target_") != ONNXRUNTIME]
+        if AOT in behind[:-1]:
+            raise UserError(f"compression={names}: aot compiles what is before it; put it last, or before onnxruntime")
         found = [candidate]
         for name, node in nodes:
             found.append(self.apply(found[-1], name, node))
@@ -128,6 +136,16 @@ class Bench:
             return {}
         found = batches.largest("onnxruntime", candidate.ready(), other, self.batch)
         return {**node, "max_batch": found} if found else {}
+
+    def measured_aot(self, candidate: Candidate, node: Mapping[str, Any]) -> dict[str, Any]:
+        """The node of aot with the sizes, of one image and full batches, that it draws sooner; {} if there is none."""
+        if node.get("batch_sizes"):
+            return dict(node)
+        other = instantiate({**node, "batch_sizes": [1, FULL]}, _convert_="all")(candidate.ready())
+        drawn = other._compiled_call_impl
+        able = isinstance(drawn, AheadOfTime) and [size for size in (1, FULL) if drawn.program(*self.batch(size))]
+        found = batches.quicker("aot", candidate.ready(), other, self.batch, able) if able else []
+        return {**node, "batch_sizes": found} if found else {}
 
     def batch(self, count: int) -> Inputs:
         """A batch of any size, of the inputs again and again."""
