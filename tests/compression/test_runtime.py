@@ -165,7 +165,7 @@ def test_mistakes_are_told(generator):
     "name",
     [
         *("fold", "int8", "int8_dynamic", "int8_weights", "fp8"),
-        *("half", "channels_last", "compile", "cuda_graphs", "onnxruntime"),
+        *("half", "channels_last", "compile", "cuda_graphs", "onnxruntime", "aot"),
     ],
 )
 def test_configs(name, generator, inputs, monkeypatch):

@@ -154,19 +154,36 @@ def test_what_taught_the_tokenizer_may_not_judge_what_stands_on_it(command, tmp_
 
 
 def test_a_student_draws_from_as_many_latents_as_its_teacher(command, tmp_path):
-    key = "objective.generator.latent_channels"
+    key, tokenizer = "objective.generator.latent_channels", tmp_path / "tokenizer"
+    tokenizer.mkdir()
+    saved = command("experiment=fsq_shapes", "--cfg", "job", "--resolve")
+    (tokenizer / "config.yaml").write_text(saved.out)
     for experiment, of_teacher, of_student, expected in (
         ("cgan", [], [], 128),  # with those of its caption's Gaussian
         ("cgan", [], [f"{key}=96"], 96),
         ("dcgan", [f"{key}=32"], [], 32),
         ("cvae", [], [], 64),
+        ("dalle", ["tokenizer=TOKENIZER"], [], 16),
+        ("maskgit", ["tokenizer=TOKENIZER", "objective.generator.num_steps=4"], [], 128),
     ):
+        of_teacher = [each.replace("TOKENIZER", str(tokenizer)) for each in of_teacher]
         teacher = command(f"experiment={experiment}", *of_teacher, "--cfg", "job", "--resolve")
         assert teacher.code == 0, teacher.err
         (tmp_path / "config.yaml").write_text(teacher.out)
         composed = command("experiment=distill", *of_student, f"teacher={tmp_path}", "--cfg", "job")
         assert composed.code == 0, composed.err
-        assert OmegaConf.select(OmegaConf.create(composed.out), key) == expected
+        found = OmegaConf.create(composed.out)
+        assert OmegaConf.select(found, key) == expected
+        assert OmegaConf.select(found, "objective.feature") == (0 if "tokenizer" in str(of_teacher) else 2)
+
+
+def test_a_student_of_a_model_of_the_box(command):
+    """The latents are those of a network behind a text encoder, in an export, which has nothing that sees images."""
+    for name, latents in (("shapes", 256), ("emoji", 64)):
+        composed = command("experiment=distill", f"teacher={name}", "--cfg", "job")
+        assert composed.code == 0, composed.err
+        found = OmegaConf.create(composed.out).objective
+        assert (found.generator.latent_channels, found.feature) == (latents, 0)
 
 
 @pytest.mark.parametrize(("start", "place"), [("dcgan", "generator"), ("cvae", "autoencoder.decoder")])

@@ -7,8 +7,9 @@ import torch
 
 from trainer.batch import Condition
 from trainer.compression.search import batches
-from trainer.compression.search.candidate import ONNXRUNTIME, Bench, Candidate
+from trainer.compression.search.candidate import AOT, ONNXRUNTIME, Bench, Candidate
 from trainer.errors import UserError
+from trainer.exports.ahead_of_time import AheadOfTime
 from trainer.exports.small_batches import SmallBatches
 
 
@@ -31,6 +32,24 @@ def test_the_largest_that_is_drawn_sooner(other, expected, capsys):
     assert f"other: for up to {expected} images at once; its speed beside" in capsys.readouterr().err
 
 
+def test_the_sizes_that_are_drawn_sooner(capsys):
+    """Each by itself: an image in a batch may take longer than one alone, and still be drawn sooner than before."""
+    assert batches.quicker("other", sleeping(5, 7, 7, 40), sleeping(1, 9, 3, 20), inputs, (1, 2, 4, 8)) == [1, 4, 8]
+    assert "other: for batches of 1, 4, 8; its speed beside" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "able", "kept"), [(None, (1, 16), [[16]]), ([4], (), [[4]]), (None, (1,), []), (None, (), [])]
+)
+def test_programs_of_the_sizes_that_pay_or_were_asked_for(given, able, kept, monkeypatch, tmp_path):
+    monkeypatch.setattr(AheadOfTime, "program", lambda self, latent, condition: len(latent) in able)
+    monkeypatch.setattr(batches, "quicker", lambda name, network, other, inputs, sizes: [s for s in sizes if s > 1])
+    bench = Bench(tmp_path, [inputs(4)], tmp_path)
+    node = {"_target_": AOT, "_partial_": True, "batch_sizes": given}
+    after = bench.apply(Candidate(torch.nn.Linear(2, 2)), "aot", node)
+    assert [node["batch_sizes"] for node in after.runtime] == kept
+
+
 @pytest.mark.parametrize(
     ("found", "given", "can_be", "kept"),
     [(4, None, True, [4]), (0, None, True, []), (0, 2, True, [2]), (4, None, False, [])],
@@ -49,3 +68,6 @@ def test_it_comes_last(tmp_path):
     nodes = {"onnxruntime": {"_target_": ONNXRUNTIME}, "compile": {"_target_": "trainer.sampling.runtime.compiled"}}
     with pytest.raises(UserError, match=r"compression=\['onnxruntime', 'compile'\]: what comes .* put it last"):
         Bench(tmp_path, [inputs(4)], tmp_path).steps(Candidate(torch.nn.Linear(2, 2)), nodes.items())
+    nodes = {"aot": {"_target_": AOT}, **nodes}
+    with pytest.raises(UserError, match="aot compiles what is before it; put it last, or before onnxruntime"):
+        Bench(tmp_path, [inputs(4)], tmp_path).steps(Candidate(torch.nn.Linear(2, 2)), [*nodes.items()][::2])
