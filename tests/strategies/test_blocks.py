@@ -11,6 +11,7 @@ from trainer.benchmark.saved import Saved
 from trainer.errors import UserError
 from trainer.losses.adversarial import Relativistic
 from trainer.networks import transformer
+from trainer.networks.modulation import Enlarge
 from trainer.strategies import auto
 from trainer.strategies.blocks import Compiled, called, recompute, repeated
 from trainer.strategies.fsdp import FSDP
@@ -125,6 +126,17 @@ def test_compiled_weights_after_20_steps():
         trained(make_gan(r1=0.1, penalty_interval=2, matching=1.0), steps=20, compile=each) for each in (False, True)
     )
     same(eager, compiled, 1e-5)
+
+
+@pytest.mark.slow
+def test_an_edge_that_is_repeated_has_a_gradient_when_compiled():
+    enlarge, image = Enlarge(), random_batch(2).as_float().image.contiguous(memory_format=torch.channels_last)
+    image.requires_grad_()
+    slopes = []
+    for _ in range(2):
+        slopes += torch.autograd.grad(enlarge(image).square().sum(), image)
+        enlarge.compile()
+    torch.testing.assert_close(*slopes)
 
 
 @pytest.mark.parametrize("make", [lambda: FSDP(compile=True), lambda: ZeRO(stage=3, compile=True)])

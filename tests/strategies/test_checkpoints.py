@@ -17,6 +17,8 @@ MORE = [
     ("ddp", 2, "zero1", 2),
     ("fsdp", 2, "fsdp", 1),
     ("zero3", 2, "zero3", 1),
+    ("fsdp,replicas=2", 4, "single", 1),
+    ("ddp", 2, "fsdp,replicas=2", 4),
 ]
 
 

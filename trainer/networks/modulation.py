@@ -36,7 +36,11 @@ class Enlarge(LowPass):
     def forward(self, x: Tensor) -> Tensor:
         channels = x.shape[1]
         kernel = 4 * self.kernel.expand(channels, -1, -1, -1)
-        x = F.pad(x, (1, 1, 1, 1), mode="replicate")
+        if torch.compiler.is_compiling() and torch.is_grad_enabled():  # 2.13 mistakes the layout of a pad's gradient
+            x = torch.cat([x[:, :, :1], x, x[:, :, -1:]], 2)
+            x = torch.cat([x[..., :1], x, x[..., -1:]], 3)
+        else:
+            x = F.pad(x, (1, 1, 1, 1), mode="replicate")
         return F.conv_transpose2d(x, kernel, stride=2, padding=3, groups=channels)
 
 
