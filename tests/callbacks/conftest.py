@@ -48,6 +48,9 @@ class Data(LightningDataModule):
         self.heldout = SimpleNamespace(images=images[:4], captions=CAPTIONS)
         self.skipped = Path(os.devnull)
 
+    def trained_on(self, captions: tuple[str, ...]) -> set[str]:
+        return set(captions).intersection(self.train.captions)
+
     def fixed_captions(self, count: int) -> list[str]:
         return CAPTIONS[:count]
 
