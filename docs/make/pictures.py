@@ -42,6 +42,14 @@ PICTURES = {
         name: Picture((TRAIN + name,), "samples/latest.png", f"{minutes} minutes on one core of a busy EPYC")
         for name, minutes in (("inpainting", 14), ("super_resolution", 10), ("colorization", 18), ("captioning", 6))
     },
+    "droppable": Picture(
+        (
+            TRAIN + "colorization",
+            TRAIN + "colorization init=RUN objective.generator.task.source_dropout=0.6 kimg=30",
+        ),
+        "samples/latest.png",
+        "18 minutes, and 10 more",
+    ),
     **{
         name: Picture(("npm install @lobehub/fluent-emoji-3d", TRAIN + name), "samples/latest.png", f"{minutes} min")
         for name, minutes in (("pix2pix", 8), ("cyclegan", 14), ("style_transfer", 12))

@@ -67,7 +67,6 @@ from trainer.strategies.single import Single
 from trainer.strategies.zero import ZeRO
 from trainer.tasks.colorization import Colorization
 from trainer.tasks.denoising import Denoising
-from trainer.tasks.enhancement import Enhancement
 from trainer.tasks.restoration import Restoration
 from trainer.tasks.super_resolution import SuperResolution
 
@@ -195,7 +194,6 @@ OBJECTIVES = {
     "inpainting+split": partial(make_restoration, SMALL, matching=1.0, r1=0.1, penalty_interval=2, **SPLIT),
     "denoising": partial(make_restoration, ADAM, task=Denoising(), adversarial=0.0),
     "super_resolution": partial(make_restoration, SMALL, task=SuperResolution()),
-    "enhancement": partial(make_restoration, SMALL, task=Enhancement()),
     "colorization": partial(make_restoration, SMALL, task=Colorization()),
     "restoration": partial(make_restoration, SMALL, task=Restoration()),
     "source_dropout": partial(make_restoration, SMALL, task=Denoising(source_dropout=0.5), matching=1.0, **SPLIT),

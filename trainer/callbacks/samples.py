@@ -23,7 +23,7 @@ class Samples(Callback):
 
     Half of the captions, as far as there are so many, were never trained on; the grid marks which. Of a run that draws
     nothing, but reconstructs, held-out images beside what comes back of them; of an image task held-out images, their
-    sources, and two pictures drawn of each.
+    sources, and two pictures drawn of each, the second by the caption alone where the run draws without a source.
 
     Writes RUN/samples/kimg000012.800.png and latest.png; to loggers that take them, each image with its caption as
     `samples/images` and, at the end alone, as a table of the first `table_rows` with their seeds as `samples/table`.
@@ -89,6 +89,9 @@ class Samples(Callback):
             position = torch.arange(len(index), device=sampler.device)
             starts = stacked(given(task, split), index).to(sampler.device)
             sources = task(starts.float().div(127.5).sub(1), 0, position)
-            drawn = [sampler(captions, range(seed, seed + len(index)), sources) for seed in (0, len(index))]
-            shown, words = [images, as_pixels(task.start(sources)), *drawn], ["source", "drawn", "another seed"]
+            drawn = sampler(captions, range(len(index)), sources)
+            dropped = bool(task.source_dropout)
+            beside = sampler(captions, range(len(index), 2 * len(index)), None if dropped else sources)
+            shown = [images, as_pixels(task.start(sources)), drawn, beside]
+            words = ["source", "drawn", "by the caption alone" if dropped else "another seed"]
         return torch.stack(shown, 1).flatten(0, 1), [text for caption in captions for text in (caption, *words)]
