@@ -36,8 +36,6 @@ class FSDP(Sharded):
                 f"strategy.unit_parameters={unit_parameters}, strategy.replicas={replicas}: expected at least 1"
             )
         super().__init__(**options)
-        if self.compile:
-            raise UserError("strategy.compile=true: FSDP gathers weights between blocks; leave it, or use strategy=ddp")
         self.unit_parameters, self.replicas = unit_parameters, replicas
 
     def configure_ddp(self) -> None:

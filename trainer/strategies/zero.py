@@ -32,8 +32,6 @@ class ZeRO(Sharded):
         if offload_parameters and stage < 3:
             raise UserError(f"strategy.offload_parameters with stage {stage}: only strategy=zero3 splits parameters")
         super().__init__(**options)
-        if self.compile and stage == 3:
-            raise UserError("strategy.compile=true: ZeRO-3 gathers weights between blocks; leave it, or take zero2")
         self.stage = stage
         self.offload_optimizer = offload_optimizer
         self.offload_parameters = offload_parameters
