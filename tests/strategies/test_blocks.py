@@ -14,6 +14,7 @@ from trainer.networks import transformer
 from trainer.networks.modulation import Enlarge
 from trainer.strategies import auto
 from trainer.strategies.blocks import Compiled, called, recompute, repeated
+from trainer.strategies.ddp import DDP
 from trainer.strategies.fsdp import FSDP
 from trainer.strategies.single import Single
 from trainer.strategies.zero import ZeRO
@@ -139,9 +140,9 @@ def test_an_edge_that_is_repeated_has_a_gradient_when_compiled():
     torch.testing.assert_close(*slopes)
 
 
-@pytest.mark.parametrize("make", [lambda: FSDP(compile=True), lambda: ZeRO(stage=1, compile=True)])
-def test_compile_is_refused_where_something_is_split(make):
-    with pytest.raises(UserError, match=r"strategy.compile=true: not where .* are split; use strategy=ddp"):
+@pytest.mark.parametrize("make", [lambda: FSDP(compile=True), lambda: ZeRO(stage=1, compile=True), lambda: DDP(compile=True)])
+def test_compile_is_refused_on_several_ranks(make):
+    with pytest.raises(UserError, match=r"strategy.compile=true: for one process alone"):
         make()
 
 
@@ -151,9 +152,11 @@ def test_compile_needs_a_compiler(monkeypatch):
         Compiled([nn.Linear(1, 1)], torch.device("cpu"))
 
 
-def test_options_reach_whatever_auto_chooses(monkeypatch):
-    given = {"compile": True, "checkpoint_activations": True, "reduce_dtype": "bfloat16"}
-    alone, several = auto("cpu", 1, **given), auto("cpu", 2, **given)
+def test_options_reach_whatever_auto_chooses():
+    given = {"checkpoint_activations": True, "reduce_dtype": "bfloat16"}
+    alone, several = auto("cpu", 1, compile=True, **given), auto("cpu", 2, **given)
     assert (type(alone).__name__, type(several).__name__) == ("Single", "DDP")
-    assert all(each.compile and each.checkpoint_activations for each in (alone, several))
+    assert alone.compile and alone.checkpoint_activations and several.checkpoint_activations
     assert several.reduce_dtype == "bfloat16"
+    with pytest.raises(UserError, match="for one process alone"):
+        auto("cpu", 2, compile=True)

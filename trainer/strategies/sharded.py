@@ -17,11 +17,6 @@ ELEMENTWISE = ("Adadelta", "Adagrad", "Adam", "Adamax", "AdamW", "ASGD", "NAdam"
 class Sharded(Parallel):
     """Each rank keeps a share of the optimiser states, and of gradients and weights where the strategy says so."""
 
-    def __init__(self, **options: Any):
-        super().__init__(**options)
-        if self.compile:
-            raise UserError("strategy.compile=true: not where networks or their states are split; use strategy=ddp")
-
     def configure_ddp(self) -> None:
         objective: Any = self.lightning_module
         networks = {name: objective.network(name) for name in objective.phases}
