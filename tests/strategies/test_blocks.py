@@ -1,5 +1,7 @@
 """Blocks that run again instead of keeping what gradients need, and networks that are compiled."""
 
+from functools import partial
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -140,10 +142,10 @@ def test_an_edge_that_is_repeated_has_a_gradient_when_compiled():
     torch.testing.assert_close(*slopes)
 
 
-@pytest.mark.parametrize("make", [lambda: FSDP(compile=True), lambda: ZeRO(stage=1, compile=True), lambda: DDP(compile=True)])
-def test_compile_is_refused_on_several_ranks(make):
+@pytest.mark.parametrize("strategy", [DDP, FSDP, partial(ZeRO, stage=1)])
+def test_compile_is_refused_on_several_ranks(strategy):
     with pytest.raises(UserError, match=r"strategy.compile=true: for one process alone"):
-        make()
+        strategy(compile=True)
 
 
 def test_compile_needs_a_compiler(monkeypatch):
