@@ -85,6 +85,12 @@ class Objective(LightningModule):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return [torch.optim.SGD(self.get_submodule(name).parameters(), lr=0.01) for name in self.phases]
 
+    def network(self, name: str) -> nn.Module:
+        return self.get_submodule(name)
+
+    def on_host(self, batch: Batch) -> Batch:
+        return batch
+
     def training_step(self, batch: Batch) -> None:
         self.seen_timing.append(self.time_phases)
         step = self.trainer.global_step
