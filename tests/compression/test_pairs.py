@@ -17,7 +17,7 @@ OF_A_RUN = ("finetune", "average")  # these need one; see tests/test_compress.py
 OF_IDS = ("vocabulary",)  # this needs a text encoder inside; see test_vocabulary.py
 OF_CODES = ("few_steps",)  # and this a generator that draws in steps; see test_few_steps.py
 PASSES = sorted(file.stem for file in CONF.glob("*.yaml") if file.stem not in (*OF_A_RUN, *OF_IDS, *OF_CODES))
-COMPILED = ("compile", "cuda_graphs", "onnxruntime")  # seconds each
+COMPILED = ("compile", "cuda_graphs", "onnxruntime", "aot")  # seconds each
 ROUNDING = 2e-5  # what runs a network otherwise, and what rewrites it exactly, may change images by
 STEPS = {"half", "int8", "int8_dynamic"}  # round activations: by the last bit of a float one falls on the next level
 
