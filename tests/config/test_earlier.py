@@ -61,7 +61,10 @@ def test_alone_it_is_the_saved_run(composed, run, key):
 
 
 CHOSEN = {
-    "strategy=fsdp": {"strategy._target_": "trainer.strategies.fsdp.FSDP", "strategy.unit_parameters": 1000000},
+    "strategy=fsdp": {
+        "strategy._target_": "trainer.strategies.fsdp.FSDP", "strategy.unit_parameters": 1000000,
+        "strategy.replicas": 1,
+    },
     "strategy=zero2": {
         "strategy._target_": "trainer.strategies.zero.ZeRO", "strategy.stage": 2, "strategy.offload_optimizer": False,
     },
@@ -112,7 +115,7 @@ def test_values_and_own_parts_as_ever(composed, run):
     own = "+callbacks.mine._target_=trainer.callbacks.stop.Stop"
     found = composed(f"resume={run}", "strategy=fsdp", "strategy.unit_parameters=5", own, "kimg=7")
     assert found.changed == {
-        "strategy._target_": "trainer.strategies.fsdp.FSDP", "strategy.unit_parameters": 5,
+        "strategy._target_": "trainer.strategies.fsdp.FSDP", "strategy.unit_parameters": 5, "strategy.replicas": 1,
         "callbacks.mine._target_": "trainer.callbacks.stop.Stop", "kimg": 7,
     }  # fmt: skip
 
