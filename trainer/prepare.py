@@ -88,7 +88,8 @@ def tell_unused(cfg: DictConfig) -> None:
 
     root = cfg.data.cache_dir or default_cache_dir()
     every = [*kept(root)]
-    unused = [each for each in every if each.days >= max(cfg.unused_days, each.whole < 1)]  # others may be at work
+    least = {True: cfg.unused_days, False: max(cfg.unused_days, 1.0)}  # others may be at work on what is not whole
+    unused = [each for each in every if each.days >= least[each.whole]]
     for each in unused:
         print(f"  {each.size / 2**20:>10,.1f} MiB  {each.days:>6.1f} days  {each.folder.name}")
         if cfg.prune:

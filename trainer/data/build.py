@@ -24,7 +24,6 @@ from trainer.process.progress import Progress
 _CHUNK = 512  # images decoded before a write, so memory stays flat for sources of any length
 CORRUPT = (OSError, SyntaxError, ValueError, EOFError, StructError, Image.DecompressionBombError)
 _ORIENTATION = 0x0112  # of EXIF
-RECORD = ("key", "captions", "concept", "attributes", "heldout")
 
 
 def write_cache(source: Source, resolution: int, building: Path, name: str) -> int:
@@ -33,7 +32,7 @@ def write_cache(source: Source, resolution: int, building: Path, name: str) -> i
     Raises UserError where an image has no caption or none can be read.
     """
     captions: dict[str, int] = {}
-    concepts, individuals, heldout, num_skipped = [], [], [], 0
+    told, num_skipped = Told(), 0
     items = source.items()
     progress = Progress(f"caching {name}:", "images", length_hint(items, 0))
     with (
@@ -48,31 +47,61 @@ def write_cache(source: Source, resolution: int, building: Path, name: str) -> i
             for item, pixels in zip(chunk, threads.map(lambda item: _decode(item, resolution), chunk), strict=True):
                 if isinstance(pixels, Exception):
                     num_skipped += 1
-                    reason = f"{type(pixels).__name__}: {pixels}"
-                    skipped.write(" ".join(item.key.splitlines()) + "\t" + " ".join(reason.splitlines()) + "\n")
+                    skipped.write(line := left_out(item, pixels))
                     continue
                 images.add(item, pixels[0])
                 if item.source is not None:
                     sources.add(item.source, pixels[1])
                 if len(sources) not in (0, len(images)):
                     raise UserError(f"{item.key}: some pictures have a source, others none; expected all or none")
-                concepts.append(hashed(item.concept))
-                individuals.append(hashed(item.key if item.concept == item.captions[0] else item.concept))
-                heldout.append(-1 if item.heldout is None else int(item.heldout))
-                record = {field: getattr(item, field) for field in RECORD}
-                records.write(json.dumps(record, default=str) + "\n")  # ASCII: file names need not be UTF-8
-            progress(len(heldout) + num_skipped)
-    if not heldout:
-        why = f"none of its {num_skipped} images can be read, the last by {reason}" if num_skipped else "no image"
-        raise UserError(f"{name}: {why}; check the files of data.source")
+                records.write(told.add(item) + "\n")
+            progress(len(told) + num_skipped)
+    if not len(told):
+        raise nothing(name, num_skipped, line if num_skipped else "")
     images.save()
     if len(sources):
         sources.save()
-    save(building / "concepts.npy", np.array(concepts, np.int64))
-    save(building / "individuals.npy", np.array(individuals, np.int64))
-    save(building / "heldout.npy", np.array(heldout, np.int8))
+    told.save(building)
     (building / "captions.json").write_text(json.dumps(list(captions)), encoding="utf-8")
     return num_skipped
+
+
+class Told:
+    """What a source tells of its items: concepts.npy, individuals.npy, heldout.npy, as in `trainer.data.reader`."""
+
+    def __init__(self) -> None:
+        self.concepts: list[int] = []
+        self.individuals: list[int] = []
+        self.heldout: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.heldout)
+
+    def add(self, item: Item) -> str:
+        """The item's record, as JSON in ASCII: file names need not be UTF-8."""
+        self.concepts.append(_hash(item.concept))
+        self.individuals.append(_hash(item.key if item.concept == item.captions[0] else item.concept))
+        self.heldout.append(-1 if item.heldout is None else int(item.heldout))
+        fields = ("key", "captions", "concept", "attributes", "heldout")
+        return json.dumps({field: getattr(item, field) for field in fields}, default=str)
+
+    def save(self, building: Path) -> None:
+        save(building / "concepts.npy", np.array(self.concepts, np.int64))
+        save(building / "individuals.npy", np.array(self.individuals, np.int64))
+        save(building / "heldout.npy", np.array(self.heldout, np.int8))
+
+
+def left_out(item: Item, problem: Exception) -> str:
+    """The line of skipped.txt for an item that cannot be read."""
+    reason = f"{type(problem).__name__}: {problem}"
+    return " ".join(item.key.splitlines()) + "\t" + " ".join(reason.splitlines()) + "\n"
+
+
+def nothing(name: str, num_skipped: int, last: str) -> UserError:
+    """That no picture is left. last: line of skipped.txt."""
+    reason = last.rpartition("\t")[2].strip()
+    why = f"none of its {num_skipped} images can be read, the last by {reason}" if num_skipped else "no image"
+    return UserError(f"{name}: {why}; check the files of data.source")
 
 
 class Plane:
@@ -114,7 +143,7 @@ class Plane:
         save(self.building / f"{self.prefix}caption_starts.npy", np.array(self.caption_starts, np.int64))
 
 
-def hashed(text: str) -> int:
+def _hash(text: str) -> int:
     return int(digest(text), 16) - (1 << 63)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer.data import parts
-from trainer.data.build import save
+from trainer.data.build import nothing, save
 from trainer.data.placed import KEPT
 from trainer.data.texts import Texts, mapped
 from trainer.errors import UserError
@@ -25,9 +25,7 @@ def join(unfinished: Path, building: Path, name: str) -> None:
     made = [part for part in made if parts.count_of(part)]
     if not made:
         lines = (building / "skipped.txt").read_text(encoding="utf-8", errors="replace").splitlines()
-        reason = lines[-1].rpartition("\t")[2] if lines else ""
-        why = f"none of its {len(lines)} images can be read, the last by {reason}" if lines else "no image"
-        raise UserError(f"{name}: {why}; check the files of data.source")
+        raise nothing(name, len(lines), lines[-1] if lines else "")
     for array in ("concepts", "individuals", "heldout"):
         save(building / f"{array}.npy", np.concatenate([mapped(part / f"{array}.npy") for part in made]))
     _texts(made, building, "records")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import time
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data.build import CORRUPT, RECORD, fit, hashed, save
+from trainer.data.build import CORRUPT, Told, fit, left_out, save
 from trainer.data.files import open_image
 from trainer.data.placed import KEPT, PLACE
 from trainer.data.source import Item, Place, Source
@@ -131,9 +130,7 @@ def _make(items: Iterable[Item], part: Path, base: str, pool: ThreadPoolExecutor
 def _write(items: Iterable[Item], building: Path, base: str, pool: ThreadPoolExecutor) -> Iterator[int]:
     captions: dict[str, int] = {}
     images, sources = Plane(building, "", base, captions), Plane(building, "source_", base, captions)
-    concepts: list[int] = []
-    individuals: list[int] = []
-    heldout: list[int] = []
+    told = Told()
     records: list[str] = []
     skipped: list[str] = []
     stream, count = iter(items), 0
@@ -141,33 +138,26 @@ def _write(items: Iterable[Item], building: Path, base: str, pool: ThreadPoolExe
         for item, problem in zip(chunk, pool.map(_look, chunk), strict=True):
             count += 1
             if problem is not None:
-                reason = f"{type(problem).__name__}: {problem}"
-                skipped.append(" ".join(item.key.splitlines()) + "\t" + " ".join(reason.splitlines()))
+                skipped.append(left_out(item, problem))
                 continue
             images.add(item)
             if item.source is not None:
                 sources.add(item.source)
             if len(sources) not in (0, len(images)):
                 raise UserError(f"{item.key}: some pictures have a source, others none; expected all or none")
-            concepts.append(hashed(item.concept))
-            individuals.append(hashed(item.key if item.concept == item.captions[0] else item.concept))
-            heldout.append(-1 if item.heldout is None else int(item.heldout))
-            records.append(json.dumps({field: getattr(item, field) for field in RECORD}, default=str))
+            records.append(told.add(item))
         yield count
     if not count:
         yield 0
     images.save()
     if len(sources):
         sources.save()
-    save(building / "concepts.npy", np.array(concepts, np.int64))
-    save(building / "individuals.npy", np.array(individuals, np.int64))
-    save(building / "heldout.npy", np.array(heldout, np.int8))
+    told.save(building)
     write_texts(building, "captions", captions)
     keys = b"".join(hashlib.blake2b(each.encode(errors="surrogatepass"), digest_size=16).digest() for each in captions)
     save(building / "caption_keys.npy", np.frombuffer(keys, np.uint64).reshape(-1, 2))
     write_texts(building, "records", records)
-    text = "".join(f"{line}\n" for line in skipped)
-    (building / "skipped.txt").write_text(text, encoding="utf-8", errors="surrogateescape")
+    (building / "skipped.txt").write_text("".join(skipped), encoding="utf-8", errors="surrogateescape")
 
 
 def _look(item: Item) -> Exception | None:
