@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import shlex
-import sys
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from trainer.errors import UserError
-from trainer.process.distribution import install
-from trainer.process.progress import say
+from trainer.benchmark import plot
+from trainer.benchmark.report import leave
 from trainer.report.table import markdown
 
 GIB, GB = 2**30, 1e9
@@ -128,23 +122,5 @@ def write(cfg: DictConfig, result: dict[str, Any]) -> None:
         f"{result['name']} on {where}, {images} images a GPU, {result['precision']}, {result['kimg']:g} kimg: "
         f"{result['weights'] / 1e6:,.1f} M weights, {number(result['gflop_image'])} GFLOP an image"
     )
-    body = "\n\n".join(f"## {name}\n\n{text}" for name, text in sections(result).items())
-    print(f"{title}\n\n{body}")
-    folder = Path(cfg.out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"out={folder}: {error.strerror}; name a folder that can be made") from error
-    (folder / "forecast.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    picture = ""
-    if find_spec("matplotlib") is None:
-        say(f"no forecast.png: it needs matplotlib; {install('plot')}")
-    else:
-        from trainer.benchmark.plot import draw_forecast
-
-        draw_forecast(result, folder / "forecast.png")
-        picture = "\n![Images a second, memory and hours over GPUs](forecast.png)\n"
-    command = shlex.join(["python", "-m", "trainer.benchmark", *sys.argv[1:]])
-    text = f"# {title}\n\n```bash\n{command}\n```\n\n{body}\n{picture}"
-    (folder / "README.md").write_text(text, encoding="utf-8")
-    print(f"\n{folder}/README.md")
+    drawn = "forecast.png", "Images a second, memory and hours over GPUs", plot.draw_forecast
+    leave(cfg.out, "forecast.json", title, sections(result), result, drawn)

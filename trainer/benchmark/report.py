@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from trainer.benchmark import predict
+from trainer.benchmark import plot, predict
 from trainer.errors import UserError
 from trainer.process.distribution import install
 from trainer.process.progress import say
@@ -147,24 +148,40 @@ def write(cfg: DictConfig, result: dict[str, Any]) -> None:
         f"{plural(where['threads_per_rank'], 'thread')} a rank, batch {speed['batch_size']}, {result['precision']}, "
         f"medians of {plural(len(result['runs']), 'run')} of {plural(result['steps'], 'step')}"
     )
-    body = "\n\n".join(f"## {name}\n\n{text}" for name, text in sections(result).items())
+    drawn = ("scaling.png", "images/s over ranks", plot.draw) if "scaling" in result else None
+    facts = "\n".join(f"- {key}: {value}" for key, value in where.items())
+    leave(cfg.out, "benchmark.json", title, sections(result), result, drawn, f"\n## Environment\n\n{facts}\n")
+
+
+def leave(
+    out: str,
+    name: str,
+    title: str,
+    sections: dict[str, str],
+    result: dict[str, Any],
+    drawn: tuple[str, str, Callable[[dict[str, Any], Path], None]] | None,
+    more: str = "",
+) -> None:
+    """Prints the sections; writes them to README.md in `out`, the figures to `name` beside it, and a picture.
+
+    drawn: file of the picture, what it shows, and what draws it. more: what
+    README.md has behind the sections.
+    """
+    body = "\n\n".join(f"## {head}\n\n{text}" for head, text in sections.items())
     print(f"{title}\n\n{body}")
-    folder = Path(cfg.out)
+    folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"out={folder}: {error.strerror}; name a folder that can be made") from error
-    (folder / "benchmark.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    command = shlex.join(["python", "-m", "trainer.benchmark", *sys.argv[1:]])
+    (folder / name).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     picture = ""
-    if "scaling" in result and find_spec("matplotlib") is None:
-        say(f"no scaling.png: it needs matplotlib; {install('plot')}")
-    elif "scaling" in result:
-        from trainer.benchmark.plot import draw
-
-        draw(result, folder / "scaling.png")
-        picture = "\n![images/s over ranks](scaling.png)\n"
-    facts = "\n".join(f"- {key}: {value}" for key, value in where.items())
-    text = f"# {title}\n\n```bash\n{command}\n```\n\n{body}\n{picture}\n## Environment\n\n{facts}\n"
+    if drawn and find_spec("matplotlib") is None:
+        say(f"no {drawn[0]}: it needs matplotlib; {install('plot')}")
+    elif drawn:
+        drawn[2](result, folder / drawn[0])
+        picture = f"\n![{drawn[1]}]({drawn[0]})\n"
+    command = shlex.join(["python", "-m", "trainer.benchmark", *sys.argv[1:]])
+    text = f"# {title}\n\n```bash\n{command}\n```\n\n{body}\n{picture}{more}"
     (folder / "README.md").write_text(text, encoding="utf-8")
     print(f"\n{folder}/README.md")
