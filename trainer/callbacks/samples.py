@@ -53,7 +53,8 @@ class Samples(Callback):
             images, captions = self._beside_their_own(sampler, data)
         path = Path(trainer.default_root_dir, "samples", f"{kimg_name(objective.images_seen)}.png")
         temporary = path.with_suffix(".tmp")
-        seen = [caption in data.trained_on(tuple(captions)) for caption in captions] if alone else None
+        trained_on = data.trained_on(tuple(captions)) if alone else set()
+        seen = [caption in trained_on for caption in captions] if alone else None
         with best_effort(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
