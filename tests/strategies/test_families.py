@@ -16,7 +16,7 @@ OBJECTIVES = (  # a row a day, under every strategy
     ("stylegan2", "stylegan2+split", "dalle"),
     ("attngan", "stages", "maskgit"),
     ("inpainting", "inpainting+split", "denoising", "source_dropout", "captioning"),
-    ("super_resolution", "colorization", "restoration"),
+    ("super_resolution", "colorization", "restoration", "enhancement"),
     ("pix2pix", "pix2pix+split", "cyclegan", "cyclegan+split"),
     ("captioning_vae", "textgan"),
     ("progressive", "vae_gan", "vae_gan+split", "worded"),

@@ -67,6 +67,7 @@ from trainer.strategies.single import Single
 from trainer.strategies.zero import ZeRO
 from trainer.tasks.colorization import Colorization
 from trainer.tasks.denoising import Denoising
+from trainer.tasks.enhancement import Enhancement
 from trainer.tasks.restoration import Restoration
 from trainer.tasks.super_resolution import SuperResolution
 
@@ -197,6 +198,7 @@ OBJECTIVES = {
     "super_resolution": partial(make_restoration, SMALL, task=SuperResolution()),
     "colorization": partial(make_restoration, SMALL, task=Colorization()),
     "restoration": partial(make_restoration, SMALL, task=Restoration()),
+    "enhancement": partial(make_restoration, SMALL, task=Enhancement()),
     "source_dropout": partial(make_restoration, SMALL, task=Denoising(source_dropout=0.5), matching=1.0, **SPLIT),
     "pix2pix": partial(make_translation, SMALL, matching=1.0, feature_matching=1.0),
     "pix2pix+split": partial(make_translation, SMALL, r1=0.1, penalty_interval=2, reuse_fakes=True, **SPLIT),
