@@ -19,12 +19,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from trainer.config import earlier, signatures
+from trainer.config import earlier, per_gpu, signatures
 from trainer.config.entry import Training, entry
 from trainer.config.verbs import VERBS, first
 from trainer.errors import UserError
 from trainer.process import ranks
-from trainer.process.progress import best_effort_output
+from trainer.process.progress import best_effort_output, say
 from trainer.runs import allowlist, run_folder, run_lock
 
 
@@ -68,6 +68,11 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     source = cfg.resume or run_folder.restart_of(folder)
     newest = checkpoint.newest(source) if source else None
     saved = checkpoint.read(newest) if newest else None
+    count = ranks.count(cfg.trainer.get("devices", 1), cfg.trainer.get("num_nodes", 1), cfg.trainer.accelerator)
+    before = saved["config"]["data"]["batch_size"] if saved else None
+    line = per_gpu.apply(cfg, count, before) if cfg.images_per_gpu else per_gpu.idle(cfg, count)
+    if line and ranks.leads():
+        say(line)
     if saved:
         run_folder.refuse_another(saved["config"], cfg)
 

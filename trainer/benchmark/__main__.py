@@ -67,7 +67,6 @@ class Benchmark(Training):
     out: str = ""
     forecast: Any = None
     gpu: str = "H100"
-    images_per_gpu: int | None = None
     price: float | None = None
     cluster: Cluster = field(default_factory=Cluster)
     faults: Faults = field(default_factory=Faults)

@@ -57,6 +57,7 @@ class Training:
     launch: Any = None
     nodes: int = 1
     gpus_per_node: Any = "auto"
+    images_per_gpu: int | None = None
     objective: Any = MISSING
     data: Any = MISSING
     text: Text = MISSING

@@ -12,7 +12,7 @@ from trainer.errors import UserError
 
 SIZE = re.compile(
     r"\w+_channels|width|depth|resolution|patch|vocabulary|max_tokens|num_(?!workers)\w+|nodes|every_steps|accumulate"
-    r"|penalty_interval|max_objects"
+    r"|penalty_interval|max_objects|images_per_gpu"
 )
 LIGHTNINGS = {  # arguments of its Trainer that it would take without effect or refuse: the value that is right, remedy
     "max_epochs": (1, "the data is one endless stream; the budget is kimg=..."),

@@ -46,7 +46,7 @@ class Slurm:
     def submit(self, cfg: DictConfig) -> None:
         """UserError if the run could not start that way, or sbatch refuses it. A dry run prints and leaves nothing."""
         tasks = self.tasks(cfg)
-        if cfg.data.batch_size % (cfg.nodes * tasks):
+        if not cfg.images_per_gpu and cfg.data.batch_size % (cfg.nodes * tasks):
             raise UserError(
                 f"data.batch_size={cfg.data.batch_size}: expected a multiple of the {cfg.nodes * tasks} ranks "
                 f"({cfg.nodes} nodes x {tasks})"

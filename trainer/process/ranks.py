@@ -104,6 +104,17 @@ def accelerator(gpus_per_node: int | str) -> str:
     return "cuda" if gpus_per_node != 0 and torch.cuda.is_available() else "cpu"
 
 
+def count(devices: Any, nodes: int, accelerator: str) -> int:
+    """Processes of a training by Lightning's arguments: one for each GPU, or as many as are asked for on the CPU."""
+    import torch
+
+    if devices in ("auto", -1, "-1"):
+        return nodes * (torch.cuda.device_count() if accelerator in ("cuda", "gpu") else 1)
+    if isinstance(devices, str) and "," in devices:
+        devices = devices.strip(",").split(",")
+    return nodes * (int(devices) if isinstance(devices, int | str) else len(devices))
+
+
 def check_devices(visible: int, gpus_per_node: int | str, accelerator: str, devices: Any) -> None:
     """UserError where GPUs are asked for that this process does not see. visible: how many it does."""
     if gpus_per_node != "auto" and not (isinstance(gpus_per_node, int) and gpus_per_node >= 0):
