@@ -283,7 +283,7 @@ def test_a_folder_takes_the_place_of_another(tmp_path, monkeypatch, killed):
 def test_an_error_of_one_rank_is_told_on_all(monkeypatch):
     """Also one that is no UserError; the others would wait for it in the next collective."""
 
-    def gather(found, mine):
+    def gather(found, mine, group):
         found[:] = [None, "RuntimeError: a bug"] if mine is None else [mine, None]
 
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)

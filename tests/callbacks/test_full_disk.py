@@ -46,18 +46,20 @@ def test_a_save_that_fails_is_told_and_the_run_goes_on(objective, data, make_tra
     assert "Training goes on" in said
 
 
-def test_the_oldest_makes_room(objective, data, make_trainer, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_the_oldest_makes_room(objective, data, make_trainer, tmp_path, monkeypatch, capsys, asynchronous):
     """A disk that holds two checkpoints and not three."""
     monkeypatch.setattr(os, "fsync", Full(tmp_path, lambda count: count >= 2))
-    make_trainer([Checkpoint(times=5)], max_steps=10).fit(objective, data)
+    make_trainer([Checkpoint(times=5, asynchronous=asynchronous)], max_steps=10).fit(objective, data)
     assert names(tmp_path) == ["kimg000000.032.ckpt", "kimg000000.040.ckpt"]
     assert capsys.readouterr().err == ""
 
 
-def test_the_last_one_is_never_given_for_the_next(objective, data, make_trainer, tmp_path, monkeypatch):
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_the_last_one_is_never_given_for_the_next(objective, data, make_trainer, tmp_path, monkeypatch, asynchronous):
     monkeypatch.setattr(os, "fsync", Full(tmp_path, lambda count: count >= 1))
     with pytest.raises(UserError, match=r"cannot write .*kimg000000.040.ckpt: No space left"):
-        make_trainer([Checkpoint(times=5)], max_steps=10).fit(objective, data)
+        make_trainer([Checkpoint(times=5, asynchronous=asynchronous)], max_steps=10).fit(objective, data)
     assert names(tmp_path) == ["kimg000000.008.ckpt"]
     assert checkpoint.newest(tmp_path).name == "kimg000000.008.ckpt"
 

@@ -121,10 +121,10 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bits(folder, uninterrupted,
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp", "zero1", "zero2", "zero3"])
 def test_killed_under_each_strategy(tmp_path, strategy):
-    """Two ranks, and where a strategy splits the weights the checkpoint is in parts, too."""
+    """Two ranks, checkpoints written as it trains, and where a strategy splits the weights in parts, too."""
     parts = strategy in ("fsdp", "zero3")
     two = (*SMALL, f"strategy={strategy}", f"callbacks.checkpoint.sharded={parts}")
-    two += ("gpus_per_node=0", "trainer.devices=2")
+    two += ("gpus_per_node=0", "trainer.devices=2", "callbacks.checkpoint.asynchronous=true")
     finish(tmp_path, *two, f"run_dir={tmp_path / 'whole'}")
     run = tmp_path / "killed"
     draw = random.Random(strategy)

@@ -9,12 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
+import torch.distributed as dist
 from pytorch_lightning import Callback, Trainer
 
 from trainer.callbacks.checkpoint_io import AtomicCheckpointIO, recover, remove, replace
 from trainer.callbacks.guard import check_weights
 from trainer.callbacks.random_state import random_state, restore_random_state
+from trainer.callbacks.saving import Saving
 from trainer.callbacks.schedule import due, last
 from trainer.errors import DamagedError, UserError
 from trainer.process.progress import say
@@ -38,6 +39,8 @@ class Checkpoint(Callback):
     better: "lower" or "higher", which way `metric` is. A sweep then has direction=minimize or maximize.
     sharded: a folder of that name, in which every rank writes what it holds, for models that are too large for one
     process. Either is read by any strategy on any number of ranks.
+    asynchronous: a copy in main memory is written by a thread while training goes on; the last one, and that of a stop,
+    are waited for.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Checkpoint(Callback):
         sharded: bool = False,
         metric: str = "val/fd_effnet",
         better: str = "lower",
+        asynchronous: bool = False,
     ) -> None:
         if better not in ("lower", "higher"):
             raise UserError(f"callbacks.checkpoint.better={better}: expected lower or higher")
@@ -60,7 +64,9 @@ class Checkpoint(Callback):
         self.sharded = sharded
         self.metric = metric
         self.better = better
+        self.asynchronous = asynchronous
         self.best: float | None = None
+        self._saving: Saving | None = None
         self._value: Any = None
         self._measured: dict[str, Any] | None = None
         self._saved_at = time.monotonic()
@@ -69,8 +75,9 @@ class Checkpoint(Callback):
     def setup(self, trainer: Trainer, objective: Any, stage: str) -> None:
         self.folder = Path(trainer.default_root_dir, "checkpoints")
         strategy: Any = trainer.strategy
-        strategy.checkpoint_io = AtomicCheckpointIO()
         strategy.sharded_checkpoints = self.sharded and trainer.world_size > 1
+        threads = self.asynchronous and strategy.sharded_checkpoints  # which may not speak in the ranks' own group
+        strategy.checkpoint_io = AtomicCheckpointIO(dist.new_group(backend="gloo") if threads else None)
         if trainer.is_global_zero and self.folder.is_dir():
             recover(self.folder)
             for leftover in self.folder.glob(".*.tmp"):  # of a killed run
@@ -80,7 +87,7 @@ class Checkpoint(Callback):
         states: list[Any] = [random_state()]
         if trainer.world_size > 1:
             states *= trainer.world_size
-            torch.distributed.all_gather_object(states, states[0])
+            dist.all_gather_object(states, states[0])
         checkpoint |= {"version": VERSION, "rng": states, "measured": self._measured}
 
     def on_load_checkpoint(self, trainer: Trainer, objective: Any, checkpoint: dict[str, Any]) -> None:
@@ -97,8 +104,8 @@ class Checkpoint(Callback):
         if self._random_state is not None:  # now, as building the networks and the loader has drawn numbers
             restore_random_state(self._random_state)
         improved = self._improves(trainer, objective)
-        if self._value is not None and self.save(trainer, objective) and improved and trainer.is_global_zero:
-            self._name_best(self.folder / f"{kimg_name(objective.images_seen)}.ckpt")  # measured now: see Evaluation
+        if self._value is not None:  # measured now: see Evaluation
+            self.save(trainer, objective, improved)
 
     def _set_aside(self, now: int) -> None:
         """Moves checkpoints that a resume from before them gives up; they would pass for the newest."""
@@ -137,13 +144,15 @@ class Checkpoint(Callback):
         return value
 
     def on_train_batch_end(self, trainer: Trainer, objective: Any, *_: Any) -> None:
-        before = self.best
         improved = self._improves(trainer, objective)
         if improved or due(trainer, self.times) or trainer.should_stop or self._overdue(trainer):
-            if not self.save(trainer, objective):
-                self.best = before
-            elif improved and trainer.is_global_zero:
-                self._name_best(self.folder / f"{kimg_name(objective.images_seen)}.ckpt")
+            self.save(trainer, objective, improved)
+        elif self._saving and trainer.global_step % 20 == 0 and trainer.strategy.broadcast(self._saving.done):
+            self._settle(trainer)
+
+    def on_exception(self, trainer: Trainer, *_: Any) -> None:
+        if self._saving and not self.sharded:  # the folder is another's when this process has left
+            self._saving.failure()
 
     def _name_best(self, path: Path) -> None:
         try:
@@ -158,10 +167,8 @@ class Checkpoint(Callback):
             return False
         self._value = value
         self._measured = {"metric": self.metric, "value": float(value), "kimg": objective.images_seen / 1000}
-        if not (math.isfinite(value) and (self.best is None or beats(float(value), self.best, self.better))):
-            return False
-        self.best = float(value)
-        return True
+        best = self.best if self._saving is None or self._saving.best is None else self._saving.best
+        return math.isfinite(value) and (best is None or beats(float(value), best, self.better))
 
     def _overdue(self, trainer: Trainer) -> bool:
         if trainer.global_step % 20:  # ranks must agree on the clock; asking at every step would cost
@@ -169,31 +176,39 @@ class Checkpoint(Callback):
         late = time.monotonic() - self._saved_at > self.every_minutes * 60
         return trainer.strategy.broadcast(late)
 
-    def save(self, trainer: Trainer, objective: Any) -> bool:
-        """Whether it is written; else that is told. UserError where no later save can make up for it."""
+    def save(self, trainer: Trainer, objective: Any, improved: bool = False) -> None:
+        """Where it cannot be written that is told; UserError where no later save can make up for it."""
+        self._settle(trainer)
         check_weights(trainer)
         path = self.folder / f"{kimg_name(objective.images_seen)}.ckpt"
         content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-        failure = self._write(trainer, content, path)
-        if failure and trainer.strategy.broadcast(self._prune(self.keep - 1, trainer)):
-            failure = self._write(trainer, content, path)
+        final = trainer.should_stop or last(trainer)
+        best = float(self._value) if improved else None
+        self._saving = Saving(trainer.strategy, content, path, best, final, self.asynchronous and not final)
         self._saved_at = time.monotonic()
+        if not self.asynchronous or final:
+            self._settle(trainer)
+
+    def _settle(self, trainer: Trainer) -> None:
+        """What follows from the checkpoint that was being written, when it is. All ranks learn alike whether it failed;
+        Lightning's own way would leave the others waiting."""
+        saving, self._saving = self._saving, None
+        if saving is None:
+            return
+        failure = trainer.strategy.broadcast(saving.failure())
+        if failure and trainer.strategy.broadcast(self._prune(self.keep - 1, trainer)):
+            saving.write()
+            failure = trainer.strategy.broadcast(saving.failure())
         if not failure:
             self._prune(self.keep, trainer)
-        elif trainer.should_stop or last(trainer):
+            if saving.best is not None:
+                self.best = saving.best
+                if trainer.is_global_zero:
+                    self._name_best(saving.path)
+        elif saving.final:
             raise UserError(failure)
         elif trainer.is_global_zero:
             say(f"{failure}. Training goes on; the checkpoints that are there stay")
-        return not failure
-
-    def _write(self, trainer: Trainer, content: dict[str, Any], path: Path) -> str | None:
-        """Why it could not be written, the same on all ranks; Lightning's own way would leave the others waiting."""
-        failure = None
-        try:
-            trainer.strategy.save_checkpoint(content, path)
-        except UserError as error:
-            failure = str(error)
-        return trainer.strategy.broadcast(failure)
 
     def _prune(self, keep: int, trainer: Trainer) -> int:
         """Removes all but the newest `keep`, and never the last one; their number."""

@@ -25,7 +25,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     Lightning's own serialises into memory, writes to the system's temporary folder and moves from there: across file
     systems that is a copy, which a kill leaves half done. Raises UserError on a full or read-only disk; older files
     are untouched.
+    group: of the ranks, in which `save_sharded` speaks; None for that of all else.
     """
+
+    def __init__(self, group: Any = None) -> None:
+        super().__init__()
+        self.group = group
 
     def save_checkpoint(self, content: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)
@@ -42,13 +47,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         temporary = path.with_name(f".{path.name}.tmp")
         rank, num_ranks = dist.get_rank(), dist.get_world_size()
         save = [uuid.uuid4().hex]
-        dist.broadcast_object_list(save)
+        dist.broadcast_object_list(save, group=self.group)
         content = {**content, "save": save[0]}  # by which parts are known to be of one
         file = temporary / checkpoint_files.rank_file(rank, num_ranks)
         try:
-            agree(lambda: empty(temporary, path) if rank == 0 else None)
-            agree(lambda: write(content, file, path))
-            agree(lambda: replace(temporary, path) if rank == 0 else None)
+            agree(lambda: empty(temporary, path) if rank == 0 else None, self.group)
+            agree(lambda: write(content, file, path), self.group)
+            agree(lambda: replace(temporary, path) if rank == 0 else None, self.group)
         finally:
             if rank == 0:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -122,7 +127,7 @@ def sync(folder: Path) -> None:
         os.close(handle)
 
 
-def agree(work: Callable[[], None]) -> None:
+def agree(work: Callable[[], None], group: Any = None) -> None:
     """Does the work on all ranks; an error of one is raised on all of them, where the others would wait for it."""
     said: list[str | None] = [None] * dist.get_world_size()
     mine, line = None, None
@@ -131,7 +136,7 @@ def agree(work: Callable[[], None]) -> None:
     except Exception as error:
         mine = error
         line = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    dist.all_gather_object(said, line)
+    dist.all_gather_object(said, line, group=group)
     if mine is not None and not isinstance(mine, UserError):
         raise mine
     for rank, word in enumerate(said):
