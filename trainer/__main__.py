@@ -51,6 +51,8 @@ def train(cfg: DictConfig) -> float | None:
     ranks.check_devices(visible, cfg.gpus_per_node, cfg.trainer.accelerator, cfg.trainer.get("devices", 1))
     ranks.check(cfg.nodes, cfg.gpus_per_node, visible)
     ranks.tell_lightning()
+    if cfg.tf32 is not None:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = cfg.tf32
 
     folder = run_folder.make(cfg)
     run_folder.absolute_paths(cfg)

@@ -1,4 +1,4 @@
-"""A batch that grows with the GPUs, and learning rates that go with its root."""
+"""What a run is told of its GPUs: a batch that grows with them, learning rates that go with its root, and TF32."""
 
 import pytest
 import torch
@@ -64,3 +64,15 @@ def test_a_training_says_so_and_its_folder_has_the_batch(project, command):
 def test_less_than_one_image(project, command):
     result = command("experiment=small", "data=shapes", "images_per_gpu=0")
     assert (result.code, result.err) == (2, "images_per_gpu=0: expected 1 or more\n")
+
+
+@pytest.mark.parametrize("allowed", [True, False, None])
+def test_products_of_float32_on_a_gpu(project, command, allowed):
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = (matmul.allow_tf32, cudnn.allow_tf32)
+    try:
+        said = [] if allowed is None else [f"tf32={allowed}"]
+        assert command("experiment=small", "data=shapes", *said).code == 0
+        assert (matmul.allow_tf32, cudnn.allow_tf32) == (before if allowed is None else (allowed, allowed))
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before

@@ -65,3 +65,31 @@ def test_references_are_spread_and_not_repeated():
 def test_too_few(wrong):
     with pytest.raises(UserError, match="at least 2"):
         study(**wrong)
+
+
+def test_a_figure_has_all_bits_of_float32_whatever_training_has():
+    class Bits(Watch):
+        def prepare(self, study):
+            super().prepare(study)
+            self.allowed = [self.now()]
+
+        @staticmethod
+        def now():
+            return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+        def update(self, numbers, images):
+            self.allowed.append(self.now())
+
+        def figures(self):
+            self.allowed.append(self.now())
+            raise UserError("as any error")
+
+    before, bits = Bits.now(), Bits()
+    try:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        with pytest.raises(UserError, match="as any error"):
+            run(study(), [bits])
+        assert {*bits.allowed} == {(False, False)}
+        assert Bits.now() == (True, True)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

@@ -12,7 +12,7 @@ from trainer.callbacks.log import record
 from trainer.callbacks.schedule import due, last
 from trainer.errors import UserError
 from trainer.evaluation.fidelity import Fidelity
-from trainer.evaluation.protocol import Measure, Study, run
+from trainer.evaluation.protocol import Measure, Study, ieee, run
 from trainer.evaluation.reconstruction import Reconstruction
 from trainer.evaluation.similarity import Similarity
 from trainer.process import signals
@@ -110,7 +110,8 @@ class Evaluation(Callback):
             kimg=0.0,
             reconstructs=not draws,
         )
-        fidelity.prepare(self._study)
+        with ieee():
+            fidelity.prepare(self._study)
         if self.broken_off:
             self._measure(trainer, objective, self._study)
 

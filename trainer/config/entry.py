@@ -58,6 +58,7 @@ class Training:
     nodes: int = 1
     gpus_per_node: Any = "auto"
     images_per_gpu: int | None = None
+    tf32: bool | None = None
     objective: Any = MISSING
     data: Any = MISSING
     text: Text = MISSING

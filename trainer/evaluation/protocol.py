@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -153,6 +154,21 @@ def run(study: Study, measures: Sequence[Measure], stop: Callable[[], bool] = la
     return [figure for found in run_each(study, measures, stop) for figure in found]
 
 
+@contextmanager
+def ieee() -> Iterator[None]:
+    """Products of float32 with all their bits, and not TF32's ten, so that a figure is the same on any device."""
+    backends: Any = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [each.allow_tf32 for each in backends]
+    try:
+        for each in backends:
+            each.allow_tf32 = False
+        yield
+    finally:
+        for each, allowed in zip(backends, before, strict=True):
+            each.allow_tf32 = allowed
+
+
+@ieee()
 def run_each(
     study: Study, measures: Sequence[Measure], stop: Callable[[], bool] = lambda: False
 ) -> list[list[Figure]]:
