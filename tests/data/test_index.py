@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer.data import index, joining, parts
+from trainer.data import index, joining, parts, split
 from trainer.data.cache import open_cache
 from trainer.data.folder import Folder
 from trainer.data.index import open_index
@@ -322,3 +322,30 @@ def test_the_version_is_part_of_the_key(tmp_path, monkeypatch):
     monkeypatch.setattr(index, "_VERSION", 99)
     assert index.index_folder(source, tmp_path) != folder
     shutil.rmtree(tmp_path / "data")
+
+
+def test_the_split_of_many_is_kept_and_mapped(tmp_path, monkeypatch):
+    found = open_index(packed(tmp_path / "data"), 16, tmp_path / "cache")
+    rules = [(0.3, seed, True, True, most) for seed, most in ((0, None), (1, None), (0, 4))]
+    expected = [split.split(found, *rule) for rule in rules]
+    monkeypatch.setattr(split, "_MANY", 1)
+    for _ in range(2):  # made, then read
+        for rule, (train, heldout) in zip(rules, expected, strict=True):
+            kept = split.kept_split(found, *rule)
+            assert (kept[0].tolist(), kept[1].tolist()) == (train.tolist(), heldout.tolist())
+            assert not kept[0].flags.writeable  # of a file
+        monkeypatch.setattr(split, "split", None)
+    assert len([*found.folder.glob("train-*.npy")]) == 3
+
+
+def test_the_split_of_many_in_a_folder_of_others(tmp_path, monkeypatch):
+    found = open_index(packed(tmp_path / "data"), 16, tmp_path / "cache")
+    monkeypatch.setattr(split, "_MANY", 1)
+
+    def closed(*_):
+        raise OSError(13, "Permission denied")
+
+    monkeypatch.setattr(np, "save", closed)
+    train, heldout = split.kept_split(found, 0.3, 0, True, True, None)
+    assert len(train) + len(heldout) == len(found.images)
+    assert not [*found.folder.glob("train-*")]

@@ -25,7 +25,7 @@ from trainer.data.reader import Reader
 from trainer.data.rows import Rows
 from trainer.data.sampler import BatchStarts
 from trainer.data.source import Source, digest
-from trainer.data.split import Split, split
+from trainer.data.split import Split, kept_split
 from trainer.data.stream import Stream
 from trainer.data.texts import Texts
 from trainer.errors import UserError
@@ -102,7 +102,7 @@ class DataModule(LightningDataModule):
         cache: Reader = opened(self.source, self.resolution, self.cache_dir)
         self.features = self.text.prepare(cache.captions)
         grouped = getattr(self.text, "grouped", True)
-        train, heldout = split(cache, self.fraction, self.split_seed, grouped, self.by_images, self.most)
+        train, heldout = kept_split(cache, self.fraction, self.split_seed, grouped, self.by_images, self.most)
         pairs = getattr(self.source, "pairs", True)
         self.train, self.heldout = Split(cache, train, pairs), Split(cache, heldout, pairs)
         self._prepared = True
@@ -122,7 +122,7 @@ class DataModule(LightningDataModule):
         said = cache.captions
         if isinstance(said, Texts):  # the same as of a list, up to where that takes seconds on each start
             said = said.sha256() if len(said) > _MANY else [*said]
-        return digest(said, cache.images.shape, *(hashlib.sha256(a.tobytes()).hexdigest() for a in arrays))
+        return digest(said, cache.images.shape, *(hashlib.sha256(np.ascontiguousarray(a).data).hexdigest() for a in arrays))
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -11,7 +12,12 @@ import torch
 
 from trainer import noise
 from trainer.data.reader import Pictures, Pixels, Reader
+from trainer.data.source import digest
+from trainer.data.texts import mapped
 from trainer.errors import UserError
+
+_MANY = 1 << 20  # images from which on a split is kept: it takes seconds, and memory of every rank
+_VERSION = 1  # raise it when the same rule must be followed anew
 
 
 class Split:
@@ -88,6 +94,27 @@ class Images:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self[:].astype(dtype or self.dtype, copy=False)
+
+
+def kept_split(cache: Reader, *rule: Any) -> tuple[np.ndarray, np.ndarray]:
+    """As `split`; of many images it is written beside what is kept of them, and mapped by all ranks from then on."""
+    if len(cache.images) < _MANY:
+        return split(cache, *rule)
+    named = {side: cache.folder / f"{side}-{digest(_VERSION, *rule)}.npy" for side in ("train", "heldout")}
+    if not all(file.exists() for file in named.values()):
+        found = split(cache, *rule)
+        try:
+            for file, indices in zip(named.values(), found, strict=True):
+                writing = file.with_suffix(f".{os.getpid()}.tmp")
+                try:
+                    with open(writing, "wb") as stream:
+                        np.save(stream, indices)
+                    writing.replace(file)
+                finally:
+                    writing.unlink(missing_ok=True)
+        except OSError:  # a folder of others, or a full disk
+            return found
+    return mapped(named["train"]), mapped(named["heldout"])
 
 
 def split(
