@@ -17,7 +17,7 @@ def test_the_name_is_that_of_the_project():
     assert distribution.NAME != "trainer"  # that is another project on PyPI
 
 
-@pytest.mark.parametrize("extra", ["dashboard", "data", "deepspeed", "export", "plot"])
+@pytest.mark.parametrize("extra", ["dashboard", "data", "deepspeed", "export", "plot", "remote"])
 def test_the_extras_that_messages_name(extra, monkeypatch):
     assert f"\n{extra} = [" in PYPROJECT
     assert distribution.install(extra) == f"pip install -e '.[{extra}]'"

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from trainer.data.files import base_of
+from trainer.data.files import Files, base_of
+from trainer.data.remote import is_remote
 from trainer.data.source import digest
 from trainer.process import caches
 from trainer.process.locks import acquire
@@ -19,16 +20,17 @@ from trainer.process.progress import Progress
 _LARGE = 64 << 20  # bytes; each such file is remembered by itself, so that one more does not mean to read all again
 _BLOCK = 1 << 20
 
-Files = dict[str, tuple[int, int]]
-
 
 def stamp(files: Files, *more: object) -> str:
     """Changes when a file comes, goes, moves among the others, or holds something else. Not with where and when.
 
     files: (bytes, modification time in ns) of each, see `find_files`. They are read where it is not known what they
     hold; that is remembered in `$TRAINER_CACHE/contents` by names, sizes and times, and asked again where one differs.
+    In a store none is read: what it tells of them counts.
     """
     base = base_of(files)
+    if is_remote(base):
+        return digest(*more, *((file[len(base) :], *told) for file, told in files.items()))
     large = [[file] for file, (size, _) in files.items() if size >= _LARGE]
     groups = [*large, [file for file, (size, _) in files.items() if size < _LARGE]]
     keys = [digest(*((file[len(base) :], *files[file]) for file in group)) for group in groups]

@@ -13,6 +13,8 @@ from typing import Any
 
 from PIL import Image
 
+from trainer.data.listing import Remote
+from trainer.data.remote import RemoteFile, is_remote
 from trainer.data.source import Item
 from trainer.errors import UserError
 from trainer.process.progress import Progress, say
@@ -28,6 +30,7 @@ MAX_PIXELS = 2**26  # of a picture as it is decoded: 200 MB; a JPEG is by then r
 MAX_BYTES = 2**28  # of a picture in a tar or table
 POINTER = "a Git LFS pointer in place of the file; run git lfs pull where it was cloned"
 MAX_TEXT = 2**24  # bytes of the captions of one picture
+Files = dict[str, tuple[int, int | str]]  # bytes, and modification time in ns; in a store, what changes with a file
 
 
 class Items:
@@ -51,8 +54,10 @@ def existing(path: str) -> Path:
     return found.resolve()
 
 
-def existing_all(path: str) -> list[Path]:
+def existing_all(path: str) -> list[Path] | Remote:
     """As `existing`, of a pattern too: *.tar, {00000..00003}.tar, {train,more}/*.tar. Each must stand for something."""
+    if is_remote(path):
+        return Remote(path, braces(path))
     if os.path.exists(os.path.expanduser(path)):
         return [existing(path)]
     found = []
@@ -116,15 +121,17 @@ def find_files(root: Path) -> dict[str, tuple[int, int]]:
     return dict(sorted(found.items()))
 
 
-def find_shards(roots: Sequence[Path], *suffixes: str) -> dict[str, tuple[int, int]]:
+def find_shards(roots: Sequence[Path] | Remote, *suffixes: str) -> Files:
     """`find_files`, those with a suffix where a root is a folder. Raises UserError where there is none."""
-    found: dict[str, tuple[int, int]] = {}
+    if isinstance(roots, Remote):
+        return roots.files(*suffixes)
+    found: Files = {}
     for root in roots:
         files = find_files(root)
         kept = files if root.is_file() else {file: files[file] for file in with_suffix(files, *suffixes)}
         if not kept:
             raise UserError(f"data.source.path={root}: no {suffixes[0]} file in this folder; give one that has some")
-        found |= kept
+        found.update(kept)
     return found
 
 
@@ -135,7 +142,19 @@ def with_suffix(files: Iterable[str], *suffixes: str) -> list[str]:
 def base_of(files: Iterable[str]) -> str:
     """The folder that all lie in, with a slash behind it."""
     folders = {os.path.dirname(file) for file in files}
+    if any(map(is_remote, folders)):
+        return os.path.commonprefix([f"{each}/" for each in folders]).rpartition("/")[0] + "/"  # noqa: RUF071
     return os.path.join(os.path.commonpath(folders), "") if folders else ""
+
+
+def opened(file: str) -> Any:
+    """A file as a binary one that is read from its beginning to its end."""
+    return RemoteFile(file, ahead=True) if is_remote(file) else open(file, "rb")
+
+
+def relative(file: str, base: str) -> str:
+    """The name of a file from this folder."""
+    return file[len(base) :] if is_remote(base) else os.path.relpath(file, base)
 
 
 def is_pointer(head: bytes | str) -> bool:
@@ -145,6 +164,8 @@ def is_pointer(head: bytes | str) -> bool:
 
 
 def refuse_pointer(file: str) -> None:
+    if is_remote(file):
+        return
     with open(file, "rb") as content:
         if is_pointer(content.read(64)):
             raise UserError(f"{file}: {POINTER}")

@@ -8,6 +8,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
+from io import BufferedReader
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -17,6 +19,7 @@ from trainer.data.contents import stamp
 from trainer.data.files import (
     IMAGE_SUFFIXES,
     MAX_BYTES,
+    Files,
     Items,
     base_of,
     existing_all,
@@ -26,6 +29,8 @@ from trainer.data.files import (
     refuse_pointer,
     with_suffix,
 )
+from trainer.data.listing import Remote
+from trainer.data.remote import RemoteFile, is_remote
 from trainer.data.source import Item, Place
 from trainer.errors import UserError
 from trainer.process.distribution import install
@@ -35,7 +40,7 @@ IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp", "file_name", "path")
 
 
 class Parquet:
-    """One parquet file, a folder or a pattern of them.
+    """One parquet file, a folder or a pattern of them, on a disk or in a store.
 
     image_column: encoded image bytes, or {"bytes", "path"} where null bytes leave a path relative to the file, inside
     the data, or such a path. caption_column: text, a class number or a list of texts; the names that datasets keeps of
@@ -54,13 +59,13 @@ class Parquet:
         uncaptioned: str = "error",
     ) -> None:
         Uncaptioned(uncaptioned)
-        self.roots, self.uncaptioned = existing_all(path), uncaptioned
+        self.path, self.roots, self.uncaptioned = path, existing_all(path), uncaptioned
         self.image_column, self.caption_column = image_column, caption_column
 
     def fingerprint(self) -> str:
-        beside: dict[str, tuple[int, int]] = {}
-        for root in self.roots:  # where rows name pictures beside the file
-            files = find_files(root) if root.is_dir() else {}
+        beside: Files = {}
+        for folder in self._folders():  # where rows name pictures beside the file
+            files = find_files(folder)
             beside |= {file: files[file] for file in with_suffix(files, *IMAGE_SUFFIXES)}
         how = (self.image_column, self.caption_column, self.uncaptioned)
         return stamp(find_shards(self.roots, ".parquet") | beside, *how)
@@ -75,8 +80,7 @@ class Parquet:
                 progress(num_rows + rule.count)
         rule.tell("write one or remove the image")
         if not num_rows:
-            where = ", ".join(map(str, self.roots[:3]))
-            raise UserError(f"data.source.path={where}: {len(files)} parquet files without a row; expected images")
+            raise UserError(f"data.source.path={self.path}: {len(files)} parquet files without a row; expected images")
         return Items(lambda: (item for file in files for item in self._rows(file, file[len(base) :])), num_rows)
 
     @cached_property
@@ -93,6 +97,9 @@ class Parquet:
                 rule(name)
         rule.tell("write one or remove the image")
         yield from self._rows(shard, shard[len(base) :])
+
+    def _folders(self) -> list[Path]:
+        return [] if isinstance(self.roots, Remote) else [root for root in self.roots if root.is_dir()]
 
     def _columns(self, table: Any, file: str) -> tuple[str, str]:
         found = []
@@ -159,11 +166,13 @@ class Parquet:
 
     def _beside(self, file: str, name: str, where: str) -> str:
         """The picture that a row names, relative to its file. UserError where that leads out of the data set."""
+        if is_remote(file):
+            raise UserError(f"{where}: {name} lies beside a table in a store; put the image's bytes into it")
         folder = os.path.dirname(file)
         path = os.path.realpath(os.path.join(folder, name))
         if not os.path.exists(path):
             raise UserError(f"{where}: there is no file {path}; put it there or store the bytes of the image")
-        roots = [os.path.realpath(folder), *(str(root) for root in self.roots if root.is_dir())]
+        roots = [os.path.realpath(folder), *map(str, self._folders())]
         is_within = any(os.path.commonpath([root, path]) == root for root in roots)
         if os.path.isabs(name) or not is_within or not os.path.isfile(path):
             raise UserError(f"{where}: {name} is no file within {roots[-1]}; store the bytes of the image instead")
@@ -178,7 +187,7 @@ def opened(file: str) -> Iterator[Any]:
     except ImportError as error:
         raise UserError(f"data=parquet needs the package pyarrow: {install('data')}") from error
     try:
-        with ParquetFile(file) as table:
+        with ParquetFile(BufferedReader(RemoteFile(file)) if is_remote(file) else file) as table:
             yield table
     except (pyarrow.ArrowException, OSError) as error:
         refuse_pointer(file)

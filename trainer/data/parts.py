@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from trainer.data.build import CORRUPT, Told, fit, left_out, save
-from trainer.data.files import open_image
+from trainer.data.files import open_image, relative
 from trainer.data.placed import KEPT, PLACE
 from trainer.data.source import Item, Place, Source
 from trainer.data.texts import write_texts
@@ -195,7 +195,7 @@ class Plane:
 
     def add(self, item: Item) -> None:
         if isinstance(item.place, Place):
-            file = self.files.setdefault(os.path.relpath(item.place.file, self.base), len(self.files))
+            file = self.files.setdefault(relative(item.place.file, self.base), len(self.files))
             self.places.append((file, item.place.size, item.place.offset))
         else:
             content: Any = item.place

@@ -16,6 +16,7 @@ from torch.utils.data import get_worker_info
 
 from trainer.data.build import CORRUPT, fit
 from trainer.data.files import open_image
+from trainer.data.remote import Range, is_remote, read_all
 from trainer.data.texts import Texts, mapped
 from trainer.errors import UserError
 
@@ -55,8 +56,12 @@ class Placed:
         images = np.empty((len(flat), *self.shape[1:]), np.uint8)
         contents: list[Any] = [None] * len(flat)
         wanted = self.places[flat]
+        far = np.flatnonzero((wanted["file"] < KEPT) & is_remote(self.base)).tolist()
+        for place, content in zip(far, read_all([self._range(int(flat[place])) for place in far]), strict=True):
+            contents[place] = content
         for place in np.lexsort((wanted["offset"], wanted["file"])).tolist():  # as the disk has them
-            contents[place] = self.content(int(flat[place]))
+            if contents[place] is None:
+                contents[place] = self.content(int(flat[place]))
         for place, pixels in enumerate(_threads(self._decode, flat.tolist(), contents)):
             images[place] = pixels
         return images.reshape(*numbers.shape, *self.shape[1:])
@@ -71,8 +76,12 @@ class Placed:
             return str(self.folder / f"{self.prefix}kept-{file - KEPT}.bin")
         return os.path.join(self.base, self.files[file])
 
+    def _range(self, number: int) -> Range:
+        _, size, offset = self.places[number].item()
+        return self.where(number), offset, offset + size
+
     def content(self, number: int) -> bytes:
-        """The encoded bytes of a picture."""
+        """The encoded bytes of a picture on a disk."""
         file, size, offset = self.places[number].item()
         try:
             handle = self._handles.pop(file, None)

@@ -19,10 +19,12 @@ from trainer.data.files import (
     IMAGE_SUFFIXES,
     MAX_BYTES,
     MAX_TEXT,
+    Files,
     base_of,
     existing_all,
     find_shards,
     open_image,
+    opened,
     refuse_pointer,
 )
 from trainer.data.source import Item, Place
@@ -57,7 +59,7 @@ class _Member(tarfile.TarInfo):
 
 
 class WebDataset:
-    """One tar, a folder or a pattern of them, as {00000..00003}.tar; compressed ones too.
+    """One tar, a folder or a pattern of them, as {00000..00003}.tar; compressed ones too; on a disk or in a store.
 
     A sample is a run of members with the same name up to the first dot: one image, and captions in .txt (one a line)
     or in .json under `caption_key`, with an optional `concept`; samples without an image are left out. Where only the
@@ -96,14 +98,14 @@ class WebDataset:
 
     def _within(self, file: str, base: str, rule: Uncaptioned) -> Iterator[Item]:
         try:
-            with tarfile.open(file, "r|*", tarinfo=_Member) as tar:
+            with opened(file) as content, tarfile.open(fileobj=content, mode="r|*", tarinfo=_Member) as tar:
                 yield from self._items(tar, file, file[len(base) :], rule)
                 _refuse_another_tar(tar, file)
         except _BROKEN as error:
             refuse_pointer(file)
             raise UserError(f"{file}: not a whole tar file ({error}); fetch it again or remove it") from error
 
-    def _files(self) -> dict[str, tuple[int, int]]:
+    def _files(self) -> Files:
         return find_shards(self.roots, ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
     def _items(self, tar: tarfile.TarFile, file: str, key: str, rule: Uncaptioned) -> Iterator[Item]:
