@@ -5,8 +5,6 @@ import io
 import multiprocessing
 import re
 import tarfile
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 
 import numpy as np
@@ -14,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.data.store import Store
 from trainer.data import preparing, remote
 from trainer.data.cache import open_cache
 from trainer.data.files import base_of, relative
@@ -70,66 +69,6 @@ SMALL = [
     *("callbacks.evaluation=null", "callbacks.samples=null", "logger.wandb=null"),
 ]
 KINDS = {"tar": (tars, WebDataset), "tar.gz": (packed, WebDataset), "parquet": (tables, Parquet)}
-
-
-class Store(ThreadingHTTPServer):
-    """An HTTP server of a folder that gives ranges and tags, keeps what it was asked, and fails when told to."""
-
-    daemon_threads = True
-
-    def __init__(self, root):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.root, self.log, self.ranges = root, [], True
-        self.status, self.failures = None, []  # of every answer; of the next ones of GET
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
-
-    def asked(self):
-        """[(path, bytes)] of the ranges since the last call."""
-        found = [(path, each) for method, path, each in self.log if method == "GET"]
-        self.log.clear()
-        return found
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):
-        pass
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def do_GET(self):
-        store, file = self.server, self.server.root / self.path.strip("/")
-        failure = store.status or (store.failures.pop(0) if store.failures and self.command == "GET" else None)
-        if failure == "hang up":
-            self.close_connection = True
-            return
-        if failure in range(400, 600) or not file.exists():
-            self.answer(failure or 404, b"")
-            return
-        if file.is_dir():
-            names = sorted(each.name for each in file.iterdir())
-            self.answer(200, "".join(f'<a href="{name}">{name}</a>' for name in names).encode(), "text/html")
-            return
-        content, found = file.read_bytes(), re.match(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        part = content[int(found[1]) : int(found[2]) + 1] if found and store.ranges else content
-        store.log.append((self.command, self.path, len(part)))
-        size = len(part)
-        if failure == "cut short":
-            part, self.close_connection = part[: size // 2], True
-        self.answer(206 if found and store.ranges else 200, part, tag=f'"{hash(content)}"', size=size)
-
-    def answer(self, status, content, kind="application/x-tar", tag="", size=None):
-        self.send_response(status)
-        self.send_header("Content-Length", str(size or len(content)))
-        self.send_header("Content-Type", kind)
-        if tag:
-            self.send_header("ETag", tag)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
 
 
 @pytest.fixture
@@ -229,6 +168,42 @@ def test_workers_of_a_bucket(tmp_path, s3, module):
     tars(tmp_path / "data")
     upload(s3, tmp_path / "data", "shards")
     workers_read_as_the_disk_does(module, WebDataset("s3://pictures/shards"), WebDataset(str(tmp_path / "data")))
+
+
+def test_blocks_are_few_requests_for_the_same_stream(tmp_path, store, module):
+    tars(tmp_path / "data")
+    options = {"heldout": 0.2, "split_seed": 0, "resolution": 16, "batch_size": 12, "block_size": 4}
+    here = module(WebDataset(str(tmp_path / "data")), **options)
+    there = module(WebDataset(f"{store.url}/{{0..2}}.tar"), decoded=False, **options)
+    for each in (here, there):
+        each.start_at(36)
+    for one, other in islice(zip(there.train_dataloader(), here.train_dataloader(), strict=False), 3):
+        assert torch.equal(one.image, other.image) and torch.equal(one.caption, other.caption)
+    stream = there.train_dataloader().dataset
+    whole = stream[24]
+    halves = []
+    for stream.first, stream.size in ((0, 6), (6, 6)):
+        halves.append(stream[24].image)
+    assert torch.equal(torch.cat(halves), whole.image)
+    with pytest.raises(UserError, match=r"^data.block_size=31: expected 1 to \d+, the images to train on"):
+        module(WebDataset(str(tmp_path / "data")), **(options | {"block_size": 31})).train_dataloader()
+
+
+@pytest.mark.parametrize(("block", "requests"), [(1, 12), (4, 3)])
+def test_a_block_is_one_request(tmp_path, store, module, monkeypatch, block, requests):
+    monkeypatch.setattr(remote, "_GAP", 2048)  # bytes: a caption, two headers, what fills up
+    tars(tmp_path / "data")
+    source = WebDataset(f"{store.url}/{{0..2}}.tar")
+    made = module(source, resolution=16, batch_size=12, block_size=block, decoded=False)
+    stream = made.train_dataloader().dataset
+    store.asked()
+    index = stream.indices[stream._numbers(np.arange(12), torch.arange(12))]
+    files = stream.cache.images.places["file"][index].reshape(-1, block)
+    stream[0]
+    asked = store.asked()
+    crossed = (files[:, 0] != files[:, -1]).sum()  # from one tar into the next
+    assert requests / 2 < len(asked) <= requests + crossed + 2  # those that touch, and one that was cut short, left out
+    assert sum(size for _, size in asked) < 12 * 3000
 
 
 def test_processes_share_an_index(tmp_path, store):
@@ -395,7 +370,7 @@ def test_a_fork_leaves_the_connections_of_its_parent(tmp_path, store, monkeypatc
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "some.bin").write_bytes(bytes(range(250)))
     file, context = f"{store.url}/some.bin", multiprocessing.get_context("fork")
-    for _ in range(3):
+    for _ in range(2):
         assert read_all([(file, 0, 100)]) == [bytes(range(100))]
         told = context.SimpleQueue()
         process = context.Process(target=fork, args=(file, told))

@@ -49,7 +49,7 @@ class DataModule(LightningDataModule):
     and a fraction of the concepts.
     paired: of translations, whether an image comes with its own source in training; None: where the data have pairs.
     decoded: whether pictures are decoded once into a cache; false: in each batch, from where they lie, by the workers.
-    cache_dir: default $TRAINER_CACHE/data or ~/.cache/trainer/data.
+    block_size: images in a row that are read together. cache_dir: default $TRAINER_CACHE/data or ~/.cache/trainer/data.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class DataModule(LightningDataModule):
         paired: bool | None = None,
         decoded: bool = True,
         heldout_images: int | None = None,
+        block_size: int = 1,
     ) -> None:
         super().__init__()
         if not 0 <= heldout < 1:
@@ -83,7 +84,7 @@ class DataModule(LightningDataModule):
         pairs = getattr(source, "pairs", True)
         if paired and not pairs:
             raise UserError(f"data.paired=true: {type(source).__name__} has no pairs; expected false, as of cyclegan")
-        self.paired, self.decoded = pairs if paired is None else paired, decoded
+        self.paired, self.decoded, self.block_size = pairs if paired is None else paired, decoded, block_size
         self.start = 0
         self._trained_on: dict[tuple[str, ...], set[str]] = {}
         self._prepared = False
@@ -190,7 +191,7 @@ class DataModule(LightningDataModule):
         encoded = self._encoded(cache)
         stream = Stream(
             cache, indices, self.features, self.augment, self.seed, rank * size, size, encoded, self.paired,
-            self._weights(),
+            self._weights(), self.block_size,
         )  # fmt: skip
         return Loader(
             stream,

@@ -31,6 +31,23 @@ def shuffled(seed: int, position: np.ndarray, size: int) -> np.ndarray:
     return value.astype(np.int64)
 
 
+def shuffled_blocks(seed: int, position: np.ndarray, size: int, block: int) -> np.ndarray:
+    """As `shuffled`, but of blocks: every `block` positions of an epoch have as many numbers in a row.
+
+    With a block of 1 it is `shuffled`. Each epoch cuts the numbers elsewhere, so that one has not the same neighbours
+    again; what is left behind the last whole block ends the epoch.
+    """
+    if block == 1:
+        return shuffled(seed, position, size)
+    epoch, place = np.divmod(position, size)
+    number, within = np.divmod(place, block)
+    count = size // block
+    whole = number < count
+    number[whole] = shuffled(seed, epoch[whole] * count + number[whole], count)
+    cut = noise.bits(seed, "cut", torch.from_numpy(epoch), 1)[:, 0].numpy() % size
+    return (number * block + within + cut) % size
+
+
 def _feistel(value: np.ndarray, keys: np.ndarray, num_bits: int) -> np.ndarray:
     low_bits = np.uint64(num_bits // 2)
     high_bits = np.uint64(num_bits) - low_bits

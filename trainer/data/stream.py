@@ -13,7 +13,8 @@ from trainer.batch import Batch
 from trainer.data.augment import Augment
 from trainer.data.reader import Reader
 from trainer.data.rows import Rows
-from trainer.data.sampler import aliases, shuffled
+from trainer.data.sampler import aliases, shuffled_blocks
+from trainer.errors import UserError
 
 UNPAIRED = 1 << 30  # sources that are drawn apart from their images are in the order of that many epochs later
 
@@ -25,6 +26,7 @@ class Stream(Dataset[Batch]):
     first, size: this rank's block of a global batch that begins at p.
     encoded: what stands for the images of the cache, none of which is read then. paired: whether sources stay with
     their images. weights: (M,) how often each image is seen beside the others; None for all alike.
+    block: how many images in a row are read together; those that weights put in the place of others are read alone.
     """
 
     def __init__(
@@ -39,9 +41,13 @@ class Stream(Dataset[Batch]):
         encoded: Rows | None = None,
         paired: bool = True,
         weights: np.ndarray | None = None,
+        block: int = 1,
     ) -> None:
+        if not 1 <= block <= max(len(indices), 1):
+            raise UserError(f"data.block_size={block}: expected 1 to {len(indices):,}, the images to train on")
         self.cache, self.indices, self.features, self.augment = cache, indices, features, augment
         self.seed, self.first, self.size, self.encoded, self.paired = seed, first, size, encoded, paired
+        self.block = block
         self.aliases = None if weights is None else aliases(weights)
 
     def __getitem__(self, start: int) -> Batch:
@@ -64,7 +70,7 @@ class Stream(Dataset[Batch]):
 
     def _numbers(self, position: np.ndarray, positions: torch.Tensor) -> np.ndarray:
         """(N,) which of the training images."""
-        number = shuffled(self.seed, position, len(self.indices))
+        number = shuffled_blocks(self.seed, position, len(self.indices), self.block)
         if self.aliases is None:
             return number
         keep, other = self.aliases
