@@ -137,6 +137,38 @@ def test_tables_in_a_bucket(tmp_path, s3):
     assert_same(Parquet("s3://pictures/tables"), Parquet(str(tmp_path / "data")), tmp_path / "cache")
 
 
+def test_a_store_without_asynchronous_requests_is_asked_for_no_more(tmp_path, monkeypatch):
+    import fsspec
+
+    asked = []
+
+    class File(fsspec.spec.AbstractBufferedFile):
+        def _fetch_range(self, start, end):
+            asked.append(end - start)
+            return (tmp_path / "data" / self.path).read_bytes()[start:end]
+
+    class Plain(fsspec.AbstractFileSystem):
+        """As hf:// is one."""
+
+        protocol = "plain"
+
+        def info(self, path, **_):
+            return {"name": path, "size": (tmp_path / "data" / path).stat().st_size, "type": "file", "blob_id": "1"}
+
+        def _open(self, path, mode="rb", block_size=None, autocommit=True, cache_options=None, **more):
+            return File(self, path, mode, block_size or "default", autocommit, cache_options=cache_options, **more)
+
+    fsspec.register_implementation("plain", Plain, clobber=True)
+    tars(tmp_path / "data")
+    here = open_cache(WebDataset(str(tmp_path / "data")), 16, tmp_path / "cache")
+    there = open_index(WebDataset("plain://{0..2}.tar"), 16, tmp_path / "cache")
+    assert asked == [(tmp_path / "data" / f"{number}.tar").stat().st_size for number in range(3)]
+    asked.clear()
+    monkeypatch.setattr(remote, "_GAP", 0)
+    assert (there.images[[3, 20]] == here.images[[3, 20]]).all()
+    assert sorted(asked) == sorted(there.images.places["size"][[3, 20]].tolist())
+
+
 def test_a_folder_of_a_server(tmp_path, store):
     tars(tmp_path / "data" / "shards")
     found = WebDataset(f"{store.url}/shards/")

@@ -141,9 +141,10 @@ def with_suffix(files: Iterable[str], *suffixes: str) -> list[str]:
 
 def base_of(files: Iterable[str]) -> str:
     """The folder that all lie in, with a slash behind it."""
-    folders = {os.path.dirname(file) for file in files}
-    if any(map(is_remote, folders)):
-        return os.path.commonprefix([f"{each}/" for each in folders]).rpartition("/")[0] + "/"  # noqa: RUF071
+    names = list(files)
+    if any(map(is_remote, names)):
+        return os.path.commonprefix([name[: name.rindex("/") + 1] for name in names]).rpartition("/")[0] + "/"  # noqa: RUF071
+    folders = {os.path.dirname(name) for name in names}
     return os.path.join(os.path.commonpath(folders), "") if folders else ""
 
 
