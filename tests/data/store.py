@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         store, file = self.server, self.server.root / self.path.strip("/")
         failure = store.status or (store.failures.pop(0) if store.failures and self.command == "GET" else None)
-        if failure == "hang up":
+        if failure in ("hang up", "hang"):
+            time.sleep(failure == "hang")
             self.close_connection = True
         elif isinstance(failure, int) or not file.exists():
             self.answer(failure or 404, b"")

@@ -266,7 +266,8 @@ def test_a_failure_that_passes_is_told_and_costs_nothing(tmp_path, store, capsys
     tars(tmp_path / "data")
     found = open_index(WebDataset(f"{store.url}/{{0..2}}.tar"), 16, tmp_path / "cache")
     expected = found.images[[3, 20, 9]]
-    for failures in ([503], [None, "hang up", 500], [None, "cut short"]):
+    monkeypatch.setattr(remote, "_SECONDS", 0.2)
+    for failures in ([503], [None, "hang up", 500], [None, "cut short"], ["hang"]):
         capsys.readouterr()
         monkeypatch.setattr(remote, "_told", 0.0)
         store.failures[:] = failures

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 import time
@@ -50,7 +51,7 @@ def read_all(wanted: Sequence[Range]) -> list[bytes]:
 
 
 def read(file: str, start: int, end: int) -> bytes:
-    alone = {} if opened(file)[0].async_impl else {"cache_type": "none"}  # else 5 MiB are read ahead
+    alone: dict[str, Any] = {} if opened(file)[0].async_impl else {"cache_type": "none"}  # else 5 MiB are read ahead
     content: bytes = asked(file, "cat_file", start=start, end=end, **alone)
     if len(content) > end - start:
         raise UserError(f"{file}: its server sends whole files, no ranges of bytes; copy it to a disk or another store")
@@ -178,6 +179,8 @@ def _fsspec() -> Any:
     import fsspec
     from fsspec import asyn
 
+    for library in ("aiobotocore", "botocore"):  # which tell where they found an account, in each process
+        logging.getLogger(library).setLevel(logging.WARNING)
     os.register_at_fork(after_in_child=asyn.reset_lock)  # with its loop and thread, which a fork has not
     return fsspec
 
