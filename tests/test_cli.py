@@ -332,6 +332,7 @@ HABITS = {
     "all GPUs": (["gpus_per_node=-1"], "gpus_per_node=-1: expected auto, or a number from 0 on"),
     "GPUs in words": (["gpus_per_node=two"], "gpus_per_node=two: expected auto, or a number from 0 on"),
     "no nodes": (["nodes=0"], "nodes=0: expected 1 or more"),
+    "a size": (["data.resolution=20"], "data.resolution=20: expected a multiple of 8 from 16 to 1024"),
     "no width": (["objective.network.width=0"], "objective.network.width=0: expected 1 or more"),
     "no interval": (["+callbacks.samples.every_steps=0"], "callbacks.samples.every_steps=0: expected 1 or more"),
     "epochs": (

@@ -41,7 +41,7 @@ def latents(network: nn.Module, count: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("resolution", [16, 32, 64, 128, 256])
+@pytest.mark.parametrize("resolution", [16, 24, 40, 64, 104, 128, 256])
 def test_shapes(family, resolution):
     condition = make_condition(2)
     generator = make(family, "Generator", resolution).eval()
@@ -54,14 +54,15 @@ def test_shapes(family, resolution):
         assert mean.shape == log_variance.shape == (2, LATENT)
 
 
+@pytest.mark.parametrize("resolution", [16, 104])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_parameter_gets_a_gradient(family):
+def test_every_parameter_gets_a_gradient(family, resolution):
     condition = make_condition(4)
-    generator, discriminator = made = [make(family, kind) for kind in KINDS[:2]]
+    generator, discriminator = made = [make(family, kind, resolution) for kind in KINDS[:2]]
     discriminator(generator(latents(generator, 4), condition), condition).square().sum().backward()
     if hasattr(family, "Encoder"):
-        made.append(make(family, "Encoder"))
-        mean, log_variance = made[-1](torch.randn(4, 3, 16, 16), condition)
+        made.append(make(family, "Encoder", resolution))
+        mean, log_variance = made[-1](torch.randn(4, 3, resolution, resolution), condition)
         (mean.square() + log_variance).sum().backward()
     for network in made:
         dead = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
@@ -136,8 +137,9 @@ def test_patches_are_laid_out_as_sub_pixel_convolution_has_them(patch):
 
 
 def test_resolution_is_checked():
-    with pytest.raises(UserError, match="resolution 48"):
-        make(dcgan, "Generator", 48)
+    for resolution in (8, 1032):
+        with pytest.raises(UserError, match=f"resolution {resolution}: expected 16 to 1024"):
+            make(residual, "Generator", resolution)
 
 
 def test_a_posterior_beyond_its_bounds_comes_back():

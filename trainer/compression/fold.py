@@ -15,7 +15,7 @@ from trainer.batch import Condition
 from trainer.compression.fold_modulated import FoldedModulatedConv
 from trainer.compression.subpixel import SubPixel, behind_resizing, is_subpixel, of_resized, of_transposed
 from trainer.networks import dcgan, residual
-from trainer.networks.layers import START, ModulatedNorm, TextVector
+from trainer.networks.layers import ModulatedNorm, TextVector
 from trainer.networks.modulation import ModulatedConv
 
 EPSILON = 1e-5  # of layer_norm
@@ -34,7 +34,7 @@ def fold(network: nn.Module, inputs: Sequence[tuple[Tensor, Condition]] = ()) ->
                 if (conv := behind_resizing(up)) is not None:
                     network.ups[index] = of_resized(conv)
             for index, (maker, norm) in enumerate(zip([network.start, *network.ups], network.norms, strict=True)):
-                if is_plain(norm) and center_outputs(maker, START * START if maker is network.start else 1):
+                if is_plain(norm) and center_outputs(maker, network.sizes[0] ** 2 if maker is network.start else 1):
                     network.norms[index] = FoldedNorm.of(norm, centred=True)
         for path, module in list(network.named_modules()):
             if (

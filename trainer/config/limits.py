@@ -32,6 +32,9 @@ def check(cfg: DictConfig) -> None:
         raise UserError(f"gpus_per_node={gpus}: expected auto, or a number from 0 on")
     if "objective" not in cfg:  # not of training
         return
+    resolution = OmegaConf.select(cfg, "data.resolution", throw_on_missing=False)
+    if resolution is not None and (resolution % 8 or not 16 <= resolution <= 1024):
+        raise UserError(f"data.resolution={resolution}: expected a multiple of 8 from 16 to 1024")
     if not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed={cfg.seed}: expected 0 to {2**32 - 1}")
     if not 0 <= (dropout := OmegaConf.select(cfg, "text.caption_dropout") or 0) < 1:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.networks.dcgan import Trunk
-from trainer.networks.layers import START, ModulatedNorm, ProjectionHead, TextVector, channels_at, num_stages
+from trainer.networks.layers import ModulatedNorm, ProjectionHead, TextVector, channels_at, grown, map_sizes
 from trainer.networks.residual import UpBlock
 
 
@@ -21,7 +21,7 @@ def stage_sizes(resolution: int, stages: int) -> list[int]:
     """Sizes of the images, the last of them `resolution`; as many as there are from 16 pixels on."""
     if stages < 1:
         raise UserError(f"stages={stages}: expected at least 1")
-    return [resolution >> i for i in reversed(range(min(stages, num_stages(resolution) - 1)))]
+    return [resolution >> i for i in reversed(range(min(stages, len(map_sizes(resolution)) - 2)))]
 
 
 def packed(images: Sequence[Tensor]) -> Tensor:
@@ -36,7 +36,7 @@ def unpacked(pyramid: Tensor, sizes: Sequence[int]) -> list[Tensor]:
 
 def smaller(image: Tensor, sizes: Sequence[int]) -> list[Tensor]:
     """An image (N, 3, H, W) at each size: means of squares."""
-    return [F.avg_pool2d(image, image.shape[2] // size) for size in sizes]
+    return [F.avg_pool2d(image, 1 << ((image.shape[2] // size).bit_length() - 1)) for size in sizes]
 
 
 class Augmentation(nn.Module):
@@ -89,15 +89,16 @@ class ResidualBlock(nn.Module):
 class First(nn.Module):
     """F_0: a style (N, S) to maps (N, C, size, size)."""
 
-    def __init__(self, widths: list[int], style_channels: int):
+    def __init__(self, sizes: list[int], widths: list[int], style_channels: int):
         super().__init__()
-        self.start = nn.Linear(style_channels, widths[0] * START * START)
+        self.sizes = sizes
+        self.start = nn.Linear(style_channels, widths[0] * sizes[0] ** 2)
         self.ups = nn.ModuleList(UpBlock(a, b, style_channels) for a, b in pairwise(widths))
 
     def forward(self, style: Tensor) -> Tensor:
-        x = self.start(style).unflatten(1, (START, START, -1)).permute(0, 3, 1, 2)
-        for up in self.ups:
-            x = up(x, style)
+        x = self.start(style).unflatten(1, (self.sizes[0], self.sizes[0], -1)).permute(0, 3, 1, 2)
+        for up, size in zip(self.ups, self.sizes[1:], strict=True):
+            x = grown(up(x, style), size)
         return x
 
 
@@ -153,14 +154,15 @@ class Generator(nn.Module):
     ):
         super().__init__()
         self.sizes = stage_sizes(resolution, stages)
-        sizes = [START << i for i in range(num_stages(resolution) + 1)]
+        sizes = map_sizes(resolution)
         widths = {size: channels_at(size, resolution, base_channels, max_channels) for size in sizes}
         self.latent_channels = latent_channels + caption_channels
         self.split = [latent_channels, caption_channels]
         self.text = text
         self.augmentation = Augmentation(text_channels, caption_channels)
         self.style = nn.Sequential(nn.Linear(self.latent_channels, style_channels), nn.LeakyReLU(0.2))
-        self.first = First([width for size, width in widths.items() if size <= self.sizes[0]], style_channels)
+        small = sizes[: sizes.index(self.sizes[0]) + 1]
+        self.first = First(small, [widths[size] for size in small], style_channels)
         self.refinements = nn.ModuleList(
             Refinement(widths[a], widths[b], style_channels, text_channels, num_blocks) for a, b in pairwise(self.sizes)
         )
@@ -208,11 +210,11 @@ class Discriminator(nn.Module):
         self.sizes = stage_sizes(resolution, stages)
         self.text = text
         trunks = {str(size): Trunk(size, base_channels, max_channels) for size in self.sizes}
-        heads = {k: ProjectionHead(trunk.out_channels, text_channels, head_channels) for k, trunk in trunks.items()}
+        heads = {k: ProjectionHead(t.out_channels, text_channels, head_channels, t.side) for k, t in trunks.items()}
         self.trunks, self.heads = nn.ModuleDict(trunks), nn.ModuleDict(heads)
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """Of each stage (N, C, 4, 4)."""
+        """Of each stage, as of its trunk."""
         images = smaller(image, self.sizes) if image.dim() == 4 else unpacked(image, self.sizes)
         return [trunk(each) for trunk, each in zip(self.trunks.values(), images, strict=True)]
 

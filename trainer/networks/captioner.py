@@ -17,9 +17,9 @@ from trainer.networks.prior import Block, Past, heads, through
 class Captioner(nn.Module):
     """Logits (N, L, K) of pieces of captions, each given the image and the pieces before it.
 
-    Images are read as a whole and by 4 x 4 regions. Of the V pieces of a vocabulary K are ever written, those that
-    captions of training have (`known`). Their embeddings of `word_channels` are also the weights of what is written
-    (Press & Wolf 2017), widened and narrowed as in ALBERT (Lan et al. 2020).
+    Images are read as a whole and by 4 x 4 to 7 x 7 regions. Of the V pieces of a vocabulary K are ever written, those
+    that captions of training have (`known`). Their embeddings of `word_channels` are also the weights of what is
+    written (Press & Wolf 2017), widened and narrowed as in ALBERT (Lan et al. 2020).
     """
 
     known: Tensor
@@ -88,7 +88,7 @@ class Captioner(nn.Module):
         return self.past(self.seen(image))
 
     def seen(self, image: Tensor) -> Tensor:
-        """(N, 17, width): images (N, 3, H, W) as wholes and by their regions."""
+        """(N, 1 + regions, width): images (N, 3, H, W) as wholes and by their regions."""
         whole, regions = self.image(image)
         seen = torch.cat([whole[:, None], regions.flatten(2).transpose(1, 2)], 1)
         return F.layer_norm(seen, seen.shape[-1:])

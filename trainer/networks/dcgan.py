@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.networks.enlarging import Enlarge
-from trainer.networks.layers import START, ModulatedNorm, PosteriorHead, ProjectionHead, Style, channels_at, num_stages
+from trainer.networks.layers import (
+    ModulatedNorm,
+    PosteriorHead,
+    ProjectionHead,
+    Style,
+    channels_at,
+    grown,
+    map_sizes,
+    repeated,
+)
 
 UPSAMPLING: dict[str, Callable[[int, int], nn.Module]] = {  # (N, a, H, W) -> (N, b, 2H, 2W)
     "transposed": lambda a, b: nn.ConvTranspose2d(a, b, kernel_size=4, stride=2, padding=1),
@@ -46,16 +55,16 @@ class Generator(nn.Module):
         super().__init__()
         if upsampling not in UPSAMPLING:
             raise UserError(f"upsampling={upsampling}: expected {' or '.join(UPSAMPLING)}")
-        patch = patch or min(4, resolution // 16)
+        patch = patch or next(each for each in (4, 2, 1) if resolution >= 16 * each or each == 1)
         if patch not in (1, 2, 4) or resolution < 16 * patch:
             raise UserError(f"patch={patch} at {resolution} pixels: expected 1, 2 or 4, at most 1/16 of the resolution")
         end = resolution // patch
-        sizes = [START << i for i in range(num_stages(end) + 1)]
-        widths = [channels_at(size, end, base_channels, max_channels) for size in sizes]
+        self.sizes = map_sizes(end)
+        widths = [channels_at(size, end, base_channels, max_channels) for size in self.sizes]
         self.latent_channels = latent_channels
         self.text = text
         self.style = Style(latent_channels, text_channels, style_channels)
-        self.start = nn.Linear(style_channels, widths[0] * START * START)
+        self.start = nn.Linear(style_channels, widths[0] * self.sizes[0] ** 2)
         self.norms = nn.ModuleList(ModulatedNorm(width, style_channels) for width in widths)
         self.ups = nn.ModuleList(UPSAMPLING[upsampling](a, b) for a, b in pairwise(widths))
         self.image = nn.Conv2d(widths[-1], 3 * patch**2, kernel_size=3, padding=1)
@@ -63,9 +72,10 @@ class Generator(nn.Module):
 
     def forward(self, noise: Tensor, condition: Condition) -> Tensor:
         style = self.style(noise, self.text(condition))
-        x = self.start(style).view(noise.shape[0], START, START, -1).permute(0, 3, 1, 2)  # (N, C, 4, 4), channels last
-        for norm, up in zip(self.norms[:-1], self.ups, strict=True):
-            x = up(F.leaky_relu(norm(x, style), 0.2))
+        first = self.sizes[0]
+        x = self.start(style).view(noise.shape[0], first, first, -1).permute(0, 3, 1, 2)  # (N, C, 4, 4), channels last
+        for norm, up, size in zip(self.norms[:-1], self.ups, self.sizes[1:], strict=True):
+            x = grown(up(F.leaky_relu(norm(x, style), 0.2)), size)
         image = self.image(F.leaky_relu(self.norms[-1](x, style), 0.2))
         return (shuffled(image, self.patch) if self.patch > 1 else image).tanh()
 
@@ -81,20 +91,20 @@ def shuffled(image: Tensor, patch: int) -> Tensor:
 
 
 class Trunk(nn.Module):
-    """Strided convolutions from images (N, 3, H, W) to features (N, out_channels, 4, 4).
+    """Strided convolutions from images (N, 3, H, W) to features (N, out_channels, side, side), side as of `map_sizes`.
 
     Where `early` is set, it is a list of these and of the first so many maps, from half the resolution down.
     """
 
     def __init__(self, resolution: int, base_channels: int, max_channels: int):
         super().__init__()
-        sizes = [resolution >> i for i in range(num_stages(resolution) + 1)]
+        sizes = map_sizes(resolution)[::-1]
         widths = [channels_at(size, resolution, base_channels, max_channels) for size in sizes]
         self.image = nn.Conv2d(3, widths[0], kernel_size=3, padding=1)
         self.downs = nn.ModuleList(
             nn.Conv2d(a, b, kernel_size=4, stride=2, padding=1) for a, b in pairwise(widths)
         )
-        self.early, self.widths, self.out_channels = 0, widths, widths[-1]
+        self.early, self.widths, self.out_channels, self.side = 0, widths, widths[-1], sizes[-1]
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         maps = [F.leaky_relu(self.image(image), 0.2)]
@@ -142,7 +152,7 @@ class Discriminator(Reader):
         if patches < 0:
             raise UserError(f"discriminator.patches={patches}: expected a number of maps, 0 for none")
         self.features.early = patches = min(patches, len(self.features.widths) - 2)
-        self.head = ProjectionHead(self.features.out_channels, text_channels, head_channels)
+        self.head = ProjectionHead(self.features.out_channels, text_channels, head_channels, self.features.side)
         self.patches = nn.ModuleList(PatchHead(width) for width in self.features.widths[1 : 1 + patches])
 
     def logits(self, features: Any, condition: Condition) -> Tensor:
@@ -153,7 +163,7 @@ class Discriminator(Reader):
         found = [head(each) for head, each in zip(self.patches, maps, strict=True)]
         places = found[0].shape[1]
         found.insert(0, self.matched(features, condition)[:, None])
-        return torch.stack([each.repeat_interleave(places // each.shape[1], 1) for each in found], 1)
+        return torch.stack([repeated(each, places) for each in found], 1)
 
     def matched(self, features: Any, condition: Condition) -> Tensor:
         """(N,) of the whole image, the one that reads the caption."""
@@ -189,4 +199,5 @@ class Encoder(Reader):
         head_channels: int = 256,
     ):
         super().__init__(resolution, text, base_channels, max_channels)
-        self.head = PosteriorHead(self.features.out_channels, text_channels, head_channels, latent_channels)
+        width, side = self.features.out_channels, self.features.side
+        self.head = PosteriorHead(width, text_channels, head_channels, latent_channels, side)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.networks.layers import channels_at, num_stages
+from trainer.networks.layers import channels_at, map_sizes
 from trainer.networks.modulation import LowPass
 
 
@@ -50,16 +50,19 @@ class MinibatchDeviation(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Residual blocks from images (N, 3, H, W) to features (N, out_channels, 4, 4); group: of the deviation, or 0."""
+    """Residual blocks from images (N, 3, H, W) to features (N, out_channels, side, side), side as of `map_sizes`.
+
+    group: of the deviation, or 0.
+    """
 
     def __init__(self, resolution: int, base_channels: int, max_channels: int, group: int = 0):
         super().__init__()
-        sizes = [resolution >> i for i in range(num_stages(resolution) + 1)]
+        sizes = map_sizes(resolution)[::-1]
         widths = [channels_at(size, resolution, base_channels, max_channels) for size in sizes]
         self.image = nn.Conv2d(3, widths[0], kernel_size=1)
         self.downs = nn.Sequential(*(DownBlock(a, b) for a, b in pairwise(widths)))
         self.deviation = MinibatchDeviation(group) if group else None
-        self.out_channels = widths[-1]
+        self.out_channels, self.side = widths[-1], sizes[-1]
         self.last = nn.Conv2d(widths[-1] + bool(group), widths[-1], kernel_size=3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -11,13 +11,16 @@ from torch import Tensor, nn
 
 from trainer import noise
 from trainer.batch import Condition
-from trainer.networks.layers import START, ModulatedNorm, TextVector, WordAttention, channels_at, num_stages
+from trainer.networks.layers import ModulatedNorm, TextVector, WordAttention, channels_at, grown, map_sizes
 from trainer.networks.residual import READING, DownBlock, UpBlock
 
 
 class Hourglass(nn.Module):
-    """(N, in_channels, H, W) and Condition to images (N, 3, H, W) in [-1, 1]: down to 4 pixels and up again (U-Net,
-    Ronneberger et al. 2015), each map added to that of its size on the way up. `text` as in `dcgan.Generator`."""
+    """(N, in_channels, H, W) and Condition to images (N, 3, H, W) in [-1, 1]: down to 4 to 7 pixels and up again
+    (U-Net, Ronneberger et al. 2015), each map added to that of its size on the way up.
+
+    `text` as in `dcgan.Generator`.
+    """
 
     def __init__(
         self,
@@ -30,7 +33,7 @@ class Hourglass(nn.Module):
         style_channels: int = 128,
     ):
         super().__init__()
-        sizes = [START << i for i in range(num_stages(resolution) + 1)]
+        sizes = map_sizes(resolution)
         widths = [channels_at(size, resolution, base_channels, max_channels) for size in sizes]
         self.text = text
         self.style = TextVector(text_channels, style_channels)
@@ -51,7 +54,8 @@ class Hourglass(nn.Module):
             maps.append(down(maps[-1]))
         x = maps.pop()
         for up in self.ups:
-            x = up(x, style) + maps.pop()
+            skip = maps.pop()
+            x = grown(up(x, style), skip.shape[-1]) + skip
             if (size := str(x.shape[-1])) in self.attention:
                 x = self.attention[size](x, condition)
         return self.image(F.silu(self.norm(x, style))).tanh()

@@ -12,19 +12,39 @@ from torch import Tensor, nn
 from trainer.batch import Condition
 from trainer.errors import UserError
 
-START = 4  # generators begin and discriminators end at START x START pixels
+START = 4  # pixels of the smallest maps at a power of two; elsewhere up to 7
 
 
-def num_stages(resolution: int) -> int:
-    """Number of doublings from 4 pixels to `resolution`, which must be a power of two from 16 to 256."""
-    if resolution not in {16, 32, 64, 128, 256}:
-        raise UserError(f"resolution {resolution} is not one of 16, 32, 64, 128, 256: set data.resolution to one")
-    return int(math.log2(resolution // START))
+def map_sizes(resolution: int) -> list[int]:
+    """Sides of maps from 4 to 7 pixels up to `resolution`: [4, 8, 16, 32], [5, 10, 20, 40], [6, 13, 26, 52, 104].
+
+    Generators begin and discriminators end at the first. Strided convolutions halve them so, 13 // 2 = 6; where a
+    doubled map is to be odd it is `grown`.
+    """
+    if not 16 <= resolution <= 1024:
+        raise UserError(f"resolution {resolution}: expected 16 to 1024 pixels; set data.resolution to a multiple of 8")
+    return [resolution >> i for i in reversed(range(resolution.bit_length() - 2))]
+
+
+def grown(x: Tensor, side: int) -> Tensor:
+    """(N, C, H, H) -> (N, C, side, side): the last row and column once more where that is larger."""
+    if x.shape[-1] == side:
+        return x
+    x = torch.cat([x, x[:, :, -1:]], 2)
+    return torch.cat([x, x[..., -1:]], 3)
+
+
+def repeated(logits: Tensor, places: int) -> Tensor:
+    """(N, p) -> (N, places): each so many times, or some once more where places is no multiple of p."""
+    own = logits.shape[1]
+    if places % own == 0:
+        return logits.repeat_interleave(places // own, 1)
+    return logits[:, torch.arange(places, device=logits.device) * own // places]
 
 
 def channels_at(size: int, resolution: int, base_channels: int, max_channels: int) -> int:
     """Channels of the map `size` pixels wide: `base_channels` at full resolution, doubled at each halving."""
-    return min(max_channels, base_channels * resolution // size)
+    return min(max_channels, base_channels << ((resolution // size).bit_length() - 1))
 
 
 def of_source(channels: int, out_channels: int) -> nn.Conv2d:
@@ -135,12 +155,12 @@ class WordAttention(nn.Module):
 class ProjectionHead(nn.Module):
     """Projection discriminator (Miyato & Koyama 2018): w . h + <h, V text> / sqrt(E), h of E channels.
 
-    (N, C, 4, 4), Condition -> (N,).
+    (N, C, side, side), Condition -> (N,).
     """
 
-    def __init__(self, channels: int, text_channels: int, head_channels: int):
+    def __init__(self, channels: int, text_channels: int, head_channels: int, side: int = START):
         super().__init__()
-        self.features = nn.Linear(channels * START * START, head_channels)
+        self.features = nn.Linear(channels * side * side, head_channels)
         self.text = TextVector(text_channels, head_channels)
         self.unconditional = nn.Linear(head_channels, 1)
 
@@ -151,12 +171,17 @@ class ProjectionHead(nn.Module):
 
 
 class PosteriorHead(nn.Module):
-    """Image features and caption to mean and log variance of a diagonal Gaussian: (N, C, 4, 4) -> (N, Z), (N, Z)."""
+    """Image features and caption to mean and log variance of a diagonal Gaussian.
 
-    def __init__(self, channels: int, text_channels: int, head_channels: int, latent_channels: int):
+    (N, C, side, side), Condition -> (N, Z), (N, Z).
+    """
+
+    def __init__(
+        self, channels: int, text_channels: int, head_channels: int, latent_channels: int, side: int = START
+    ):
         super().__init__()
         self.text = TextVector(text_channels, head_channels)
-        self.features = nn.Linear(channels * START * START, head_channels)
+        self.features = nn.Linear(channels * side * side, head_channels)
         self.out = nn.Linear(2 * head_channels, 2 * latent_channels)
 
     def forward(self, x: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trainer.batch import Condition
 from trainer.errors import UserError
-from trainer.networks.layers import TextVector
+from trainer.networks.layers import TextVector, map_sizes, repeated
 
 SMALLEST = 4  # pixels of the last map of the coarsest scale
 
@@ -76,8 +76,8 @@ class Discriminator(nn.Module):
         super().__init__()
         if min(num_scales, num_downs) < 1 or resolution >> (num_scales - 1 + num_downs) < SMALLEST:
             raise UserError(
-                f"discriminator.num_scales={num_scales}, num_downs={num_downs}: expected at least 1 of each, and a "
-                f"last map of {SMALLEST} pixels or more of the {resolution}"
+                f"discriminator.num_scales={num_scales}, num_downs={num_downs} at {resolution} pixels: expected at "
+                f"least 1 of each, and a sum of at most {len(map_sizes(resolution))}, for a last map of {SMALLEST} pixels"
             )
         widths = [min(max_channels, base_channels << i) for i in range(num_downs + 1)]
         self.text, self.image_channels, self.per_scale = text, image_channels, num_downs + 1
@@ -96,7 +96,7 @@ class Discriminator(nn.Module):
         condition = self.text(condition)
         last = features[self.per_scale - 1 :: self.per_scale]
         found = [head(each, condition) for head, each in zip(self.heads, last, strict=True)]
-        return torch.stack([each.repeat_interleave(found[0].shape[1] // each.shape[1], 1) for each in found], 1)
+        return torch.stack([repeated(each, found[0].shape[1]) for each in found], 1)
 
     def forward(self, image: Tensor, condition: Condition) -> Tensor:
         return self.logits(self.features(image), condition)

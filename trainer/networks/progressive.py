@@ -12,18 +12,18 @@ from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.networks.enlarging import enlarged
 from trainer.networks.filtered_trunk import MinibatchDeviation
-from trainer.networks.layers import START, ModulatedNorm, ProjectionHead, Style, channels_at, num_stages
+from trainer.networks.layers import ModulatedNorm, ProjectionHead, Style, channels_at, grown, map_sizes
 from trainer.networks.modulation import normalized
 
 
 def sizes_and_widths(resolution: int, base_channels: int, max_channels: int) -> tuple[list[int], list[int]]:
-    """From 4 pixels to `resolution`."""
-    sizes = [START << i for i in range(num_stages(resolution) + 1)]
+    """Of `map_sizes`."""
+    sizes = map_sizes(resolution)
     return sizes, [channels_at(size, resolution, base_channels, max_channels) for size in sizes]
 
 
 def parts_of(level: float) -> tuple[int, float]:
-    """The largest size that is there, in doublings of 4 pixels, and how much of it, in (0, 1]."""
+    """The largest size that is there, in doublings of the smallest, and how much of it, in (0, 1]."""
     last = math.ceil(level)
     return last, 1.0 if last == level else level - (last - 1)
 
@@ -47,8 +47,8 @@ class Generator(nn.Module):
 
     Images always have the full size: of a level below, they are enlarged. The style of latent and caption modulates the
     norms of pixels, where the paper reads the latent once. While it trains nothing is cut off.
-    level: doublings from 4 pixels that are there, 2.3: 16 pixels, and 0.3 of what the layers of 32 say; None for all.
-    An attribute, too, which `trainer.objectives.progressive.Progressive` sets.
+    level: doublings from the smallest map that are there; 2.3 from 4 pixels: 16 pixels, and 0.3 of what the layers of
+    32 say; None for all. An attribute, too, which `trainer.objectives.progressive.Progressive` sets.
     """
 
     def __init__(
@@ -64,34 +64,34 @@ class Generator(nn.Module):
     ):
         super().__init__()
         sizes, widths = sizes_and_widths(resolution, base_channels, max_channels)
-        self.latent_channels, self.resolution = latent_channels, resolution
+        self.latent_channels, self.sizes = latent_channels, sizes
         self.most = len(sizes) - 1
         self.level = float(self.most) if level is None else level
         if not 0 <= self.level <= self.most:
             raise UserError(f"generator.level={level}: expected 0 to {self.most} at {resolution} pixels")
         self.text = text
         self.style = Style(latent_channels, text_channels, style_channels)
-        self.start = nn.Linear(style_channels, widths[0] * START * START)
+        self.start = nn.Linear(style_channels, widths[0] * sizes[0] ** 2)
         self.norm = ModulatedNorm(widths[0], style_channels)
         self.blocks = nn.ModuleList(Block(a, b, style_channels) for a, b in pairwise(widths))
         self.images = nn.ModuleList(nn.Conv2d(width, 3, kernel_size=1) for width in widths)
 
     def forward(self, noise: Tensor, condition: Condition) -> Tensor:
         style = self.style(normalized(noise), self.text(condition))
-        x = self.start(style).unflatten(1, (START, START, -1)).permute(0, 3, 1, 2)
+        x = self.start(style).unflatten(1, (self.sizes[0], self.sizes[0], -1)).permute(0, 3, 1, 2)
         before = x = F.leaky_relu(self.norm(x, style), 0.2)
         last, share = parts_of(self.level)
-        for block in self.blocks[:last]:
-            before, x = x, block(x, style)
+        for block, size in zip(self.blocks[:last], self.sizes[1:], strict=False):
+            before, x = x, grown(block(x, style), size)
         image = self.images[last](x)
         if share < 1:
-            image = F.interpolate(self.images[last - 1](before), scale_factor=2).lerp(image, share)
-        image = F.interpolate(image, scale_factor=self.resolution // image.shape[2]) if last < self.most else image
+            image = F.interpolate(self.images[last - 1](before), size=image.shape[2:]).lerp(image, share)
+        image = F.interpolate(image, size=(self.sizes[-1], self.sizes[-1])) if last < self.most else image
         return image if self.training else image.clamp(-1, 1)
 
 
 class Trunk(nn.Module):
-    """Images (N, 3, H, W) to features (N, out_channels, 4, 4), by the layers of `level`, as of `Generator`.
+    """Images (N, 3, H, W) to features (N, out_channels, side, side), by the layers of `level`, as of `Generator`.
 
     An image is first made as small as the largest map that is there; what is faded in reads it, what was there before
     reads its half.
@@ -100,7 +100,7 @@ class Trunk(nn.Module):
     def __init__(self, resolution: int, base_channels: int, max_channels: int, group: int):
         super().__init__()
         sizes, widths = sizes_and_widths(resolution, base_channels, max_channels)
-        self.resolution, self.level = resolution, float(len(sizes) - 1)
+        self.side, self.level = sizes[0], float(len(sizes) - 1)
         self.images = nn.ModuleList(nn.Conv2d(3, width, kernel_size=1) for width in widths)
         self.blocks = nn.ModuleList(DownBlock(b, a) for a, b in pairwise(widths))
         self.deviation = MinibatchDeviation(group)
@@ -108,7 +108,7 @@ class Trunk(nn.Module):
         self.out_channels = widths[0]
 
     def read(self, image: Tensor, number: int) -> Tensor:
-        small = F.avg_pool2d(image, self.resolution // (START << number))
+        small = F.avg_pool2d(image, 1 << len(self.blocks) - number)
         return F.leaky_relu(self.images[number](small), 0.2)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -151,10 +151,10 @@ class Discriminator(nn.Module):
             raise UserError(f"discriminator.group={group}: expected at least 1")
         self.text, self.group = text, group
         self.features = Trunk(resolution, base_channels, max_channels, group)
-        self.head = ProjectionHead(self.features.out_channels, text_channels, head_channels)
+        self.head = ProjectionHead(self.features.out_channels, text_channels, head_channels, self.features.side)
 
     def logits(self, features: Tensor, condition: Condition) -> Tensor:
-        """(N,) of features (N, C, 4, 4): one image is judged against several captions cheaply."""
+        """(N,) of what `features` returned: one image is judged against several captions cheaply."""
         return self.head(features, self.text(condition))
 
     def forward(self, image: Tensor, condition: Condition) -> Tensor:

@@ -108,10 +108,10 @@ class Trunk(nn.Module):
     def __init__(self, size: int, in_channels: int, channels: int, out_channels: int):
         super().__init__()
         self.downs = nn.ModuleList()
-        while size > START:
+        while size >= 2 * START:
             self.downs.append(SpectralConv2d(in_channels, channels, kernel_size=4, stride=2, padding=1))
             size, in_channels, channels = size // 2, channels, min(2 * channels, 256)
-        self.last = SpectralConv2d(in_channels, out_channels, kernel_size=START)
+        self.last = SpectralConv2d(in_channels, out_channels, kernel_size=size)
 
     def forward(self, x: Tensor) -> Tensor:
         for down in self.downs:

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from trainer.batch import Condition
 from trainer.errors import UserError
-from trainer.networks.layers import START, Style, TextVector, WordAttention, channels_at, num_stages
+from trainer.networks.layers import Style, TextVector, WordAttention, channels_at, grown, map_sizes
+from trainer.networks.residual import READING
 
-READING = (8, 16)  # feature maps at which pixels read words
 GAIN = math.sqrt(2 / (1 + 0.2**2))  # of a leaky ReLU: keeps the variance
 
 
@@ -74,13 +74,13 @@ class Generator(nn.Module):
         group: int = 16,
     ):
         super().__init__()
-        sizes = [START << i for i in range(num_stages(resolution) + 1)]
+        self.sizes = sizes = map_sizes(resolution)
         widths = [channels_at(size, resolution, base_channels, max_channels) for size in sizes]
         depth = num_blocks * len(sizes)
         self.latent_channels = latent_channels
         self.text = text
         self.style = Style(latent_channels, text_channels, style_channels)
-        self.basis = nn.Parameter(torch.randn(widths[0], START, START))
+        self.basis = nn.Parameter(torch.randn(widths[0], sizes[0], sizes[0]))
         self.start = scaled(nn.Linear(style_channels, widths[0]), 1.0)
         self.stages = nn.ModuleList(Stage(width, num_blocks, expansion, group, depth) for width in widths)
         self.widths = nn.ModuleList(resized(a, b) for a, b in pairwise(widths))
@@ -96,6 +96,7 @@ class Generator(nn.Module):
         for number, stage in enumerate(self.stages):
             if number:  # 1x1 before resizing: a quarter of the work, and the same
                 x = F.interpolate(self.widths[number - 1](x), scale_factor=2, mode="bilinear")
+                x = grown(x, self.sizes[number])
             x = stage(x)
             if (size := str(x.shape[-1])) in self.attention:
                 x = self.attention[size](x, condition)
@@ -104,13 +105,13 @@ class Generator(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Images (N, 3, H, W) to features (N, out_channels, 8, 8)."""
+    """Images (N, 3, H, W) to features (N, out_channels, 8, 8), up to 15 as of `map_sizes`."""
 
     def __init__(
         self, resolution: int, base_channels: int, max_channels: int, num_blocks: int, expansion: int, group: int
     ):
         super().__init__()
-        sizes = [resolution >> i for i in range(num_stages(resolution))]
+        sizes = map_sizes(resolution)[:0:-1]
         widths = [channels_at(size, resolution, base_channels, max_channels) for size in sizes]
         depth = num_blocks * (len(sizes) + 1)
         self.image = scaled(nn.Conv2d(3, widths[0], kernel_size=1), 1.0)
@@ -157,12 +158,13 @@ class Discriminator(nn.Module):
         super().__init__()
         self.text = text
         self.features = Trunk(resolution, base_channels, max_channels, num_blocks, expansion, group)
-        width = channels_at(START, resolution, base_channels, max_channels)
-        depth = num_blocks * num_stages(resolution) + num_blocks
+        sizes = map_sizes(resolution)
+        width = channels_at(sizes[0], resolution, base_channels, max_channels)
+        depth = num_blocks * len(sizes)
         self.attention = WordAttention(self.features.out_channels, text_channels)
         self.width = resized(self.features.out_channels, width)
         self.stage = Stage(width, num_blocks, expansion, group, depth)
-        self.basis = scaled(nn.Conv2d(width, width, kernel_size=START, groups=width, bias=False), 1.0)
+        self.basis = scaled(nn.Conv2d(width, width, kernel_size=sizes[0], groups=width, bias=False), 1.0)
         self.head = scaled(nn.Linear(width, head_channels, bias=False), 1.0)
         self.caption = TextVector(text_channels, head_channels)
         self.unconditional = nn.Linear(head_channels, 1)

@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from trainer.batch import Condition
 from trainer.networks.enlarging import enlarged
 from trainer.networks.layers import (
-    START,
     ModulatedNorm,
     PosteriorHead,
     ProjectionHead,
     Style,
     WordAttention,
     channels_at,
-    num_stages,
+    grown,
+    map_sizes,
 )
 
-READING = (8, 16)  # feature maps at which pixels read words
+READING = range(8, 32)  # sides of the feature maps at which pixels read words: 8 and 16, where they are powers of two
 
 
 class Block(nn.Module):
@@ -85,12 +85,12 @@ class Generator(nn.Module):
         style_channels: int = 256,
     ):
         super().__init__()
-        sizes = [START << i for i in range(num_stages(resolution) + 1)]
+        self.sizes = sizes = map_sizes(resolution)
         widths = [channels_at(size, resolution, base_channels, max_channels) for size in sizes]
         self.latent_channels = latent_channels
         self.text = text
         self.style = Style(latent_channels, text_channels, style_channels)
-        self.start = nn.Linear(style_channels, widths[0] * START * START)
+        self.start = nn.Linear(style_channels, widths[0] * sizes[0] ** 2)
         self.ups = nn.ModuleList(UpBlock(a, b, style_channels) for a, b in pairwise(widths))
         self.attention = nn.ModuleDict(
             {str(s): WordAttention(w, text_channels) for s, w in zip(sizes, widths, strict=True) if s in READING}
@@ -101,20 +101,21 @@ class Generator(nn.Module):
     def forward(self, noise: Tensor, condition: Condition) -> Tensor:
         condition = self.text(condition)
         style = self.style(noise, condition)
-        x = self.start(style).view(noise.shape[0], START, START, -1).permute(0, 3, 1, 2)  # (N, C, 4, 4), channels last
-        for up in self.ups:
-            x = up(x, style)
+        first = self.sizes[0]
+        x = self.start(style).view(noise.shape[0], first, first, -1).permute(0, 3, 1, 2)  # (N, C, 4, 4), channels last
+        for up, side in zip(self.ups, self.sizes[1:], strict=True):
+            x = grown(up(x, style), side)
             if (size := str(x.shape[-1])) in self.attention:
                 x = self.attention[size](x, condition)
         return self.image(F.silu(self.norm(x, style))).tanh()
 
 
 class Trunk(nn.Module):
-    """Residual blocks from images (N, 3, H, W) to features (N, out_channels, 8, 8)."""
+    """Residual blocks from images (N, 3, H, W) to features (N, out_channels, 8, 8), up to 15 as of `map_sizes`."""
 
     def __init__(self, resolution: int, base_channels: int, max_channels: int):
         super().__init__()
-        sizes = [resolution >> i for i in range(num_stages(resolution))]
+        sizes = map_sizes(resolution)[:0:-1]
         widths = [channels_at(size, resolution, base_channels, max_channels) for size in sizes]
         self.image = nn.Conv2d(3, widths[0], kernel_size=3, padding=1)
         self.downs = nn.Sequential(*(DownBlock(a, b) for a, b in pairwise(widths)))
@@ -145,7 +146,8 @@ class Reader(nn.Module):
         super().__init__()
         self.text = text
         self.features = Trunk(resolution, base_channels, max_channels)
-        self.out_channels = channels_at(START, resolution, base_channels, max_channels)
+        self.side = map_sizes(resolution)[0]
+        self.out_channels = channels_at(self.side, resolution, base_channels, max_channels)
         self.words = WordTrunk(self.features.out_channels, self.out_channels, text_channels)
 
     def read(self, features: Tensor, condition: Condition) -> Any:
@@ -171,7 +173,7 @@ class Discriminator(Reader):
         head_channels: int = 256,
     ):
         super().__init__(resolution, text_channels, text, base_channels, max_channels)
-        self.head = ProjectionHead(self.out_channels, text_channels, head_channels)
+        self.head = ProjectionHead(self.out_channels, text_channels, head_channels, self.side)
 
 
 class Encoder(Reader):
@@ -188,4 +190,4 @@ class Encoder(Reader):
         head_channels: int = 256,
     ):
         super().__init__(resolution, text_channels, text, base_channels, max_channels)
-        self.head = PosteriorHead(self.out_channels, text_channels, head_channels, latent_channels)
+        self.head = PosteriorHead(self.out_channels, text_channels, head_channels, latent_channels, self.side)

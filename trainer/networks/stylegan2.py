@@ -12,17 +12,17 @@ from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.networks.filtered_trunk import Trunk
 from trainer.networks.layers import (
-    START,
     PosteriorHead,
     ProjectionHead,
     TextVector,
     WordAttention,
     channels_at,
-    num_stages,
+    grown,
+    map_sizes,
 )
 from trainer.networks.modulation import Enlarge, StyledConv, StyledImage, normalized
+from trainer.networks.residual import READING
 
-READING = (8, 16)  # feature maps at which pixels read words
 MEAN_OF = 64  # latents in the mean style of a caption
 
 
@@ -47,22 +47,26 @@ class Mapping(nn.Module):
 
 
 class Block(nn.Module):
-    """(N, in, H, W) -> (N, out, 2H, 2W), of two styled convolutions, whose pixels may then read the words."""
+    """(N, in, H, W) -> (N, out, size, size), of two styled convolutions, whose pixels may then read the words.
+
+    size: 2H, or one more, by which the map grows between the two.
+    """
 
     def __init__(
-        self, in_channels: int, out_channels: int, style_channels: int, text_channels: int, reads: bool, noise: bool
+        self, in_channels: int, out_channels: int, style_channels: int, text_channels: int, size: int, noise: bool
     ):
         super().__init__()
+        self.size = size
         self.up = StyledConv(in_channels, out_channels, style_channels, up=True, noise=noise)
         self.conv = StyledConv(out_channels, out_channels, style_channels, noise=noise)
-        self.attention = WordAttention(out_channels, text_channels) if reads else None
+        self.attention = WordAttention(out_channels, text_channels) if size in READING else None
         self.image = StyledImage(out_channels, style_channels)
 
     def forward(
         self, x: Tensor, styles: tuple[Tensor, ...], noise: tuple[Tensor | None, ...], condition: Condition
     ) -> tuple[Tensor, Tensor]:
         """Maps, and what they add to the image."""
-        x = self.conv(self.up(x, styles[0], noise[0]), styles[1], noise[1])
+        x = self.conv(grown(self.up(x, styles[0], noise[0]), self.size), styles[1], noise[1])
         if self.attention is not None:
             x = self.attention(x, condition)
         return x, self.image(x, styles[1])
@@ -79,11 +83,11 @@ class Synthesis(nn.Module):
     def __init__(self, sizes: list[int], widths: list[int], style_channels: int, text_channels: int, noise_up_to: int):
         super().__init__()
         noisy = [size <= noise_up_to for size in sizes]
-        self.constant = nn.Parameter(torch.randn(widths[0], START, START))
+        self.constant = nn.Parameter(torch.randn(widths[0], sizes[0], sizes[0]))
         self.conv = StyledConv(widths[0], widths[0], style_channels, noise=noisy[0])
         self.image = StyledImage(widths[0], style_channels)
         self.blocks = nn.ModuleList(
-            Block(a, b, style_channels, text_channels, size in READING, has_noise)
+            Block(a, b, style_channels, text_channels, size, has_noise)
             for (a, b), size, has_noise in zip(pairwise(widths), sizes[1:], noisy[1:], strict=True)
         )
         self.enlarge = Enlarge()
@@ -95,7 +99,7 @@ class Synthesis(nn.Module):
         for number, block in enumerate(self.blocks):
             of_it = slice(1 + 2 * number, 3 + 2 * number)
             x, more = block(x, each[of_it], tuple(noise[of_it]), condition)
-            image = self.enlarge(image) + more
+            image = grown(self.enlarge(image), block.size) + more
         return image if self.training else image.clamp(-1, 1)
 
 
@@ -127,10 +131,11 @@ class Generator(nn.Module):
         super().__init__()
         if mapping_layers < 1:
             raise UserError(f"generator.mapping_layers={mapping_layers}: expected at least 1")
-        sizes = [START << i for i in range(num_stages(resolution) + 1)]
+        sizes = map_sizes(resolution)
         widths = [channels_at(size, resolution, base_channels, max_channels) for size in sizes]
         self.z_channels, self.num_styles = latent_channels, 2 * len(sizes) - 1
-        self.noise_sizes = [size if size <= noise_up_to else 0 for size in (START, *sorted([*sizes[1:], *sizes[1:]]))]
+        of_convs = [sizes[0], *(side for a, b in pairwise(sizes) for side in (2 * a, b))]
+        self.noise_sizes = [size if size <= noise_up_to else 0 for size in of_convs]
         self.latent_channels = latent_channels + sum(size**2 for size in self.noise_sizes)
         self.text = text
         self.mapping = Mapping(latent_channels, text_channels, style_channels, mapping_layers)
@@ -174,10 +179,10 @@ class Discriminator(nn.Module):
             raise UserError(f"discriminator.group={group}: expected at least 1")
         self.text, self.group = text, group
         self.features = Trunk(resolution, base_channels, max_channels, group if group > 1 else 0)
-        self.head = ProjectionHead(self.features.out_channels, text_channels, head_channels)
+        self.head = ProjectionHead(self.features.out_channels, text_channels, head_channels, self.features.side)
 
     def logits(self, features: Tensor, condition: Condition) -> Tensor:
-        """(N,) of features (N, C, 4, 4): one image is judged against several captions cheaply."""
+        """(N,) of what `features` returned: one image is judged against several captions cheaply."""
         return self.head(features, self.text(condition))
 
     def forward(self, image: Tensor, condition: Condition) -> Tensor:
@@ -200,7 +205,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.text = text
         self.features = Trunk(resolution, base_channels, max_channels)
-        self.head = PosteriorHead(self.features.out_channels, text_channels, head_channels, latent_channels)
+        width, side = self.features.out_channels, self.features.side
+        self.head = PosteriorHead(width, text_channels, head_channels, latent_channels, side)
 
     def forward(self, image: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         return self.head(self.features(image), self.text(condition))

@@ -13,18 +13,20 @@ from torch import Tensor, nn
 
 from trainer.batch import Condition
 from trainer.errors import UserError
-from trainer.networks.layers import ModulatedNorm, TextVector, WordAttention, channels_at, num_stages
+from trainer.networks.layers import ModulatedNorm, TextVector, WordAttention, channels_at
 from trainer.networks.quantizers import Passed
 from trainer.networks.residual import READING, DownBlock, UpBlock
 
 
 def sizes_between(size: int, resolution: int) -> list[int]:
     """Sides of the maps from `size` to `resolution` pixels, each twice the one before. UserError if there are none."""
-    num_stages(resolution)
-    found = [side for side in (2, 4, 8, 16, 32, 64, 128, 256) if size <= side <= resolution]
-    if size not in found[:-1]:
-        raise UserError(f"size={size} at {resolution} pixels: expected a power of two from 2 to half of them")
-    return found
+    found = [resolution]
+    while found[-1] % 2 == 0 and found[-1] >= 4:
+        found.append(found[-1] // 2)
+    if size not in found[1:]:
+        halves = ", ".join(map(str, found[1:])) or "an even resolution"
+        raise UserError(f"size={size} at {resolution} pixels: expected one of their halves, {halves}")
+    return found[found.index(size) :: -1]
 
 
 class Encoder(nn.Module):

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from trainer.batch import Condition
 from trainer.networks.layers import (
-    START,
     ModulatedNorm,
     Style,
     WordAttention,
     channels_at,
-    num_stages,
+    grown,
+    map_sizes,
     of_source,
 )
 from trainer.networks.residual import Block, DownBlock, UpBlock
@@ -75,9 +75,10 @@ class Generator(nn.Module):
     """Latent (N, latent_channels) and Condition with a source to images (N, 3, H, W) in [-1, 1].
 
     task: what a source is (`trainer.tasks`): the network adds to its `start`, and `keep` puts back what is known. text:
-    as in `dcgan.Generator`. resolution: H and W, of which larger pictures are tiles. It comes down to 4 x 4 pixels,
-    where what a generator without a source would begin with is added: what the caption wants, and where. deformable:
-    skip connections move what they carry, see `Bend`, for sources whose things stand elsewhere or in another pose.
+    as in `dcgan.Generator`. resolution: H and W, of which larger pictures are tiles. It comes down to 4 to 7
+    pixels, where what a generator without a source would begin with is added: what the caption wants, and where.
+    deformable: skip connections move what they carry, see `Bend`, for sources whose things stand elsewhere or in
+    another pose.
     """
 
     def __init__(
@@ -93,13 +94,13 @@ class Generator(nn.Module):
         deformable: bool = False,
     ):
         super().__init__()
-        sizes = [resolution >> i for i in range(num_stages(resolution) + 1)]
+        sizes = map_sizes(resolution)[::-1]
         widths = [channels_at(size, resolution, base_channels, max_channels) for size in sizes]
         self.task, self.resolution, self.latent_channels = task, resolution, latent_channels
         self.text = text
         self.style = Style(latent_channels, text_channels, style_channels)
         self.source = of_source(task.source_channels, widths[0])
-        self.start = nn.Linear(style_channels, widths[-1] * START * START)
+        self.start = nn.Linear(style_channels, widths[-1] * sizes[-1] ** 2)
         self.downs = nn.ModuleList(DownBlock(a, b) for a, b in pairwise(widths))
         self.ups = nn.ModuleList(UpBlock(b, a, style_channels) for a, b in reversed([*pairwise(widths)]))
         self.joins = nn.ModuleList(Block(width, style_channels) for width in widths[-2::-1])
@@ -127,10 +128,11 @@ class Generator(nn.Module):
         maps = [x]
         for down in self.downs:
             maps.append(down(maps[-1]))
-        wanted = self.start(style).view(-1, START, START, maps[-1].shape[1]).permute(0, 3, 1, 2)
+        wanted = self.start(style).view(-1, *maps[-1].shape[2:], maps[-1].shape[1]).permute(0, 3, 1, 2)
         x = self.attention[0](maps.pop() + wanted, condition)
         for number, (up, join) in enumerate(zip(self.ups, self.joins, strict=True), start=1):
-            x, skip = up(x, style), maps.pop()
+            skip = maps.pop()
+            x = grown(up(x, style), skip.shape[-1])
             if self.bends is not None:
                 skip = self.bends[number - 1](skip, x)
             x = join((x + skip) * 0.5**0.5, style)

@@ -84,7 +84,8 @@ class Block(nn.Module):
 def side(resolution: int, patch: int) -> int:
     """Tokens along a side."""
     if resolution % patch or resolution < START * patch:
-        raise UserError(f"patch={patch} at resolution={resolution}: expected a divisor of it, with at least 4 a side")
+        goes = ", ".join(str(each) for each in range(1, resolution // START + 1) if resolution % each == 0)
+        raise UserError(f"patch={patch} at resolution={resolution}: expected one of {goes}")
     return resolution // patch
 
 

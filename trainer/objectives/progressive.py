@@ -18,8 +18,8 @@ class Progressive(GAN):
 
     def __init__(self, generator: Any, discriminator: Any, phase_kimg: float, start_size: int = 8, **gan: Any):
         super().__init__(generator, discriminator, **gan)
-        sizes = [4 << i for i in range(getattr(generator, "most", -1) + 1)]
-        if not sizes or not hasattr(getattr(discriminator, "features", None), "level"):
+        sizes: list[int] = getattr(generator, "sizes", [])
+        if not hasattr(generator, "level") or not hasattr(getattr(discriminator, "features", None), "level"):
             raise UserError(
                 f"objective.generator={type(generator).__name__}, discriminator={type(discriminator).__name__}: "
                 "expected both of progressive, which grow"
@@ -33,7 +33,7 @@ class Progressive(GAN):
         self.images_seen = 0
 
     def level(self, images: int) -> float:
-        """Doublings from 4 pixels that are there after so many images."""
+        """Doublings from the smallest map that are there after so many images."""
         sizes, rest = divmod(images / 1000, 2 * self.phase_kimg)
         return min(self.start_level + sizes + max(0.0, rest / self.phase_kimg - 1), float(self.generator.most))
 

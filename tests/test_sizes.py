@@ -1,0 +1,94 @@
+"""Every experiment at sizes that are no powers of two: a step, a checkpoint and a picture of that size."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainer import load
+
+EXPERIMENTS = sorted(file.stem for file in (Path(__file__).parent.parent / "conf" / "experiment").glob("*.yaml"))
+LEARNERS = {  # of an earlier run: its experiment, the key that names it
+    "distill": ("cgan", "teacher"),
+    "dalle": ("vqvae", "tokenizer"),
+    "gat_latents": ("vqvae", "tokenizer"),
+    "maskgit": ("fsq", "tokenizer"),
+    "reward": ("cgan", "init"),
+}
+SAME = ["distill_data", "distill_text", "reward_tokens"]  # networks of those above
+TOKENIZERS = ["fsq", "fsq_shapes", "vqgan", "vqvae"]
+DRAWS_NOTHING = [*TOKENIZERS, "captioning", "captioning_vae", "matching", "matching_emoji"]
+OWN = {  # what an experiment has to be told at 48 pixels: the halves of that are 24, 12, 6
+    **{name: ["objective.autoencoder.encoder.size=12"] for name in TOKENIZERS},
+    "progressive": ["objective.start_size=12"],
+    "captioning": ["callbacks.captions=null"],
+    "captioning_vae": ["callbacks.captions=null"],
+    **{name: ["objective.discriminator.num_downs=2"] for name in ("pix2pix", "deformable", "style_transfer")},
+    "cyclegan": ["objective.discriminator.there.num_downs=2", "objective.discriminator.back.num_downs=2"],
+    "pix2pixhd": ["objective.discriminator.num_scales=2"],
+}
+FROM_PICTURES = ["colorization", "denoising", "enhancement", "inpainting", "restoration", "super_resolution"]
+FROM_PICTURES += ["cyclegan", "deformable", "pix2pix", "pix2pixhd", "style_transfer"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Twenty pairs with captions."""
+    folder = tmp_path_factory.mktemp("pictures")
+    lines = []
+    for number in range(20):
+        pixels = np.random.default_rng(number).integers(0, 256, (12, 12, 3), np.uint8)
+        for name in (f"{number}.png", f"{number}-source.png"):
+            Image.fromarray(pixels).save(folder / name)
+        names = {"file_name": f"{number}.png", "source": f"{number}-source.png"}
+        lines.append(json.dumps({**names, "text": f"a red star {number}"}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def arguments(experiment, pictures, size, *more):
+    parts = [f"data.source.path={pictures}", f"data.resolution={size}", "data.batch_size=4"]
+    without = ["callbacks.samples=null", "callbacks.evaluation=null", "callbacks.throughput=null", "logger.wandb=null"]
+    return [f"experiment={experiment}", "data=folder", *parts, *without, *OWN.get(experiment, []), *more]
+
+
+def train(command, out, *options):
+    result = command(*options, "kimg=0.004", f"run_dir={out}")
+    assert result.code == 0, result.err
+    return out
+
+
+@pytest.mark.sampled(5)
+@pytest.mark.parametrize("experiment", sorted({*EXPERIMENTS} - {*LEARNERS, *SAME}))
+def test_experiment_at_48_pixels(experiment, command, pictures, tmp_path):
+    run = train(command, tmp_path / "run", *arguments(experiment, pictures, 48))
+    if experiment not in DRAWS_NOTHING:
+        assert drawn(run, experiment, pictures).shape == (2, 3, 48, 48)
+
+
+def drawn(run, experiment, pictures):
+    """Of a picture of 12 pixels, that is enlarged, or of one of the size, that is not cut into tiles."""
+    given = {}
+    if experiment in FROM_PICTURES:
+        side = 24 if experiment == "super_resolution" else 48
+        Image.open(pictures / "0.png").resize((side, side)).save(run / "photo.png")
+        given["source"] = run / "photo.png"
+    if experiment == "inpainting":
+        Image.new("L", (48, 48), "white").save(run / "mask.png")
+        given["mask"] = run / "mask.png"
+    return load(run)("a red star", seeds=range(2), **given).pixels
+
+
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("experiment", LEARNERS)
+def test_experiment_of_an_earlier_run_at_48_pixels(experiment, command, pictures, tmp_path):
+    first, key = LEARNERS[experiment]
+    run = train(command, tmp_path / "first", *arguments(first, pictures, 48))
+    given = arguments(experiment, pictures, 48)[4:]
+    more = []
+    if experiment == "reward":
+        more.append(f"matcher={train(command, tmp_path / 'matcher', *arguments('matching', pictures, 48))}")
+    learned = train(command, tmp_path / "run", f"experiment={experiment}", f"{key}={run}", *given, *more)
+    assert drawn(learned, experiment, pictures).shape == (2, 3, 48, 48)
