@@ -37,7 +37,8 @@ def test_smallest_maps_have_4_to_7_pixels():
         sizes = map_sizes(resolution)
         assert 4 <= sizes[0] <= 7 and sizes[-1] == resolution
         assert [each // 2 for each in sizes[1:]] == sizes[:-1]
-        assert [channels_at(each, resolution, 3, 1 << 30) for each in sizes[::-1]] == [3 << i for i in range(len(sizes))]
+        doubled = [3 << i for i in reversed(range(len(sizes)))]
+        assert [channels_at(each, resolution, 3, 1 << 30) for each in sizes] == doubled
 
 
 def test_a_map_grows_by_its_last_row_and_column():

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from trainer.data.checksums import FILE, Checksums
+from trainer.data.colours import as_rgb
 from trainer.data.source import Item, Source, digest
 from trainer.errors import UserError
 from trainer.process.progress import Progress
@@ -24,6 +25,7 @@ from trainer.process.progress import Progress
 _CHUNK = 512  # images decoded before a write, so memory stays flat for sources of any length
 CORRUPT = (OSError, SyntaxError, ValueError, EOFError, StructError, Image.DecompressionBombError)
 _ORIENTATION = 0x0112  # of EXIF
+CENTRE = (1.0, 0.5, 0.5)  # square of a picture
 
 
 def write_cache(source: Source, resolution: int, building: Path, name: str) -> int:
@@ -182,21 +184,20 @@ def _decode(item: Item, resolution: int) -> list[np.ndarray] | Exception:
         return error
 
 
-def fit(image: Image.Image, resolution: int) -> Image.Image:
-    """RGB at (resolution, resolution): upright, transparency on white, centre square, area-true resize."""
+def fit(image: Image.Image, resolution: int, square: tuple[float, float, float] = CENTRE) -> Image.Image:
+    """RGB (`as_rgb`) at (resolution, resolution): upright, a square of it, area-true resize.
+
+    square: its side as a fraction of the shorter one of the picture, and how far it lies to the right and down, from 0
+    to 1.
+    """
     image.load()  # before what follows the pixels is known
     if image.getexif().get(_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)  # else it would copy it
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    if image.mode.startswith("I"):  # 16 bits, which `convert` would cut off at 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode != "RGB":  # to convert it would copy it
-        image = image.convert("RGB")
-    if image.size == (resolution, resolution):
+    image = as_rgb(image)
+    part, right, down = square
+    if image.size == (resolution, resolution) and part == 1:
         return image
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
+    side = min(image.size) * part
+    left, top = (image.width - side) * right, (image.height - side) * down
     box = (left, top, left + side, top + side)
     return image.resize((resolution, resolution), Image.Resampling.LANCZOS, box, reducing_gap=3)

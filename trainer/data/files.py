@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
 import re
 import stat
@@ -187,7 +188,9 @@ def open_image(file: Any, resolution: int) -> Image.Image:
             if is_pointer(content.read(64)):
                 raise OSError(POINTER) from error
         raise
-    image.draft("RGB", (2 * resolution, 2 * resolution))
+    least = 1 << max(0, math.ceil(math.log2(image.width * image.height / MAX_PIXELS) / 2))  # reduction that fits
+    side = max(1, min(2 * resolution, min(image.size) // least))
+    image.draft("RGB", (side, side))
     if image.width * image.height > MAX_PIXELS:
         size = f"{image.width} x {image.height} pixels"
         raise Image.DecompressionBombError(f"{size}, more than the {MAX_PIXELS:,} that are decoded: make it smaller")

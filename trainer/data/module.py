@@ -76,6 +76,7 @@ class DataModule(LightningDataModule):
             raise UserError(f"data.heldout_images={heldout_images}: expected at least 1, or null for no bound")
         if resolution < 1 or batch_size < 1:
             raise UserError(f"data.resolution={resolution}, data.batch_size={batch_size}: expected at least 1")
+        augment.check(decoded)
         self.source, self.text, self.augment = source, text, augment
         self.resolution, self.batch_size, self.num_workers, self.seed = resolution, batch_size, num_workers, seed
         self.fraction, self.by_images, self.most = heldout, split_seed is not None, heldout_images

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import weakref
 from collections import OrderedDict
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import get_worker_info
 
-from trainer.data.build import CORRUPT, fit
+from trainer.data.build import CENTRE, CORRUPT, fit
 from trainer.data.files import open_image
 from trainer.data.remote import Range, is_remote, read_all
 from trainer.data.texts import Texts, mapped
@@ -51,6 +52,10 @@ class Placed:
         return Placed, (self.folder, self.prefix, self.base, self.resolution)
 
     def __getitem__(self, index: Any) -> np.ndarray:
+        return self.squares(index, None)
+
+    def squares(self, index: Any, squares: np.ndarray | None) -> np.ndarray:
+        """As an index does, of other squares than that in the centre: (..., 3), each as of `fit`."""
         numbers = np.arange(len(self))[index] if isinstance(index, slice) else np.asarray(index)
         flat = numbers.reshape(-1)
         images = np.empty((len(flat), *self.shape[1:]), np.uint8)
@@ -62,7 +67,8 @@ class Placed:
         for place in np.lexsort((wanted["offset"], wanted["file"])).tolist():  # as the disk has them
             if contents[place] is None:
                 contents[place] = self.content(int(flat[place]))
-        for place, pixels in enumerate(_threads(self._decode, flat.tolist(), contents)):
+        wanted_squares = [CENTRE] * len(flat) if squares is None else squares.reshape(-1, 3).tolist()
+        for place, pixels in enumerate(_threads(self._decode, flat.tolist(), contents, wanted_squares)):
             images[place] = pixels
         return images.reshape(*numbers.shape, *self.shape[1:])
 
@@ -97,9 +103,10 @@ class Placed:
             raise UserError(f"{self.where(number)}: {error.strerror}, as of image {number}; {remedy}") from error
         return content
 
-    def _decode(self, number: int, content: bytes) -> np.ndarray:
+    def _decode(self, number: int, content: bytes, square: tuple[float, float, float]) -> np.ndarray:
         try:
-            return np.asarray(fit(open_image(io.BytesIO(content), self.resolution), self.resolution))
+            whole = math.ceil(self.resolution / square[0])  # at which the square has the resolution
+            return np.asarray(fit(open_image(io.BytesIO(content), whole), self.resolution, square))
         except CORRUPT as error:
             was = f"{self.where(number)}: what was image {number} is no picture any more ({error})"
             raise UserError(f"{was}; put the file back, or delete {self.folder}, which is made anew") from error

@@ -55,7 +55,7 @@ class Stream(Dataset[Batch]):
         positions = torch.from_numpy(position)
         index = self.indices[self._numbers(position, positions)]
         if self.encoded is None:
-            images, encoded = self.augment(self.cache.images[index], self.seed, positions), None
+            images, encoded = self._seen(self.cache.images, index, positions), None
         else:
             images, encoded = np.empty((self.size, 0, 0, 3), np.uint8), torch.from_numpy(self.encoded[index])
         caption = self.cache.pictures.draw_captions(index, self.seed, positions)
@@ -67,6 +67,12 @@ class Stream(Dataset[Batch]):
             encoded=encoded,
             other=self._other(position, index, positions),
         )
+
+    def _seen(self, images: Any, index: np.ndarray, positions: torch.Tensor) -> np.ndarray:
+        """(N, H, W, 3) uint8, augmented."""
+        squares = self.augment.squares(self.seed, positions)
+        pixels = images[index] if squares is None else images.squares(index, squares)
+        return self.augment(pixels, self.seed, positions)
 
     def _numbers(self, position: np.ndarray, positions: torch.Tensor) -> np.ndarray:
         """(N,) which of the training images."""
@@ -84,7 +90,7 @@ class Stream(Dataset[Batch]):
             return None
         if not self.paired:
             index = self.indices[self._numbers(position + UNPAIRED * len(self.indices), positions)]
-        images = self.augment(sources.images[index], self.seed, positions)
+        images = self._seen(sources.images, index, positions)
         caption = sources.draw_captions(index, self.seed, positions)
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
         return Batch(pixels, self.features[caption], torch.from_numpy(caption), positions)

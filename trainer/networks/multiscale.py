@@ -76,8 +76,8 @@ class Discriminator(nn.Module):
         super().__init__()
         if min(num_scales, num_downs) < 1 or resolution >> (num_scales - 1 + num_downs) < SMALLEST:
             raise UserError(
-                f"discriminator.num_scales={num_scales}, num_downs={num_downs} at {resolution} pixels: expected at "
-                f"least 1 of each, and a sum of at most {len(map_sizes(resolution))}, for a last map of {SMALLEST} pixels"
+                f"discriminator.num_scales={num_scales}, num_downs={num_downs}: expected at least 1 of each, and a sum "
+                f"of at most {len(map_sizes(resolution))} at {resolution} pixels: a last map of {SMALLEST}"
             )
         widths = [min(max_channels, base_channels << i) for i in range(num_downs + 1)]
         self.text, self.image_channels, self.per_scale = text, image_channels, num_downs + 1

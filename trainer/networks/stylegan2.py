@@ -99,7 +99,7 @@ class Synthesis(nn.Module):
         for number, block in enumerate(self.blocks):
             of_it = slice(1 + 2 * number, 3 + 2 * number)
             x, more = block(x, each[of_it], tuple(noise[of_it]), condition)
-            image = grown(self.enlarge(image), block.size) + more
+            image = grown(self.enlarge(image), more.shape[-1]) + more
         return image if self.training else image.clamp(-1, 1)
 
 

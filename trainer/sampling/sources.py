@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from trainer.data.build import CORRUPT
+from trainer.data.colours import as_rgb, in_8_bits
 from trainer.data.files import IMAGE_SUFFIXES, MAX_PIXELS, open_image
 from trainer.errors import UserError
 from trainer.sampling.sampler import NO_TASK, Sampler, as_pixels
@@ -59,21 +60,18 @@ def read(source: Image.Image | str | Path, mask: Image.Image | str | Path | None
 
     Where nothing is to be filled, what is transparent is white, as in training. UserError for a mask of another size.
     """
-    image, hole = opened(source, "source"), None
+    image, hole = in_8_bits(opened(source, "source")), None
     covered = None if mask is None else opened(mask, "mask")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         if covered is None:
             hole = tensor(image.getchannel("A"))[None] < 0
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    if image.mode.startswith("I"):  # 16 bits
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if covered is not None:
         if covered.size != image.size:
             sizes = [f"{width} x {height}" for width, height in (covered.size, image.size)]
             raise UserError(f"mask: {sizes[0]} pixels, and source has {sizes[1]}: expected the same size")
-        hole = tensor(covered.convert("L"))[None] > 0
-    picture = tensor(image.convert("RGB")).permute(2, 0, 1)
+        hole = tensor(in_8_bits(covered).convert("L"))[None] > 0
+    picture = tensor(as_rgb(image)).permute(2, 0, 1)
     return Source(picture, hole.float() if hole is not None and hole.any() else None)
 
 
