@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning import LightningModule, Trainer
 
 from trainer.data.augment import Augment
 from trainer.data.cache import open_cache
@@ -15,7 +16,9 @@ EVERYTHING = Augment(flip=0.5, crop=1, colour=0.2, noise=0.05)
 
 
 def batches(data, count):
-    return list(islice(iter(data.train_dataloader()), count))
+    """As they come to the device."""
+    loaded = islice(iter(data.train_dataloader()), count)
+    return [data.transfer_batch_to_device(batch, torch.device("cpu"), 0) for batch in loaded]
 
 
 def parts(batch):
@@ -125,6 +128,32 @@ def test_an_image_is_augmented_anew_each_epoch(module, plain):
     assert (first.image != second.image).any()
     (many,) = batches(module(plain(1), augment=Augment(noise=0.1), batch_size=8), 1)
     assert len(many.image.flatten(1).unique(dim=0)) == 8
+
+
+class Seen(LightningModule):
+    """Keeps the images that a training brings to it."""
+
+    automatic_optimization = False
+
+    def __init__(self):
+        super().__init__()
+        self.images = []
+
+    def training_step(self, batch, index):
+        self.images.append(batch.image)
+
+    def configure_optimizers(self):
+        return None
+
+
+def test_a_training_augments_on_its_device(module, plain, tmp_path):
+    data, seen = module(plain(50), augment=EVERYTHING), Seen()
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    quiet |= {"enable_model_summary": False, "use_distributed_sampler": False}
+    Trainer(accelerator="cpu", limit_train_batches=2, max_epochs=1, default_root_dir=tmp_path, **quiet).fit(seen, data)
+    for image, raw in zip(seen.images, data.train_dataloader(), strict=False):
+        assert torch.equal(image, EVERYTHING.of(raw, 0).image)
+        assert (image != raw.image).any()
 
 
 def test_another_seed_another_order(module, plain):

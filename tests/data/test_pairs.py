@@ -148,7 +148,9 @@ class Paired:
 
 
 def batches(data, count):
-    return list(islice(iter(data.train_dataloader()), count))
+    """As they come to the device."""
+    loaded = islice(iter(data.train_dataloader()), count)
+    return [data.transfer_batch_to_device(batch, torch.device("cpu"), 0) for batch in loaded]
 
 
 def numbers(batch, pixels, count=100):

@@ -35,7 +35,7 @@ class Bare:
         self.autocast = config["trainer"]["precision"] == "bf16-mixed"
         make = LOOPS[type(objective).__name__]
         self.loop = make(objective, self.phase)
-        self.batches = iter(data.train_dataloader())
+        self.batches, self.data = iter(data.train_dataloader()), data
         self.phase_seconds: dict[str, float] = {}
 
     @staticmethod
@@ -53,7 +53,7 @@ class Bare:
         return None
 
     def step(self) -> None:
-        self.loop(to(next(self.batches), self.device))
+        self.loop(to(self.data.transfer_batch_to_device(next(self.batches), self.device, 0), self.device))
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -34,7 +34,7 @@ def fold(network: nn.Module, inputs: Sequence[tuple[Tensor, Condition]] = ()) ->
                 if (conv := behind_resizing(up)) is not None:
                     network.ups[index] = of_resized(conv)
             for index, (maker, norm) in enumerate(zip([network.start, *network.ups], network.norms, strict=True)):
-                if is_plain(norm) and center_outputs(maker, network.sizes[0] ** 2 if maker is network.start else 1):
+                if is_plain(norm) and center_outputs(maker, network.sides[0] ** 2 if maker is network.start else 1):
                     network.norms[index] = FoldedNorm.of(norm, centred=True)
         for path, module in list(network.named_modules()):
             if (

@@ -1,14 +1,18 @@
-"""Augmentation of uint8 batches, and what is cut out of pictures; what happens to a sample depends on its position."""
+"""Augmentation of batches on their device, and what is cut out of pictures before: by a sample's position alone."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from trainer import noise
+from trainer.batch import Batch
 from trainer.errors import UserError
 
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+LUMA = (0.299, 0.587, 0.114)
 
 
 class Augment:
@@ -41,10 +45,11 @@ class Augment:
         if random_crop is not None and not 0 < random_crop <= 1:
             raise UserError(f"data.augment.random_crop={random_crop}: expected a fraction in (0, 1], or null for none")
         self.flip, self.crop, self.colour, self.noise, self.random_crop = flip, int(crop), colour, noise, random_crop
+        self.moves, self.tints = bool(flip or crop), bool(colour or noise)
 
     @property
     def idle(self) -> bool:
-        return not (self.flip or self.crop or self.colour or self.noise or self.random_crop)
+        return not (self.moves or self.tints or self.random_crop)
 
     def check(self, decoded: bool) -> None:
         """UserError where pictures are wanted of which the decoded cache has the square in the centre alone."""
@@ -52,7 +57,7 @@ class Augment:
             remedy = "set data.decoded=false, as the decoded cache has the square in the centre alone"
             raise UserError(f"data.augment.random_crop={self.random_crop}: {remedy}")
 
-    def squares(self, seed: int, position: torch.Tensor) -> np.ndarray | None:
+    def squares(self, seed: int, position: Tensor) -> np.ndarray | None:
         """(N, 3) that `trainer.data.build.fit` takes of pictures; None for that in the centre."""
         if self.random_crop is None:
             return None
@@ -60,37 +65,45 @@ class Augment:
         draws[:, 0] = self.random_crop + (1 - self.random_crop) * draws[:, 0]
         return draws
 
-    def __call__(self, images: np.ndarray, seed: int, position: torch.Tensor) -> np.ndarray:
-        """(N, H, W, 3) uint8 -> the same; images is not changed. position: (N,) int64."""
-        if self.idle:
-            return images
-        draws = noise.uniform(seed, "augment", position, 6).numpy()
-        if self.flip or self.crop:
+    def of(self, batch: Batch, seed: int) -> Batch:
+        """A batch as it is loaded, on whatever device, with its sources as their images."""
+        if self.moves or self.tints:
+            other = None if batch.other is None else self.of(batch.other, seed)
+            return replace(batch, image=self(batch.image, seed, batch.position), other=other)
+        return batch
+
+    def __call__(self, images: Tensor, seed: int, position: Tensor) -> Tensor:
+        """(N, 3, H, W) uint8 -> the same, channels last; images is not changed. position: (N,) int64."""
+        draws = noise.uniform(seed, "augment", position, 6)
+        if self.moves:
             images = self._move(images, draws[:, :3])
-        if self.colour or self.noise:
+        if self.tints:
             images = self._tint(images, draws[:, 3:], seed, position)
         return images
 
-    def _move(self, images: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        num, height, width, _ = images.shape
-        down, right = (draws[:, 1:] * (2 * self.crop + 1)).astype(np.int64).T[:, :, None] - self.crop
-        rows = np.clip(np.arange(height) + down, 0, height - 1)
-        columns = np.clip(np.arange(width) + right, 0, width - 1)
-        columns = np.where(draws[:, :1] < self.flip, columns[:, ::-1], columns)
-        pixels = (np.arange(num)[:, None, None] * height + rows[:, :, None]) * width + columns[:, None, :]
-        return images.reshape(-1, 3).take(
-            pixels, axis=0
-        )  # one gather of whole pixels, and no copies of windows
+    def _move(self, images: Tensor, draws: Tensor) -> Tensor:
+        num, channels, height, width = images.shape
+        down, right = ((draws[:, 1:] * (2 * self.crop + 1)).long() - self.crop)[:, :, None].unbind(1)
+        rows = (torch.arange(height, device=images.device) + down).clamp(0, height - 1)
+        columns = (torch.arange(width, device=images.device) + right).clamp(0, width - 1)
+        columns = torch.where(draws[:, :1] < self.flip, columns.flip(1), columns)
+        first = torch.arange(num, device=images.device)[:, None] * height
+        places = (first + rows)[:, :, None] * width + columns[:, None]  # (N, H, W)
+        pixels = images.permute(0, 2, 3, 1).reshape(-1, channels)  # gathered as wholes, without copies of windows
+        return pixels.index_select(0, places.flatten()).view(num, height, width, channels).permute(0, 3, 1, 2)
 
-    def _tint(self, images: np.ndarray, draws: np.ndarray, seed: int, position: torch.Tensor) -> np.ndarray:
-        value = images.reshape(len(images), -1, 3).astype(np.float32)
+    def _tint(self, images: Tensor, draws: Tensor, seed: int, position: Tensor) -> Tensor:
+        value = images.float()
         if self.colour:
-            # Brightness b, contrast c about the mean m, saturation s about the luma l: one linear map a sample,
-            # v -> b c (s v + (1 - s) l(v)) + b (1 - c) m
-            b, c, s = 1 + self.colour * (2 * draws.T[:, :, None, None] - 1)
-            mean = value.mean((1, 2), keepdims=True)
-            value = value @ (b * c * (s * np.eye(3, dtype=np.float32) + (1 - s) * _LUMA[:, None])) + b * (1 - c) * mean
+            # Brightness b, contrast c about the mean m, saturation s about the luma l, in one pass over v:
+            # v -> b c s v + b c (1 - s) l(v) + b (1 - c) m
+            b, c, s = (1 + self.colour * (2 * draws - 1))[:, :, None, None, None].unbind(1)
+            luma = sum(weight * value[:, i : i + 1] for i, weight in enumerate(LUMA))
+            mean = value.mean((1, 2, 3), keepdim=True)
+            value = value.mul_(b * c * s).add_(b * c * (1 - s) * luma + b * (1 - c) * mean)
         if self.noise:
-            grain = noise.normal(seed, "augment/noise", position, images[0].size).numpy()
-            value += grain.reshape(value.shape) * (255 * self.noise)
-        return np.clip(value + 0.5, 0, 255).astype(np.uint8).reshape(images.shape)
+            num, channels, height, width = images.shape
+            grain = noise.normal(seed, "augment/noise", position, channels * height * width)
+            grain = grain.view(num, height, width, channels).permute(0, 3, 1, 2)
+            value = value.add_(grain, alpha=255 * self.noise)
+        return value.add_(0.5).clamp_(0, 255).byte()

@@ -156,12 +156,7 @@ class DataModule(LightningDataModule):
     @property
     def unshared(self) -> torch.Tensor:
         """(K,) bool of the captions: those of one training image and of no other."""
-        cache = self.train.cache
-        training = np.zeros(len(cache.images), bool)
-        training[self.train.indices] = True
-        told = cache.pictures
-        captions = told.caption_ids[np.repeat(training, np.diff(told.caption_starts))]
-        return torch.from_numpy(np.bincount(captions, minlength=told.caption_ids.max() + 1) == 1)
+        return self.train.unshared
 
     @property
     def skipped(self) -> Path:
@@ -203,6 +198,10 @@ class DataModule(LightningDataModule):
             prefetch_factor=4 if self.num_workers else None,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         )
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Augmented there."""
+        return self.augment.of(super().transfer_batch_to_device(batch, device, dataloader_idx), self.seed)
 
     def _weights(self) -> np.ndarray | None:
         """How often each training image is seen beside others: those that a machine captioned as the source says."""

@@ -34,6 +34,14 @@ class Split:
         return len(self.indices)
 
     @property
+    def unshared(self) -> torch.Tensor:
+        """(K,) bool of all captions: those of one image of this side and of no other."""
+        told, here = self.cache.pictures, np.zeros(len(self.cache.images), bool)
+        here[self.indices] = True
+        captions = told.caption_ids[np.repeat(here, np.diff(told.caption_starts))]
+        return torch.from_numpy(np.bincount(captions, minlength=told.caption_ids.max() + 1) == 1)
+
+    @property
     def images(self) -> Images:
         return Images(self.cache.images, self.indices)
 

@@ -69,10 +69,9 @@ class Stream(Dataset[Batch]):
         )
 
     def _seen(self, images: Any, index: np.ndarray, positions: torch.Tensor) -> np.ndarray:
-        """(N, H, W, 3) uint8, augmented."""
+        """(N, H, W, 3) uint8, cut out as the augmentation says."""
         squares = self.augment.squares(self.seed, positions)
-        pixels = images[index] if squares is None else images.squares(index, squares)
-        return self.augment(pixels, self.seed, positions)
+        return images[index] if squares is None else images.squares(index, squares)
 
     def _numbers(self, position: np.ndarray, positions: torch.Tensor) -> np.ndarray:
         """(N,) which of the training images."""
@@ -84,7 +83,7 @@ class Stream(Dataset[Batch]):
         return np.where(draw < keep[number], number, other[number])
 
     def _other(self, position: np.ndarray, index: np.ndarray, positions: torch.Tensor) -> Batch | None:
-        """The sources, augmented as their images are; unpaired, those of other rows, in an order of their own."""
+        """The sources, cut out as their images are; unpaired, those of other rows, in an order of their own."""
         sources = self.cache.sources
         if sources is None:
             return None

@@ -91,13 +91,13 @@ class First(nn.Module):
 
     def __init__(self, sizes: list[int], widths: list[int], style_channels: int):
         super().__init__()
-        self.sizes = sizes
+        self.sides = sizes
         self.start = nn.Linear(style_channels, widths[0] * sizes[0] ** 2)
         self.ups = nn.ModuleList(UpBlock(a, b, style_channels) for a, b in pairwise(widths))
 
     def forward(self, style: Tensor) -> Tensor:
-        x = self.start(style).unflatten(1, (self.sizes[0], self.sizes[0], -1)).permute(0, 3, 1, 2)
-        for up, size in zip(self.ups, self.sizes[1:], strict=True):
+        x = self.start(style).unflatten(1, (self.sides[0], self.sides[0], -1)).permute(0, 3, 1, 2)
+        for up, size in zip(self.ups, self.sides[1:], strict=True):
             x = grown(up(x, style), size)
         return x
 

@@ -59,12 +59,12 @@ class Generator(nn.Module):
         if patch not in (1, 2, 4) or resolution < 16 * patch:
             raise UserError(f"patch={patch} at {resolution} pixels: expected 1, 2 or 4, at most 1/16 of the resolution")
         end = resolution // patch
-        self.sizes = map_sizes(end)
-        widths = [channels_at(size, end, base_channels, max_channels) for size in self.sizes]
+        self.sides = map_sizes(end)
+        widths = [channels_at(size, end, base_channels, max_channels) for size in self.sides]
         self.latent_channels = latent_channels
         self.text = text
         self.style = Style(latent_channels, text_channels, style_channels)
-        self.start = nn.Linear(style_channels, widths[0] * self.sizes[0] ** 2)
+        self.start = nn.Linear(style_channels, widths[0] * self.sides[0] ** 2)
         self.norms = nn.ModuleList(ModulatedNorm(width, style_channels) for width in widths)
         self.ups = nn.ModuleList(UPSAMPLING[upsampling](a, b) for a, b in pairwise(widths))
         self.image = nn.Conv2d(widths[-1], 3 * patch**2, kernel_size=3, padding=1)
@@ -72,9 +72,9 @@ class Generator(nn.Module):
 
     def forward(self, noise: Tensor, condition: Condition) -> Tensor:
         style = self.style(noise, self.text(condition))
-        first = self.sizes[0]
+        first = self.sides[0]
         x = self.start(style).view(noise.shape[0], first, first, -1).permute(0, 3, 1, 2)  # (N, C, 4, 4), channels last
-        for norm, up, size in zip(self.norms[:-1], self.ups, self.sizes[1:], strict=True):
+        for norm, up, size in zip(self.norms[:-1], self.ups, self.sides[1:], strict=True):
             x = grown(up(F.leaky_relu(norm(x, style), 0.2)), size)
         image = self.image(F.leaky_relu(self.norms[-1](x, style), 0.2))
         return (shuffled(image, self.patch) if self.patch > 1 else image).tanh()

@@ -64,7 +64,7 @@ class Generator(nn.Module):
     ):
         super().__init__()
         sizes, widths = sizes_and_widths(resolution, base_channels, max_channels)
-        self.latent_channels, self.sizes = latent_channels, sizes
+        self.latent_channels, self.sides = latent_channels, sizes
         self.most = len(sizes) - 1
         self.level = float(self.most) if level is None else level
         if not 0 <= self.level <= self.most:
@@ -78,15 +78,15 @@ class Generator(nn.Module):
 
     def forward(self, noise: Tensor, condition: Condition) -> Tensor:
         style = self.style(normalized(noise), self.text(condition))
-        x = self.start(style).unflatten(1, (self.sizes[0], self.sizes[0], -1)).permute(0, 3, 1, 2)
+        x = self.start(style).unflatten(1, (self.sides[0], self.sides[0], -1)).permute(0, 3, 1, 2)
         before = x = F.leaky_relu(self.norm(x, style), 0.2)
         last, share = parts_of(self.level)
-        for block, size in zip(self.blocks[:last], self.sizes[1:], strict=False):
+        for block, size in zip(self.blocks[:last], self.sides[1:], strict=False):
             before, x = x, grown(block(x, style), size)
         image = self.images[last](x)
         if share < 1:
             image = F.interpolate(self.images[last - 1](before), size=image.shape[2:]).lerp(image, share)
-        image = F.interpolate(image, size=(self.sizes[-1], self.sizes[-1])) if last < self.most else image
+        image = F.interpolate(image, size=(self.sides[-1], self.sides[-1])) if last < self.most else image
         return image if self.training else image.clamp(-1, 1)
 
 

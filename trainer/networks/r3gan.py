@@ -74,7 +74,7 @@ class Generator(nn.Module):
         group: int = 16,
     ):
         super().__init__()
-        self.sizes = sizes = map_sizes(resolution)
+        self.sides = sizes = map_sizes(resolution)
         widths = [channels_at(size, resolution, base_channels, max_channels) for size in sizes]
         depth = num_blocks * len(sizes)
         self.latent_channels = latent_channels
@@ -96,7 +96,7 @@ class Generator(nn.Module):
         for number, stage in enumerate(self.stages):
             if number:  # 1x1 before resizing: a quarter of the work, and the same
                 x = F.interpolate(self.widths[number - 1](x), scale_factor=2, mode="bilinear")
-                x = grown(x, self.sizes[number])
+                x = grown(x, self.sides[number])
             x = stage(x)
             if (size := str(x.shape[-1])) in self.attention:
                 x = self.attention[size](x, condition)

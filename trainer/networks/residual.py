@@ -85,7 +85,7 @@ class Generator(nn.Module):
         style_channels: int = 256,
     ):
         super().__init__()
-        self.sizes = sizes = map_sizes(resolution)
+        self.sides = sizes = map_sizes(resolution)
         widths = [channels_at(size, resolution, base_channels, max_channels) for size in sizes]
         self.latent_channels = latent_channels
         self.text = text
@@ -101,9 +101,9 @@ class Generator(nn.Module):
     def forward(self, noise: Tensor, condition: Condition) -> Tensor:
         condition = self.text(condition)
         style = self.style(noise, condition)
-        first = self.sizes[0]
+        first = self.sides[0]
         x = self.start(style).view(noise.shape[0], first, first, -1).permute(0, 3, 1, 2)  # (N, C, 4, 4), channels last
-        for up, side in zip(self.ups, self.sizes[1:], strict=True):
+        for up, side in zip(self.ups, self.sides[1:], strict=True):
             x = grown(up(x, style), side)
             if (size := str(x.shape[-1])) in self.attention:
                 x = self.attention[size](x, condition)

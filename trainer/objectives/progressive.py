@@ -18,7 +18,7 @@ class Progressive(GAN):
 
     def __init__(self, generator: Any, discriminator: Any, phase_kimg: float, start_size: int = 8, **gan: Any):
         super().__init__(generator, discriminator, **gan)
-        sizes: list[int] = getattr(generator, "sizes", [])
+        sizes: list[int] = getattr(generator, "sides", [])
         if not hasattr(generator, "level") or not hasattr(getattr(discriminator, "features", None), "level"):
             raise UserError(
                 f"objective.generator={type(generator).__name__}, discriminator={type(discriminator).__name__}: "
