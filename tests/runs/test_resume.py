@@ -1,17 +1,21 @@
 """A run that is killed at any moment and resumed ends as if nothing had happened, to the last bit."""
 
 import csv
+import io
 import os
 import random
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from trainer.runs import checkpoint
 
@@ -115,6 +119,37 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bits(folder, uninterrupted,
     finish(folder, f"resume={run}")
     same(final(run), uninterrupted)
     assert logged_steps(run) == logged_steps(folder / "uninterrupted")
+
+
+@pytest.mark.slow
+def test_killed_with_pictures_that_stay_in_their_tars(tmp_path):
+    """An index in place of a decoded cache, blocks of pictures, and workers that decode, crop and are killed, too."""
+    pack(tmp_path / "tars")
+    own = [each for each in SMALL if "num_images=200" not in each]
+    own += ["data=webdataset", f"data.source.path={tmp_path / 'tars'}", "data.decoded=false", "data.block_size=3"]
+    own += ["data.augment.random_crop=0.7", "data.augment.flip=0.5", "data.num_workers=2"]
+    finish(tmp_path, *own, f"run_dir={tmp_path / 'whole'}")
+    run, draw = tmp_path / "killed", random.Random(1)
+    for _ in range(2):
+        kill_after(tmp_path, run, draw.randrange(4, 24), draw.uniform(0, 0.1), *own, f"run_dir={run}")
+    finish(tmp_path, f"resume={run}", "data.num_workers=0")
+    same(final(run), final(tmp_path / "whole"))
+    assert logged_steps(run) == logged_steps(tmp_path / "whole")
+
+
+def pack(folder):
+    """Tars of 20 pictures each."""
+    folder.mkdir()
+    for number in range(3):
+        with tarfile.open(folder / f"{number}.tar", "w") as tar:
+            for each in range(20 * number, 20 * number + 20):
+                picture = io.BytesIO()
+                values = np.random.default_rng(each).integers(0, 256, (24, 20 + each % 9, 3), np.uint8)
+                Image.fromarray(values).save(picture, "JPEG")
+                for name, content in (("jpg", picture.getvalue()), ("txt", f"thing {each}".encode())):
+                    member = tarfile.TarInfo(f"{each:03}.{name}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
 
 
 @pytest.mark.slow
