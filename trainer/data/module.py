@@ -124,7 +124,8 @@ class DataModule(LightningDataModule):
         said = cache.captions
         if isinstance(said, Texts):  # the same as of a list, up to where that takes seconds on each start
             said = said.sha256() if len(said) > _MANY else [*said]
-        return digest(said, cache.images.shape, *(hashlib.sha256(np.ascontiguousarray(a).data).hexdigest() for a in arrays))
+        hashes = (hashlib.sha256(np.ascontiguousarray(each).data).hexdigest() for each in arrays)
+        return digest(said, cache.images.shape, *hashes)
 
     @property
     def identity(self) -> dict[str, Any]:

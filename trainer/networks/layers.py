@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -104,6 +105,13 @@ class Style(nn.Module):
         return self.mix(torch.cat([noise, F.leaky_relu(self.text(condition), 0.2)], 1))
 
 
+def normed(x: Tensor) -> Tensor:
+    """Layer norm over the last dimension, in the precision of x. Its sums are in float32 in any; autocast would, on a
+    GPU, make all of it float32, and of what follows, up to the next product."""
+    with nullcontext() if x.dtype == torch.float32 else torch.autocast(x.device.type, enabled=False):
+        return F.layer_norm(x, x.shape[-1:])
+
+
 class ModulatedNorm(nn.Module):
     """Layer norm over the channels of each pixel, then a scale and shift read from the style (FiLM, Perez et al. 2018).
 
@@ -117,8 +125,7 @@ class ModulatedNorm(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         scale, shift = self.style(style)[:, :, None, None].chunk(2, 1)
-        normed = F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2]).permute(0, 3, 1, 2)
-        return torch.addcmul(shift, normed, 1 + scale)
+        return torch.addcmul(shift, normed(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), 1 + scale)
 
 
 class WordAttention(nn.Module):
@@ -143,7 +150,7 @@ class WordAttention(nn.Module):
         words = F.layer_norm(condition.tokens, condition.tokens.shape[-1:])
         query, key, value = (
             x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (N, heads, H*W or L, C / heads or as pruned)
-            for x in (self.query(F.layer_norm(pixels, (c,))), self.key(words), self.value(words))
+            for x in (self.query(normed(pixels)), self.key(words), self.value(words))
         )
         # written out, because the fused kernels cannot be differentiated twice, as exact penalties must
         score = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])  # (N, heads, H*W, L)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.errors import UserError
-from trainer.networks.layers import START
+from trainer.networks.layers import START, normed
 
 
 class Attention(nn.Module):
@@ -103,7 +103,7 @@ def image_of(patches: Tensor, patch: int) -> Tensor:
 
 
 def styled(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), 1 + scale)
+    return torch.addcmul(shift, normed(x), 1 + scale)
 
 
 def scaled(layer: nn.Linear, depth: int = 1) -> nn.Linear:
