@@ -13,7 +13,9 @@ from PIL import Image
 
 from trainer import load
 from trainer.caption import main as caption
+from trainer.data.build import fit
 from trainer.export import main
+from trainer.exports.caption import pixels
 from trainer.sampling.captions import beam_search
 
 TOKENS, WORDS = 12, ["a small red star on a white background", "two blue circles", "an apple", "green trees, cut"]
@@ -120,3 +122,11 @@ def test_what_cannot_be_made_is_one_line(exported, command, tmp_path):
     assert "writes captions, and does so in ONNX alone" in refused.err
     done = subprocess.run([sys.executable, out / "infer.py"], capture_output=True, text=True)
     assert (done.returncode, "python infer.py PICTURE" in done.stderr) == (2, True)
+
+
+def test_a_picture_of_16_bits_is_read_as_in_training(tmp_path):
+    values = np.linspace(0, 65535, 64 * 48).reshape(64, 48).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "grey.png")
+    expected = np.asarray(fit(Image.open(tmp_path / "grey.png"), 16), np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
+    assert np.array_equal(pixels(str(tmp_path / "grey.png"), 16), expected)
+    assert expected.std() > 0.3  # and not white, but for its darkest part

@@ -14,7 +14,10 @@ from tokenizers import Tokenizer
 
 def pixels(file: str, size: int) -> np.ndarray:
     """(1, 3, size, size) in [-1, 1]: upright, on white, the square in the middle."""
-    image = ImageOps.exif_transpose(Image.open(file)).convert("RGBA")
+    image = ImageOps.exif_transpose(Image.open(file))
+    if image.mode.startswith("I"):  # 16 bits, of which `convert` would cut off what is above 255
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    image = image.convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2

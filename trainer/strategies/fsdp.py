@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,8 @@ from trainer.errors import UserError
 from trainer.strategies.parts import Part
 from trainer.strategies.sharded import Sharded
 
+# of an operation in place on what a block returns; ours work on nothing in place that has a gradient
+warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
 CONTAINERS = (nn.ModuleList, nn.ModuleDict)  # are never called, so nothing would gather them
 
 
