@@ -160,7 +160,7 @@ def look(cfg: DictConfig, fake: FakeTensorMode | None) -> Work:
     objective, data, _ = build(cfg)
     data.batch_size = images = math.lcm(IMAGES, objective.together)
     data.setup("fit")
-    raw = next(iter(data.train_dataloader()))
+    raw = data.arrived(next(iter(data.train_dataloader())))
     strategy = Counting()
     datamodule = SimpleNamespace(**{name: getattr(data, name) for name in ("train", "unshared", "text", "batch_size")})
     objective._trainer = SimpleNamespace(

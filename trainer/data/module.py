@@ -14,7 +14,6 @@ from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader
 
-from trainer import noise
 from trainer.batch import Batch
 from trainer.data.augment import Augment
 from trainer.data.cache import cache_folder, open_cache
@@ -25,7 +24,7 @@ from trainer.data.reader import Reader
 from trainer.data.rows import Rows
 from trainer.data.sampler import BatchStarts
 from trainer.data.source import Source, digest
-from trainer.data.split import Split, kept_split
+from trainer.data.split import Split, kept_split, mixed
 from trainer.data.stream import Stream
 from trainer.data.texts import Texts
 from trainer.errors import UserError
@@ -201,8 +200,13 @@ class DataModule(LightningDataModule):
         )
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Augmented there."""
-        return self.augment.of(super().transfer_batch_to_device(batch, device, dataloader_idx), self.seed)
+        return self.arrived(super().transfer_batch_to_device(batch, device, dataloader_idx))
+
+    def arrived(self, batch: Batch) -> Batch:
+        """On its device: augmented, and its captions read where nothing is kept of them."""
+        for each in filter(None, (batch, batch.other) if hasattr(self.text, "on_device") else ()):
+            each.condition = self.text.on_device(each.condition)
+        return self.augment.of(batch, self.seed)
 
     def _weights(self) -> np.ndarray | None:
         """How often each training image is seen beside others: those that a machine captioned as the source says."""
@@ -226,12 +230,7 @@ class DataModule(LightningDataModule):
         Classes come again and again, to n.
         """
         self.prepare()
-        heldout = list(dict.fromkeys(_spread(self.heldout, n)))
-        train = [caption for caption in dict.fromkeys(_spread(self.train, n)) if caption not in set(heldout)]
-        num_heldout = min(len(heldout), max(n // 2, n - len(train)))
-        chosen = [train[: n - num_heldout], heldout[:num_heldout]]
-        mixed = [caption for pair in zip(*chosen, strict=False) for caption in pair]
-        distinct = mixed + chosen[0][num_heldout:] + chosen[1][len(chosen[0]) :]
+        distinct = mixed(self.train, self.heldout, n)
         if getattr(self.text, "grouped", True):
             return distinct
         return (distinct * n)[:n]  # of a class, or of none, many pictures are to be seen
@@ -241,10 +240,3 @@ class DataModule(LightningDataModule):
         if captions not in self._trained_on:
             self._trained_on[captions] = set(captions).intersection(self.train.captions)
         return self._trained_on[captions]
-
-
-def _spread(side: Split, n: int) -> list[str]:
-    """First captions of a side, taken in an order without pattern; enough for n distinct ones in ordinary data."""
-    some = torch.arange(0, len(side), 1 + len(side) // _MANY)
-    order = noise.bits(0, "fixed captions", some, 1)[:, 0].argsort()[: 8 * n]
-    return [side.captions[i] for i in some[order].tolist()]

@@ -68,6 +68,23 @@ class Split:
         return [record["attributes"] for record in self.cache.records(self.indices)]
 
 
+def mixed(train: Split, heldout: Split, n: int) -> list[str]:
+    """At most n distinct first captions, of both sides in turn."""
+    found = list(dict.fromkeys(_spread(heldout, n)))
+    others = [caption for caption in dict.fromkeys(_spread(train, n)) if caption not in set(found)]
+    num_heldout = min(len(found), max(n // 2, n - len(others)))
+    chosen = [others[: n - num_heldout], found[:num_heldout]]
+    in_turn = [caption for pair in zip(*chosen, strict=False) for caption in pair]
+    return in_turn + chosen[0][num_heldout:] + chosen[1][len(chosen[0]) :]
+
+
+def _spread(side: Split, n: int) -> list[str]:
+    """First captions of a side, taken in an order without pattern; enough for n distinct ones in ordinary data."""
+    some = torch.arange(0, len(side), 1 + len(side) // _MANY)
+    order = noise.bits(0, "fixed captions", some, 1)[:, 0].argsort()[: 8 * n]
+    return [side.captions[i] for i in some[order].tolist()]
+
+
 class First(Sequence[str]):
     """The first caption of each of M images, read as it is asked for."""
 

@@ -25,11 +25,12 @@ from trainer import noise
 from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.exports.program import WITHOUT_TOKENS, FromFeatures, FromIds, exported, inputs, reason
-from trainer.exports.text import Encoder, included
+from trainer.exports.text import included
 from trainer.networks.worded import WordedGenerator
 from trainer.process.progress import EVERY_SECONDS, say
 from trainer.runs.export_files import PROGRAMS, TOKENIZER, task_of
 from trainer.tasks.examples import examples
+from trainer.text.inside import Encoder
 from trainer.text.pretrained import Pretrained
 
 BOUND = 1e-4  # of a value in [-1, 1]: 0.013 of the 255 grey levels, so a rounded image differs by at most one

@@ -16,7 +16,10 @@ MOVED = {  # module or part of before -> of today
 }
 
 # keys that runs of before lack: what they did
-ADDED = {"text.uncaptioned": "error", "text.caption_dropout": 0.0, "tokenizer": None, "data.block_size": 1}
+ADDED = {
+    **{"text.uncaptioned": "error", "text.caption_dropout": 0.0, "text.encoder.cached": True},
+    **{"tokenizer": None, "data.block_size": 1},
+}
 
 
 def today(target: str) -> str:

@@ -11,6 +11,8 @@ import torch
 
 from trainer.batch import Condition
 
+FLOAT16_MAX = 65_504
+
 
 def pad(captions: Sequence[np.ndarray], max_tokens: int, width: int) -> Condition:
     """Float16 `Condition`, zero-padded, of N captions (1 + length, D) float16: the pooled vector, then the tokens."""

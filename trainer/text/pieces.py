@@ -13,6 +13,7 @@ import torch
 from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.process.progress import say
+from trainer.text.ids import padded
 from trainer.text.models import load_tokenizer
 from trainer.text.pretrained import Pretrained
 
@@ -104,14 +105,3 @@ class Pieces(Tokens):
         """Its tokenizer.json, which `Tokens` reads."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._tokenizer.save(str(path))
-
-
-def padded(tokenizer: Any, max_tokens: int, name: str) -> Any:
-    """The tokenizer of the library `tokenizers` in one of `transformers`, set to pad and cut to `max_tokens`."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise UserError(f"the tokenizer of {name} makes no tokenizer.json: say include_text=false")
-    pad = tokenizer.pad_token or tokenizer.eos_token
-    backend.enable_truncation(max_tokens)
-    backend.enable_padding(length=max_tokens, pad_id=tokenizer.convert_tokens_to_ids(pad), pad_token=pad)
-    return backend

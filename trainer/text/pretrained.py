@@ -19,15 +19,16 @@ from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.process.progress import Progress, say
 from trainer.text.cache import CAPTIONS_PER_SHARD, FORMAT, TextCache, cache_root, caption_keys
-from trainer.text.features import Features, pad
-from trainer.text.models import FAMILIES, load, max_positions, projected, quiet_transformers
+from trainer.text.features import FLOAT16_MAX, Features, pad
+from trainer.text.ids import IdsOnDemand, padded
+from trainer.text.inside import POOLS, Encoder
+from trainer.text.models import FAMILIES, load, load_tokenizer, max_positions, projected, quiet_transformers
 from trainer.text.smollm2 import smollm2_folder
 from trainer.text.weights import find_folder, fingerprint, minilm_folder
 
 TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 32_768}  # large, so that busy cores seldom wait for one another
 TOGETHER = {"cpu": 8, "cuda": 64}  # captions of every batch where their features must not depend on how many are asked
 FEW = 3  # of a length, which take less time one by one than together with copies
-FLOAT16_MAX = 65_504
 PACKAGED: dict[str, Callable[[Path], Path]] = {
     "minilm": lambda root: minilm_folder(root / "checksums"),
     "smollm2": smollm2_folder,
@@ -51,29 +52,46 @@ class Pretrained:
 
     width: D, must be the model's. max_tokens: L, special tokens included; longer captions are cut and counted.
     path: hub id or local folder in place of the family's default. cache_dir: see `cache_root`.
+    cached: false has captions of training encoded in each step, on its device, and nothing kept: a cache takes some 10
+    KB a caption (MiniLM, 12 tokens), which millions of captions may not have.
     The model is loaded on first need, onto the GPU if there is one, and never when all captions are cached. A process
     has it once for all that read by the same files; its weights are mapped from disk, and processes share them.
     Features are rounded to float16 with and without the cache, so both give the same numbers.
     UserError: unknown name, model out of reach or of another kind, wrong width, too many tokens, unusable cache.
     """
 
-    def __init__(self, name: str, width: int, max_tokens: int, path: str | None = None, cache_dir: str | None = None):
+    def __init__(
+        self,
+        name: str,
+        width: int,
+        max_tokens: int,
+        path: str | None = None,
+        cache_dir: str | None = None,
+        cached: bool = True,
+    ):
         if name not in FAMILIES:
             nearest = difflib.get_close_matches(name, FAMILIES, 1, cutoff=0)
             raise UserError(f"text.encoder.name={name}: expected one of {', '.join(FAMILIES)}; nearest: {nearest[0]}")
         if max_tokens < 3:
             raise UserError(f"text.max_tokens={max_tokens}: expected at least 3, one word between two special tokens")
-        self.name, self.width, self.max_tokens, self.path = name, width, max_tokens, path
+        self.name, self.width, self.max_tokens, self.path, self.cached = name, width, max_tokens, path, cached
         self.root = cache_root(cache_dir)
         self._pool = FAMILIES[name].pool
         self._folder: Path | None = None
         self._cache: TextCache | None = None
         self._identity = ""
         self._loaded: Loaded | None = None
+        self._inside: Encoder | None = None
         self._alone: dict[tuple[int, int], bool] = {}  # length, threads -> whether one caption rounds as many do
 
-    def prepare(self, captions: Sequence[str]) -> Features:
-        """`features[(N,) int array] -> Condition` of n captions. What the cache lacks is encoded and added to it."""
+    def prepare(self, captions: Sequence[str]) -> Features | IdsOnDemand:
+        """`features[(N,) int array] -> Condition` of n captions. What the cache lacks is encoded and added to it.
+
+        Without a cache a Condition of token ids, which `on_device` reads.
+        """
+        if not self.cached:
+            tokenizer = padded(load_tokenizer(self.name, self.folder), self.max_tokens, self.name)
+            return IdsOnDemand(tokenizer, captions)
         keys = caption_keys(captions)
         self._cache = self._open_cache()
         if (self._cache.locate(keys)[0] < 0).any():
@@ -103,6 +121,16 @@ class Pretrained:
             for which, encoded in self._encode(self._tokenize(distinct, missing), full=True):
                 rows.update(zip((distinct[i] for i in missing[which]), encoded, strict=True))
         return pad([rows[caption] for caption in captions], self.max_tokens, self.width).float()
+
+    def on_device(self, condition: Condition) -> Condition:
+        """Features of a batch as it is loaded, on the device where it is."""
+        if self.cached:
+            return condition
+        if self._inside is None:
+            self._identity = self._identity or fingerprint(self.folder, self.root / "checksums")
+            self._inside = Encoder(self._ready().model, POOLS[self._pool])
+        with torch.no_grad():
+            return self._inside.to(condition.mask.device)(condition)
 
     def parts(self) -> tuple[Any, Any]:
         """(model, tokenizer) of their own, to be changed by who asks for them."""
