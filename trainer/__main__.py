@@ -71,8 +71,10 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     newest = checkpoint.newest(source) if source else None
     saved = checkpoint.read(newest) if newest else None
     count = ranks.count(cfg.trainer.get("devices", 1), cfg.trainer.get("num_nodes", 1), cfg.trainer.accelerator)
-    before = saved["config"]["data"]["batch_size"] if saved else None
-    line = per_gpu.apply(cfg, count, before) if cfg.images_per_gpu else per_gpu.idle(cfg, count)
+    if cfg.images_per_gpu:
+        line = per_gpu.apply(cfg, count, saved["config"]["data"]["batch_size"] if saved else None)
+    else:
+        line = per_gpu.idle(cfg, count)
     if line and ranks.leads():
         say(line)
     if saved:
