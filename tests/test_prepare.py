@@ -90,17 +90,23 @@ def test_killed_at_half_it_goes_on(place):
     assert len(open_index(WebDataset("data"), 16, "cache").images) == 44 * 24
 
 
-def test_what_is_unused_is_told_and_removed_on_request(place, command):
+def test_what_is_unused_is_told_and_removed_on_request(place, command, monkeypatch):
+    monkeypatch.setenv("TRAINER_CACHE", str(place / "kept"))
     assert command(*GIVEN, "processes=1", main=main).code == 0
     assert command(*COMMON, "data.resolution=16", main=main).code == 0
     old = next((place / "cache").glob("*-16px-*[0-9a-f]"))
     (place / "cache" / "mine").mkdir()
-    for folder in (old, place / "cache" / "mine"):
+    programs = [place / "kept" / name for name in ("onnxruntime/a.onnx", "aot/b.pt2", "onnxruntime/new.onnx")]
+    for program in programs:
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text("compiled")
+    for folder in (old, place / "cache" / "mine", *programs[:2]):
         os.utime(folder, (0, 0))
     told = command("data.cache_dir=cache", "unused_days=30", main=main)
-    assert told.code == 0 and old.name in told.out and "1 of 2 unused for 30 days" in told.out and old.exists()
+    assert told.code == 0 and old.name in told.out and "3 of 5 unused for 30 days" in told.out and old.exists()
     removed = command("data.cache_dir=cache", "unused_days=30", "prune=true", main=main)
     assert "removed" in removed.out and not old.exists() and (place / "cache" / "mine").exists()
+    assert [program.exists() for program in programs] == [False, False, True]
     assert len([*(place / "cache").glob("*-index-*[0-9a-f]")]) == 1
     refused = command("prune=true", main=main)
     assert (refused.code, "expected unused_days=30" in refused.err) == (2, True)

@@ -84,14 +84,14 @@ def processes(cfg: DictConfig) -> int:
 
 def tell_unused(cfg: DictConfig) -> None:
     from trainer.data.module import default_cache_dir
-    from trainer.data.preparing import kept, remove
+    from trainer.data.preparing import kept, programs, remove
 
     root = cfg.data.cache_dir or default_cache_dir()
-    every = [*kept(root)]
+    every = [*kept(root), *programs()]
     least = {True: cfg.unused_days, False: max(cfg.unused_days, 1.0)}  # others may be at work on what is not whole
     unused = [each for each in every if each.days >= least[each.whole]]
     for each in unused:
-        print(f"  {each.size / 2**20:>10,.1f} MiB  {each.days:>6.1f} days  {each.folder.name}")
+        print(f"  {each.size / 2**20:>10,.1f} MiB  {each.days:>6.1f} days  {each.path.name}")
         if cfg.prune:
             remove(each)
     done = "removed" if cfg.prune else "prune=true removes them"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 import time
 import uuid
@@ -21,6 +20,7 @@ from trainer.data.reader import Pictures
 from trainer.data.rows import Rows, damaged
 from trainer.data.source import Source, digest
 from trainer.errors import UserError
+from trainer.process.caches import used
 from trainer.process.locks import acquire
 from trainer.process.progress import say
 
@@ -105,12 +105,6 @@ def open_cache(source: Source, resolution: int, cache_dir: str | Path) -> Cache:
         return cache
     except (ValueError, EOFError, FileNotFoundError) as error:  # the build is atomic, so the disk or somebody did it
         raise damaged(folder, str(error)) from error
-
-
-def used(folder: Path) -> None:
-    """Notes that it is: `trainer.prepare unused_days=30` tells what was not."""
-    with suppress(OSError):  # of others
-        os.utime(folder)
 
 
 def _build(source: Source, resolution: int, folder: Path, alone: bool) -> None:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from trainer.data import joining, parts
-from trainer.data.cache import disk_errors, locked, place, used
+from trainer.data.cache import disk_errors, locked, place
 from trainer.data.placed import Placed
 from trainer.data.reader import Pictures
 from trainer.data.rows import damaged
 from trainer.data.source import Source, digest
 from trainer.data.texts import Texts, mapped
 from trainer.errors import UserError
+from trainer.process.caches import used
 from trainer.process.progress import Progress, say
 
 _VERSION = 1  # raise it when the same source must be indexed anew

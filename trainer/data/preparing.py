@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from trainer.data import index, parts
 from trainer.data.source import Source
 from trainer.errors import UserError
+from trainer.process import caches
 from trainer.process.progress import Progress, say
 
 _DAY = 86_400
@@ -80,7 +81,7 @@ class _Done:
 
 
 class Kept(NamedTuple):
-    folder: Path
+    path: Path
     size: int  # bytes
     days: float  # since a run has opened it, or anybody went on with it
     whole: bool
@@ -98,6 +99,16 @@ def kept(cache_dir: str | Path) -> Iterator[Kept]:
             yield Kept(folder, size, days, whole and ".building-" not in folder.name)
 
 
+def programs() -> Iterator[Kept]:
+    """What passes have compiled for this machine, which is made anew where it is gone; the longest unused first."""
+    files = [path for kind in ("onnxruntime", "aot") for path in (caches.root() / kind).glob("*.*") if path.is_file()]
+    for path in sorted(files, key=lambda path: path.stat().st_mtime):
+        yield Kept(path, path.stat().st_size, (time.time() - path.stat().st_mtime) / _DAY, whole=True)
+
+
 def remove(each: Kept) -> None:
-    shutil.rmtree(each.folder, ignore_errors=True)
-    each.folder.with_suffix(".lock").unlink(missing_ok=True)
+    if each.path.is_file():
+        each.path.unlink()
+        return
+    shutil.rmtree(each.path, ignore_errors=True)
+    each.path.with_suffix(".lock").unlink(missing_ok=True)

@@ -105,6 +105,7 @@ class AheadOfTime:
                 with patience(f"aot: compiling for batches of {len(example['latent'])}"), quiet():
                     write(self.network, example, Path(folder, path.name))
                 os.replace(Path(folder, path.name), path)
+        caches.used(path)
         # without `torch._inductor`, whose import alone takes more than a second
         return PackageLoader(str(path), "model", False, 1, -1)
 

@@ -108,6 +108,7 @@ class SmallBatches:
                 with patience("onnxruntime: writing a program of the network"), quiet():
                     onnx.write(exported(program.eval(), example, open_tokens), Path(folder, path.name))
                 os.replace(Path(folder, path.name), path)
+        caches.used(path)
         return onnx.Generator(str(path), latent.shape[1])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +19,12 @@ def root() -> Path:
         return Path(os.path.expanduser(given)).absolute()
     home = os.path.expanduser("~")  # "~" again for a user without an entry in the password file
     return Path(home, ".cache", "trainer") if home != "~" else _homeless()
+
+
+def used(path: Path) -> None:
+    """Notes that it is: `trainer.prepare unused_days=30` tells what was not."""
+    with suppress(OSError):  # of others
+        os.utime(path)
 
 
 @cache
