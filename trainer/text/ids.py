@@ -23,6 +23,13 @@ def padded(tokenizer: Any, max_tokens: int, name: str) -> Any:
     return backend
 
 
+def condition_of(encoded: Sequence[Any]) -> Condition:
+    """Of what a tokenizer that pads has made of N captions: ids (N, L), no features."""
+    mask = torch.tensor([each.attention_mask for each in encoded]) > 0
+    mask[:, 0] = True  # of a caption without tokens the first padding, as a frozen encoder has it
+    return Condition(torch.tensor([each.ids for each in encoded]), mask, torch.empty(len(encoded), 0))
+
+
 class IdsOnDemand:
     """`ids[(N,) int array] -> Condition` of token ids (N, L), by who asks: a worker of the loader, of a batch.
 
@@ -37,7 +44,4 @@ class IdsOnDemand:
 
     def __getitem__(self, index: Any) -> Condition:
         # one by one: the threads of encode_batch do not come along into a fork
-        encoded = [self.tokenizer.encode(self.captions[i]) for i in np.asarray(index).tolist()]
-        mask = torch.tensor([each.attention_mask for each in encoded]) > 0
-        mask[:, 0] = True  # of a caption without tokens the first padding, as a frozen encoder has it
-        return Condition(torch.tensor([each.ids for each in encoded]), mask, torch.empty(len(encoded), 0))
+        return condition_of([self.tokenizer.encode(self.captions[i]) for i in np.asarray(index).tolist()])

@@ -13,7 +13,7 @@ import torch
 from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.process.progress import say
-from trainer.text.ids import padded
+from trainer.text.ids import condition_of, padded
 from trainer.text.models import load_tokenizer
 from trainer.text.pretrained import Pretrained
 
@@ -47,12 +47,9 @@ class Tokens:
 
     def __call__(self, captions: Sequence[str]) -> Condition:
         encoded = self._tokenizer.encode_batch(list(captions))
-        ids = torch.tensor([each.ids for each in encoded])
-        mask = torch.tensor([each.attention_mask for each in encoded]) > 0
         if cut := sum(bool(each.overflowing) for each in encoded):
             say(f"text: {cut} of {len(encoded)} captions cut to text.max_tokens={self.max_tokens}")
-        mask[:, 0] = True  # of a caption without tokens the first padding, as a frozen encoder has it
-        return Condition(ids, mask, torch.empty(len(ids), 0))
+        return condition_of(encoded)
 
     def prepare(self, captions: Sequence[str]) -> Ids:
         return Ids(self(captions))

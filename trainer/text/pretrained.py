@@ -128,9 +128,9 @@ class Pretrained:
             return condition
         if self._inside is None:
             self._identity = self._identity or fingerprint(self.folder, self.root / "checksums")
-            self._inside = Encoder(self._ready().model, POOLS[self._pool])
+            self._inside = Encoder(self._ready().model, POOLS[self._pool]).to(condition.mask.device)
         with torch.no_grad():
-            return self._inside.to(condition.mask.device)(condition)
+            return self._inside(condition)
 
     def parts(self) -> tuple[Any, Any]:
         """(model, tokenizer) of their own, to be changed by who asks for them."""
