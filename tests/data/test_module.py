@@ -324,5 +324,6 @@ def test_captions_of_one_training_image_alone_are_unshared(module, plain):
 
     data = module(Sharing(8, heldout=[False] * 6 + [True] * 2))
     data.prepare()
-    found = {caption for caption, alone in zip(data.train.cache.captions, data.unshared.tolist(), strict=True) if alone}
+    alone = zip(data.train.cache.captions, data.train.unshared.tolist(), strict=True)
+    found = {caption for caption, is_alone in alone if is_alone}
     assert found == {"caption 0 0", "caption 1 0", "caption 2 0", "a bird"}

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from trainer.batch import Condition
+from trainer.networks import layers
 from trainer.networks.layers import normed
 from trainer.networks.vit import styled
 
@@ -21,3 +23,13 @@ def test_norms_stay_in_16_bits_on_a_gpu(function):
             assert function(maps).dtype == torch.bfloat16
         finally:
             torch.set_autocast_enabled("cuda", False)
+
+
+def test_layers_over_pixels_use_that_norm(monkeypatch):
+    seen = []
+    monkeypatch.setattr(layers, "normed", lambda x: seen.append(x.shape) or normed(x))
+    maps, style = torch.randn(2, 16, 3, 3), torch.randn(2, 4)
+    layers.ModulatedNorm(16, 4)(maps, style)
+    words = Condition(torch.randn(2, 5, 8), torch.ones(2, 5, dtype=torch.bool), torch.randn(2, 8))
+    layers.WordAttention(16, 8)(maps, words)
+    assert seen == [(2, 3, 3, 16), (2, 9, 16)]

@@ -167,7 +167,7 @@ def test_features_of_a_caption_that_pictures_share_are_not_matched(batch):
     gan = at_step(make_gan(feature_matching=1.0))
     of_all = gan.generator_loss(batch)[1]["generator/feature_matching"]
     unshared = torch.arange(len(batch)) < 3
-    gan._trainer.datamodule = SimpleNamespace(unshared=unshared)
+    gan._trainer.datamodule = SimpleNamespace(train=SimpleNamespace(unshared=unshared))
     gan.on_fit_start()
     real, fake = (gan.discriminator.features(x) for x in (batch.image, fakes(gan, batch, "generator")))
     distance = (fake - real).square().flatten(1).sum(1) / real.square().flatten(1).sum(1)

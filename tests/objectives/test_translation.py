@@ -51,7 +51,7 @@ def test_every_picture_of_a_shared_caption_counts_in_feature_matching():
     """A source tells them apart."""
     objective = make_translation(feature_matching=1.0)
     objective.trainer = SimpleNamespace(datamodule=SimpleNamespace(
-        unshared=torch.zeros(9, dtype=torch.bool), paired=True, train=SimpleNamespace(cache=SimpleNamespace(sources=1)),
+        paired=True, train=SimpleNamespace(cache=SimpleNamespace(sources=1), unshared=torch.zeros(9, dtype=torch.bool)),
     ))  # fmt: skip
     objective._trainer = objective.trainer
     objective.on_fit_start()

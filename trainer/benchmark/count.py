@@ -162,7 +162,7 @@ def look(cfg: DictConfig, fake: FakeTensorMode | None) -> Work:
     data.setup("fit")
     raw = data.arrived(next(iter(data.train_dataloader())))
     strategy = Counting()
-    datamodule = SimpleNamespace(**{name: getattr(data, name) for name in ("train", "unshared", "text", "batch_size")})
+    datamodule = SimpleNamespace(**{name: getattr(data, name) for name in ("train", "text", "batch_size")})
     objective._trainer = SimpleNamespace(
         global_step=0, world_size=1, datamodule=datamodule, strategy=strategy, global_rank=0, is_global_zero=True
     )

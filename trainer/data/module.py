@@ -154,11 +154,6 @@ class DataModule(LightningDataModule):
             )
 
     @property
-    def unshared(self) -> torch.Tensor:
-        """(K,) bool of the captions: those of one training image and of no other."""
-        return self.train.unshared
-
-    @property
     def skipped(self) -> Path:
         """A file with a line for each corrupt image of the source that is left out."""
         return self.train.cache.folder / "skipped.txt"

@@ -115,7 +115,7 @@ class GAN(Objective):
     def on_fit_start(self) -> None:
         data: Any = getattr(self._trainer, "datamodule", None)  # None outside of a training
         if self.feature_matching and data is not None:
-            self.unshared = data.unshared.to(self.device)
+            self.unshared = data.train.unshared.to(self.device)
         if self.matcher:
             self.judge = Matcher(self.matcher, self.device)
             self.judge.require(self.config)
