@@ -43,8 +43,11 @@ class Condition(NamedTuple):
 
     @staticmethod
     def cat(conditions: Iterable[Condition]) -> Condition:
-        """One of all their captions."""
-        fields: list[Any] = [None if each[0] is None else torch.cat(each) for each in zip(*conditions, strict=True)]
+        """One of all their captions; a single one is itself."""
+        parts = [*conditions]
+        if len(parts) == 1:
+            return parts[0]
+        fields: list[Any] = [None if each[0] is None else torch.cat(each) for each in zip(*parts, strict=True)]
         return Condition(*fields)
 
 

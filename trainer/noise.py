@@ -55,7 +55,12 @@ def uniform(seed: int, stream: str, position: Tensor, count: int) -> Tensor:
 
 def normal(seed: int, stream: str, position: Tensor, count: int) -> Tensor:
     """(N, count) float32, standard normal."""
-    raw = bits(seed, stream, position, count)
-    radius = ((raw >> 32) & 0xFFFFFFFF).double().add_(1).div_(1 << 32)  # (0, 1], never log 0
-    angle = (raw & 0xFFFFFFFF).double().div_(1 << 32)
+    raw: Any = bits(seed, stream, position, count)
+    if position.device.type == "cpu":  # as in `bits`; every step but log and cos is rounded in one way everywhere
+        raw = raw.numpy()
+        radius = torch.from_numpy((((raw >> 32) & 0xFFFFFFFF) + 1) / float(1 << 32))  # (0, 1], never log 0
+        angle = torch.from_numpy((raw & 0xFFFFFFFF) / float(1 << 32))
+    else:
+        radius = ((raw >> 32) & 0xFFFFFFFF).double().add_(1).div_(1 << 32)
+        angle = (raw & 0xFFFFFFFF).double().div_(1 << 32)
     return radius.log_().mul_(-2).sqrt_().mul_(angle.mul_(2 * torch.pi).cos_()).float()

@@ -182,6 +182,48 @@ def test_a_sampler_keeps_to_a_grey_level_and_to_bits_where_asked(inputs, cache):
     assert torch.equal(fast(captions, range(3)), fast(captions * 6, range(18))[:3])
 
 
+def test_captions_are_cut_to_what_they_hold(batch, cache, monkeypatch):
+    network, seen = make(node_of("dcgan")), []
+    monkeypatch.setattr(onnx.Generator, "run", lambda self, given: seen.append(given) or run(self, given))
+    mask = torch.zeros_like(batch[1].mask)
+    mask[:, :2] = True
+    mask[1, 3] = True  # the longest of the first two, with a hole
+    given = batch[0], batch[1]._replace(mask=mask)
+    assert batch[1].mask.shape[1] > 4
+    plain = make(node_of("dcgan"))
+    small_batches.onnxruntime(network, 4)
+    with torch.inference_mode():
+        for count in (2, 1):
+            assert (network(*rows(given, count)) - plain(*rows(given, count))).abs().max() < BOUND
+        one = mask.clone()
+        one[:, 1:] = False
+        alone = batch[0][:1], batch[1].rows(slice(1))._replace(mask=one[:1])
+        assert (network(*alone) - plain(*alone)).abs().max() < BOUND
+    assert [each["mask"].shape[1] for each in seen[1:]] == [4, 2, 1]
+
+
+def run(self, given):
+    return torch.from_numpy(self.session.run(["images"], {name: each.numpy() for name, each in given.items()})[0])
+
+
+def test_large_batches_by_it_are_the_same_to_a_grey_level_and_to_the_bit_where_asked(cache):
+    fast = Sampler(Drawing(small_batches.onnxruntime(make(node_of("dcgan")), 64)).eval(), encode)
+    plain = Sampler(Drawing(make(node_of("dcgan"))).eval(), encode)
+    captions, seeds = ["a", "b"] * 10, range(20)
+    network, drawn = fast.network, []
+    small = network._compiled_call_impl.small
+    network._compiled_call_impl.small = lambda *given: drawn.append(len(given[0])) or small(*given)
+    images, expected = fast(captions, seeds), plain(captions, seeds)
+    assert 16 in drawn
+    assert (images.int() - expected.int()).abs().max() <= 1
+    assert plain.exact
+    assert not fast.exact
+    drawn.clear()
+    fast.keep_bits()
+    assert torch.equal(fast(captions, seeds), expected)
+    assert max(drawn, default=0) < 16
+
+
 def test_a_copy_is_plain_and_a_compiled_network_counts_as_such(monkeypatch):
     network = small_batches.onnxruntime(make(node_of("dcgan")), 4)
     assert deepcopy(network)._compiled_call_impl is None
@@ -200,8 +242,8 @@ def test_truncated_styles_are_drawn_by_the_network(batch):
 
 def test_what_it_refuses():
     network = make(node_of("dcgan"))
-    with pytest.raises(UserError, match=r"passes\.onnxruntime\.max_batch=16: expected 1 to 15"):
-        small_batches.onnxruntime(network, 16)
+    with pytest.raises(UserError, match=r"passes\.onnxruntime\.max_batch=5000: expected 1 to 4096"):
+        small_batches.onnxruntime(network, 5000)
     network.chooses = True
     with pytest.raises(UserError, match="a prior of codes takes minutes to export"):
         small_batches.onnxruntime(network)

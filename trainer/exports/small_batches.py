@@ -1,4 +1,4 @@
-"""Few images at a time in onnxruntime, whose calls begin sooner than PyTorch's; the network draws all others."""
+"""As many images at a time in onnxruntime as it draws sooner than PyTorch; the network draws larger batches."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.exports import onnx
 from trainer.exports.making import patience, quiet
-from trainer.exports.program import FromFeatures, FromIds, exported, inputs, reason
+from trainer.exports.program import MAX_IMAGES, FromFeatures, FromIds, exported, inputs, reason
 from trainer.process import caches
 from trainer.process.distribution import install
 from trainer.process.progress import say
-from trainer.sampling.batch_invariance import FULL, GREY_LEVEL, unpatched
+from trainer.sampling.batch_invariance import GREY_LEVEL, truncate_tokens, unpatched
 
 
 def onnxruntime(network: nn.Module, max_batch: int | None = None) -> nn.Module:
     """Batches of up to `max_batch` images are drawn in onnxruntime, larger ones as before. Changes `network`.
 
-    max_batch: less than 16, so that large batches have the bits they had; None for 1, in the place of which
+    max_batch: up to 4096; from 16 on an image is the same in any company to a grey level only, but after
+    `Sampler.keep_bits`, as in bulk. None for 1, in the place of which
     trainer.compress puts what it finds to be quicker on its machine. The first call writes an ONNX program
     into $TRAINER_CACHE, for good, and compares its images with the network's: where they differ by more than a grey
     level, where onnxruntime is not installed, or on a GPU, the network draws all, and a line says so. Weights and their
     names stay. UserError for a prior of codes, whose steps would be written out one by one, and for another max_batch.
     """
-    if max_batch is not None and not 1 <= max_batch < FULL:
-        raise UserError(f"passes.onnxruntime.max_batch={max_batch}: expected 1 to {FULL - 1}")
+    if max_batch is not None and not 1 <= max_batch <= MAX_IMAGES:
+        raise UserError(f"passes.onnxruntime.max_batch={max_batch}: expected 1 to {MAX_IMAGES}")
     if getattr(network, "chooses", False):
         raise UserError("onnxruntime: a prior of codes takes minutes to export: leave it out")
     device = next(network.parameters()).device
@@ -58,7 +59,7 @@ class SmallBatches:
         call = network._compiled_call_impl
         self.otherwise: Any = call or network._call_impl
         self.of_any_size = getattr(call, "of_any_size", call is None)  # else what is not small is compiled for each
-        self.programs: dict[int, nn.Module | None] = {}  # by number of tokens
+        self.programs: dict[int, Any] = {}  # by number of tokens
         self.longest = 0  # tokens of the longest captions for which one program takes any number of them
 
     def __call__(self, latent: Tensor, condition: Condition) -> Tensor:
@@ -66,18 +67,19 @@ class SmallBatches:
             traced: Tensor = self.network._call_impl(latent, condition)
             return traced
         as_exported = getattr(self.network, "truncation", 1.0) == 1.0
-        program = self.program(latent, condition) if as_exported and len(latent) <= self.max_batch else None
-        images: Tensor = (program or self.otherwise)(latent, condition)
-        return images
+        images = self.small(latent, condition) if as_exported and len(latent) <= self.max_batch else None
+        drawn: Tensor = self.otherwise(latent, condition) if images is None else images
+        return drawn
 
-    def program(self, latent: Tensor, condition: Condition) -> nn.Module | None:
-        """What draws batches like this one, of any size, in onnxruntime; None where that cannot be."""
+    def small(self, latent: Tensor, condition: Condition) -> Tensor | None:
+        """Of a batch of any size, drawn in onnxruntime; None where that cannot be."""
         length = condition.mask.shape[1]
-        length = self.longest if length <= self.longest else length
-        if length not in self.programs:
+        if length > self.longest and length not in self.programs:
             with torch.inference_mode(False), torch.no_grad(), unpatched(self.network):
                 self.programs[length] = self._learn(latent.clone(), condition.map(torch.clone))
-        return self.programs[length]
+        if length > self.longest:
+            return self.programs[length] and self.programs[length](latent, condition)
+        return self.programs[self.longest](latent, without_padding(condition))
 
     def _learn(self, latent: Tensor, condition: Condition) -> nn.Module | None:
         """A program for up to as many tokens as these, for as many alone, or none."""
@@ -85,7 +87,8 @@ class SmallBatches:
         for open_tokens in (True, False):
             try:
                 program = self._made(latent, condition, open_tokens)
-                difference = (program(latent, condition) - self.otherwise(latent, condition)).abs().max().item()
+                given = without_padding(condition) if open_tokens else condition
+                difference = (program(latent, given) - self.otherwise(latent, condition)).abs().max().item()
                 if not difference <= GREY_LEVEL:
                     raise UserError(f"its images differ by {difference:.1e}")
             except Exception as error:  # exporters and onnxruntime raise what they like
@@ -110,6 +113,12 @@ class SmallBatches:
                 os.replace(Path(folder, path.name), path)
         caches.used(path)
         return onnx.Generator(str(path), latent.shape[1])
+
+
+def without_padding(condition: Condition) -> Condition:
+    """Cut to its longest caption: a program that is open in tokens takes the time of those that it sees."""
+    held = torch.nonzero(condition.mask.any(0))
+    return truncate_tokens(condition, int(held[-1]) + 1 if len(held) else condition.mask.shape[1])
 
 
 def fingerprint(network: nn.Module, example: dict[str, Tensor], open_tokens: bool) -> str:

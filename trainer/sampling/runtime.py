@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -100,6 +101,11 @@ def cast(value: Tensor | Condition, kind: torch.dtype) -> Any:
 
 def device_of(network: nn.Module) -> torch.device:
     return next(network.parameters()).device
+
+
+def beside(modules: Iterable[nn.Module]) -> list[Any]:
+    """What draws batches of up to `max_batch` images in the place of one of the modules, and rounds otherwise."""
+    return [each._compiled_call_impl for each in modules if hasattr(each._compiled_call_impl, "max_batch")]
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -16,7 +16,7 @@ from trainer.errors import UserError
 from trainer.sampling.batch_invariance import FULL, TOKENS, SameBits, pad_rows, padded_batch_size
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.features import resized
-from trainer.sampling.runtime import is_compiled
+from trainer.sampling.runtime import beside, is_compiled
 from trainer.tasks.examples import examples
 
 SEED = 0  # a sampling seed means the same latent in every run, whatever seed that was trained with
@@ -141,7 +141,7 @@ class Sampler:
         known = {caption: self._conditions.pop(caption) for caption in distinct if caption in self._conditions}
         if missing := [caption for caption in distinct if caption not in known]:
             encoded = self.conditioning(self.text, missing)
-            known |= {caption: encoded.rows([row]) for row, caption in enumerate(missing)}
+            known |= {caption: encoded.rows(slice(row, row + 1)) for row, caption in enumerate(missing)}
         self._conditions |= known
         for caption in list(self._conditions)[:-REMEMBERED]:
             del self._conditions[caption]
@@ -162,7 +162,7 @@ class Sampler:
         Tried out with few images, for this network, machine and number of threads, and for the captions drawn so far.
         Never where batches are fixed: another size of them may round otherwise.
         """
-        if self.fixed:
+        if self.fixed or any(each.max_batch >= FULL for each in beside(self._modules)):
             return False
         for count in (1, 2, 4, 8):
             self(["a"] * count, range(count), examples(self.network, torch.arange(count)))
@@ -171,6 +171,8 @@ class Sampler:
     def keep_bits(self) -> None:
         """From now on, whatever it costs: small batches are drawn as full ones where there is no other way."""
         self._same_bits.always = True
+        for each in beside(self._modules):
+            each.max_batch = min(each.max_batch, FULL - 1)
 
     @torch.no_grad()
     def _in_parts(self, count: int, inputs: Callable[[slice], tuple[Tensor, Condition]]) -> Tensor:

@@ -25,9 +25,10 @@ def padded(tokenizer: Any, max_tokens: int, name: str) -> Any:
 
 def condition_of(encoded: Sequence[Any]) -> Condition:
     """Of what a tokenizer that pads has made of N captions: ids (N, L), no features."""
-    mask = torch.tensor([each.attention_mask for each in encoded]) > 0
+    mask = np.array([each.attention_mask for each in encoded], bool)
     mask[:, 0] = True  # of a caption without tokens the first padding, as a frozen encoder has it
-    return Condition(torch.tensor([each.ids for each in encoded]), mask, torch.empty(len(encoded), 0))
+    ids = np.array([each.ids for each in encoded], np.int64)
+    return Condition(torch.from_numpy(ids), torch.from_numpy(mask), torch.empty(len(encoded), 0))
 
 
 class IdsOnDemand:

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
-
+from trainer.compression.comparison.latency import Network
 from trainer.compression.search.candidate import ONNXRUNTIME, RUNTIME, Bench, Candidate
 from trainer.exports.onnx import PACKAGES
 from trainer.exports.program import MAX_IMAGES
@@ -20,7 +19,7 @@ def exact(passes: Mapping[str, Any]) -> dict[str, Any]:
     return {name: node for name, node in passes.items() if name == "fold" or RUNTIME.get(node.get("_target_"))}
 
 
-def baselines(bench: Bench, name: str, first: Candidate, passes: Mapping[str, Any]) -> dict[str, nn.Module]:
+def baselines(bench: Bench, name: str, first: Candidate, passes: Mapping[str, Any]) -> dict[str, Network]:
     """Ways to run the network of the first stage, `name`, without a loss: by those of the `passes` that have none, and
     in onnxruntime."""
     free = {each: node for each, node in exact(passes).items() if node["_target_"] != ONNXRUNTIME}
@@ -28,7 +27,7 @@ def baselines(bench: Bench, name: str, first: Candidate, passes: Mapping[str, An
     return folded | in_onnxruntime(bench, name, first)
 
 
-def in_onnxruntime(bench: Bench, name: str, candidate: Candidate) -> dict[str, nn.Module]:
+def in_onnxruntime(bench: Bench, name: str, candidate: Candidate) -> dict[str, Network]:
     """The network of a stage in onnxruntime, on a CPU and where that is installed. If that fails a line says so.
 
     Not of a prior of codes, whose steps are written out one by one: minutes of export.
@@ -39,5 +38,5 @@ def in_onnxruntime(bench: Bench, name: str, candidate: Candidate) -> dict[str, n
     if there or not on_cpu or not installed or getattr(candidate.network, "chooses", False):
         return {}
     network = replace(candidate, runtime=tuple(candidate.rounding)).ready()  # without what PyTorch alone runs
-    program = SmallBatches(network, MAX_IMAGES).program(*bench.inputs[0])
-    return {f"{name} in onnxruntime": program} if program else {}
+    program = SmallBatches(network, MAX_IMAGES)
+    return {} if program.small(*bench.inputs[0]) is None else {f"{name} in onnxruntime": program}

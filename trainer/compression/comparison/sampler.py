@@ -56,7 +56,12 @@ def compare(pipe: Pipeline, batch_sizes: Sequence[int], rounds: int, compile: bo
     }
     if isinstance(pipe.objective.get_submodule(pipe.objective.draws_with)._compiled_call_impl, SmallBatches):
         batches = SmallBatches(copy.deepcopy(network), MAX_IMAGES)
-        ways[ONNXRUNTIME] = with_pixels(lambda *batch: (batches.program(*batch) or network)(*batch))
+
+        def alone(latents: Tensor, condition: Condition) -> Tensor:
+            images = batches.small(latents, condition)
+            return network(latents, condition) if images is None else images
+
+        ways[ONNXRUNTIME] = with_pixels(alone)
     if compile:
         fast = copy.deepcopy(pipe.objective)
         compiled(fast.get_submodule(fast.draws_with))

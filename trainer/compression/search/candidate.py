@@ -132,7 +132,7 @@ class Bench:
             return dict(node)
         other = instantiate({**node, "max_batch": batches.TRIED[-1]}, _convert_="all")(candidate.ready())
         drawn = other._compiled_call_impl  # where it cannot be, a line has said why, and noise would choose a number
-        if not isinstance(drawn, SmallBatches) or not drawn.program(*self.batch(1)):
+        if not isinstance(drawn, SmallBatches) or drawn.small(*self.batch(1)) is None:
             return {}
         found = batches.largest("onnxruntime", candidate.ready(), other, self.batch)
         return {**node, "max_batch": found} if found else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.compression.comparison import latency, size
 from trainer.compression.comparison.fresh_process import fresh
@@ -26,7 +26,7 @@ def prove(
     quality: Quality,
     batch_sizes: Sequence[int],
     captions: Sequence[str],
-    beside: Mapping[str, Mapping[str, nn.Module]],
+    beside: Mapping[str, Mapping[str, latency.Network]],
 ) -> tuple[list[Stage], list[Figure], dict[str, Tensor]]:
     """The stages of candidates by name, the first what all others are compared with; the figures of the last; images.
 
