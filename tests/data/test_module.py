@@ -1,3 +1,5 @@
+import os
+import time
 from dataclasses import replace
 from itertools import islice
 from types import SimpleNamespace
@@ -154,6 +156,15 @@ def test_a_training_augments_on_its_device(module, plain, tmp_path):
     for image, raw in zip(seen.images, data.train_dataloader(), strict=False):
         assert torch.equal(image, EVERYTHING.of(raw, 0).image)
         assert (image != raw.image).any()
+
+
+def test_each_checkpoint_notes_that_the_data_is_in_use(module):
+    data = module()
+    data.prepare()
+    folder = data.train.cache.folder
+    os.utime(folder, (0, 0))  # as trainer.prepare unused_days=30 would find it behind a training of months
+    data.state_dict()
+    assert time.time() - folder.stat().st_mtime < 600
 
 
 def test_another_seed_another_order(module, plain):

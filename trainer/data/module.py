@@ -141,6 +141,8 @@ class DataModule(LightningDataModule):
         return ", ".join(f"{since.get(key)} -> {now[key]} {key}" for key in counts) or "other pixels, captions or order"
 
     def state_dict(self) -> dict[str, Any]:
+        """`identity`, on the first rank. With each checkpoint, too, it is noted that what is read is in use."""
+        caches.used(self.train.cache.folder)
         return self.identity if self.trainer is None or self.trainer.is_global_zero else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
