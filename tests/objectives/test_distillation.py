@@ -7,12 +7,16 @@ import torch
 from conftest_objectives import LATENT, RESOLUTION, SIZES, make_attngan, make_gan, make_vae, random_batch, run
 from torch import nn
 
+from trainer.batch import Condition
+from trainer.compression.vocabulary import Chosen
 from trainer.errors import UserError
 from trainer.losses.distillation import feature_distance, pixel_distance
 from trainer.networks import dcgan
 from trainer.networks.diffaugment import DiffAugment
+from trainer.networks.worded import WordedGenerator
 from trainer.objectives.distillation import Distillation
 from trainer.runs import trained
+from trainer.text.scratch import TextTransformer
 
 CONFIG = {"data": {"resolution": RESOLUTION}, "text": {"encoder": {"name": "none", "cache_dir": "a"}}}
 
@@ -194,6 +198,34 @@ def test_the_discriminator_begins_as_the_teachers(monkeypatch):
     objective = ready(taught(monkeypatch, teacher))
     one, other = (each.discriminator.head.unconditional.weight for each in (objective, teacher))
     assert torch.equal(one, other)
+
+
+def test_it_reads_captions_as_a_teacher_with_a_text_encoder_of_its_own(monkeypatch):
+    def transformer(vocabulary=12):
+        return TextTransformer(SIZES["text_channels"], 1, 2, vocabulary, 4, channels=8)
+
+    inside = transformer()
+    teacher = Slow()
+    teacher.generator = WordedGenerator(inside, teacher.generator)
+    inside.words = Chosen(12, 3, 8).take(inside.words.weight, torch.tensor([2, 5, 7]))  # as `vocabulary` leaves it
+    objective = taught(monkeypatch, teacher, feature=0)
+    objective.generator.text, objective.discriminator.text = transformer(), transformer()
+    ids = torch.tensor([[2, 5, 7, 0], [1, 3, 7, 0]])
+    condition = Condition(ids, ids > 0, torch.empty(2, 0))
+    ready(objective)
+    expected = inside(condition)
+    for network in (objective.generator, objective.discriminator):
+        read = network.text(condition)
+        assert torch.equal(read.tokens, expected.tokens)
+        assert torch.equal(read.pooled, expected.pooled)
+        assert not any(each.requires_grad for each in network.text.parameters())
+        assert all(each.requires_grad for name, each in network.named_parameters() if not name.startswith("text."))
+    other = taught(monkeypatch, teacher, feature=0)
+    other.generator.text = transformer(13)
+    before = frozen(other.generator)
+    ready(other)
+    assert all(torch.equal(before[key], each) for key, each in other.generator.state_dict().items())
+    assert all(each.requires_grad for each in other.generator.parameters())
 
 
 def test_without_the_adversarial_term_no_discriminator_trains(monkeypatch, batches):

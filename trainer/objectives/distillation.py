@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, no_grad
+from torch import Tensor, nn, no_grad
 
 from trainer.batch import Batch
 from trainer.errors import UserError
@@ -25,6 +25,8 @@ class Distillation(GAN):
     teacher: run, checkpoint or export of anything that draws: a GAN, a VAE, a model of many steps.
     real: "teacher", the images that D learns as real, or "data": those of the data set, where the last of the Fréchet
     distance to them is to be had, and a student may become better than its teacher; augmented as for the teacher then.
+    A text encoder inside the teacher's generator is the student's, too, and the discriminator's where that starts anew,
+    frozen, if theirs have its shape.
     augment, matching, r1, matcher and so on as in GAN, all of it within the adversarial term.
     """
 
@@ -77,6 +79,9 @@ class Distillation(GAN):
         same = {k: v.shape for k, v in weights.items()} == {k: v.shape for k, v in own.items()}
         if same and not self.config.get("init"):  # which brings its own; a resumed run's come after this
             self.discriminator.load_state_dict(weights)
+        if self.teacher.text is not None:
+            for network in (self.generator,) if same else (self.generator, self.discriminator):
+                read_by(network, self.teacher.text)
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -118,3 +123,12 @@ class Distillation(GAN):
             loss = loss + self.feature * feature
             logs["generator/feature"] = feature
         return loss, logs
+
+
+def read_by(network: Any, weights: dict[str, Tensor]) -> None:
+    """A network's own text encoder has these weights from now on, where they fit: words mean what they mean there."""
+    text = getattr(network, "text", None)
+    own = text.state_dict() if isinstance(text, nn.Module) else {}
+    if {key: each.shape for key, each in own.items()} == {key: each.shape for key, each in weights.items()}:
+        text.load_state_dict(weights)
+        text.requires_grad_(False)

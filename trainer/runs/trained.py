@@ -64,6 +64,17 @@ class Teacher(Trained):
         with torch.autocast(latent.device.type, enabled=False):
             return self.objective.sample(latent, condition)
 
+    @cached_property
+    def text(self) -> dict[str, Tensor] | None:
+        """Weights of the text encoder inside what draws, of all words; None where captions come to it encoded."""
+        text: Any = getattr(self.objective.get_submodule(self.objective.draws_with), "text", None)
+        if not hasattr(text, "words"):
+            return None
+        state = {key: weight for key, weight in text.state_dict().items() if not key.startswith("words.")}
+        with torch.no_grad():  # a vocabulary that was cut has a row for many
+            words = text.words(torch.arange(text.words.num_embeddings, device=self.device))
+        return state | {"words.weight": words}
+
     @property
     def critic(self) -> Any:
         """Its discriminator or encoder, whose trunk `features` has learned to see such images; None if it has none."""
