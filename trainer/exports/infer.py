@@ -45,7 +45,10 @@ def main(prompt: str, seed: str = "0", file: str = "image.png") -> None:
     text = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(prompt)
     shapes = {each.name: each.shape for each in session.get_inputs()}
     channels = shapes["latent"][1]
-    given = {"latent": latent(int(seed), channels), "input_ids": [text.ids], "attention_mask": [text.attention_mask]}
+    most = shapes["input_ids"][1]
+    length = sum(text.attention_mask) or 1 if isinstance(most, str) else most  # without padding where any will do
+    words = {"input_ids": [text.ids[:length]], "attention_mask": [text.attention_mask[:length]]}
+    given = {"latent": latent(int(seed), channels), **words}
     if "source" in shapes:  # a picture, or none: then it is grey, and its last channel 1
         source = np.zeros((1, *shapes["source"][1:]), np.float32)
         source[:, -1] = 1
