@@ -333,6 +333,9 @@ HABITS = {
     "GPUs in words": (["gpus_per_node=two"], "gpus_per_node=two: expected auto, or a number from 0 on"),
     "no nodes": (["nodes=0"], "nodes=0: expected 1 or more"),
     "a size": (["data.resolution=20"], "data.resolution=20: expected a multiple of 8 from 16 to 1024"),
+    "a side": (["data.resolution=[32,20]"], "data.resolution=[32, 20]: expected a multiple of 8 from 16 to 1024, or"),
+    "three sides": (["data.resolution=[32,32,32]"], "resolution=[32, 32, 32]: expected a number of pixels, or two"),
+    "a size in words": (["data.resolution=32x48"], "resolution=32x48: expected a number of pixels, or two as [64,96]"),
     "no width": (["objective.network.width=0"], "objective.network.width=0: expected 1 or more"),
     "no interval": (["+callbacks.samples.every_steps=0"], "callbacks.samples.every_steps=0: expected 1 or more"),
     "epochs": (

@@ -18,6 +18,7 @@ PACKAGE = ROOT / "trainer"
 ROOMS = {  # each knows those above it in this list, and nothing below
     "errors": "what a user did wrong, in one line",
     "noise": "random numbers as a function of seed, stream and position",
+    "size": "height and width of pictures, of one number or two",
     "batch": "what a step works on: images, captions, conditions",
     "process": "rank, signals, progress lines, locks and caches of a process",
     "losses": "adversarial, reconstruction, matching, penalties: functions (N, ...) -> (N,)",

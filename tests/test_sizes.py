@@ -1,4 +1,4 @@
-"""Every experiment at sizes that are no powers of two: a step, a checkpoint and a picture of that size."""
+"""Every experiment at sizes that are no powers of two, and of rectangles: a step, a checkpoint and a picture."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from trainer import load
+from trainer.size import Size
 
+SIZES = [Size(48, 48), Size(48, 80)]
 EXPERIMENTS = sorted(file.stem for file in (Path(__file__).parent.parent / "conf" / "experiment").glob("*.yaml"))
 LEARNERS = {  # of an earlier run: its experiment, the key that names it
     "distill": ("cgan", "teacher"),
@@ -20,7 +22,7 @@ LEARNERS = {  # of an earlier run: its experiment, the key that names it
 SAME = ["distill_data", "distill_text", "reward_tokens"]  # networks of those above
 TOKENIZERS = ["fsq", "fsq_shapes", "vqgan", "vqvae"]
 DRAWS_NOTHING = [*TOKENIZERS, "captioning", "captioning_vae", "matching", "matching_emoji"]
-OWN = {  # what an experiment has to be told at 48 pixels: the halves of that are 24, 12, 6
+OWN = {  # what an experiment has to be told where the shorter side has 48 pixels: the halves of that are 24, 12, 6
     **{name: ["objective.autoencoder.encoder.size=12"] for name in TOKENIZERS},
     "progressive": ["objective.start_size=12"],
     "captioning": ["callbacks.captions=null"],
@@ -49,7 +51,7 @@ def pictures(tmp_path_factory):
 
 
 def arguments(experiment, pictures, size, *more):
-    parts = [f"data.source.path={pictures}", f"data.resolution={size}", "data.batch_size=4"]
+    parts = [f"data.source.path={pictures}", f"data.resolution={size.resolution}", "data.batch_size=4"]
     without = ["callbacks.samples=null", "callbacks.evaluation=null", "callbacks.throughput=null", "logger.wandb=null"]
     return [f"experiment={experiment}", "data=folder", *parts, *without, *OWN.get(experiment, []), *more]
 
@@ -60,35 +62,37 @@ def train(command, out, *options):
     return out
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(10)
+@pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("experiment", sorted({*EXPERIMENTS} - {*LEARNERS, *SAME}))
-def test_experiment_at_48_pixels(experiment, command, pictures, tmp_path):
-    run = train(command, tmp_path / "run", *arguments(experiment, pictures, 48))
+def test_experiment_at(size, experiment, command, pictures, tmp_path):
+    run = train(command, tmp_path / "run", *arguments(experiment, pictures, size))
     if experiment not in DRAWS_NOTHING:
-        assert drawn(run, experiment, pictures).shape == (2, 3, 48, 48)
+        assert drawn(run, experiment, pictures, size).shape == (2, 3, *size)
 
 
-def drawn(run, experiment, pictures):
+def drawn(run, experiment, pictures, size):
     """Of a picture of 12 pixels, that is enlarged, or of one of the size, that is not cut into tiles."""
     given = {}
     if experiment in FROM_PICTURES:
-        side = 24 if experiment == "super_resolution" else 48
-        Image.open(pictures / "0.png").resize((side, side)).save(run / "photo.png")
+        height, width = size.over(2 if experiment == "super_resolution" else 1)
+        Image.open(pictures / "0.png").resize((width, height)).save(run / "photo.png")
         given["source"] = run / "photo.png"
     if experiment == "inpainting":
-        Image.new("L", (48, 48), "white").save(run / "mask.png")
+        Image.new("L", (size.width, size.height), "white").save(run / "mask.png")
         given["mask"] = run / "mask.png"
     return load(run)("a red star", seeds=range(2), **given).pixels
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
+@pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("experiment", LEARNERS)
-def test_experiment_of_an_earlier_run_at_48_pixels(experiment, command, pictures, tmp_path):
+def test_experiment_of_an_earlier_run_at(size, experiment, command, pictures, tmp_path):
     first, key = LEARNERS[experiment]
-    run = train(command, tmp_path / "first", *arguments(first, pictures, 48))
-    given = arguments(experiment, pictures, 48)[4:]
+    run = train(command, tmp_path / "first", *arguments(first, pictures, size))
+    given = arguments(experiment, pictures, size)[4:]
     more = []
     if experiment == "reward":
-        more.append(f"matcher={train(command, tmp_path / 'matcher', *arguments('matching', pictures, 48))}")
+        more.append(f"matcher={train(command, tmp_path / 'matcher', *arguments('matching', pictures, size))}")
     learned = train(command, tmp_path / "run", f"experiment={experiment}", f"{key}={run}", *given, *more)
-    assert drawn(learned, experiment, pictures).shape == (2, 3, 48, 48)
+    assert drawn(learned, experiment, pictures, size).shape == (2, 3, *size)

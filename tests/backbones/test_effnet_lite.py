@@ -131,7 +131,7 @@ def test_maps_to_learn_from_are_those_of_the_features(network, size):
     pixels = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
     images = (pixels / 127.5 - 1).requires_grad_()
     maps = network.see(images)
-    assert [each.shape[2] for each in maps] == [network.resolution // scale for scale in (4, 8, 16, 32)]
+    assert [each.shape[2] for each in maps] == [network.size.height // scale for scale in (4, 8, 16, 32)]
     assert [each.shape[1] for each in maps] == {320: [24, 40, 112, 320], 352: [24, 48, 120, 352]}[network.width]
     torch.testing.assert_close(maps[-1].mean((2, 3)), network.features(pixels), atol=1e-3, rtol=1e-3)
     for each in maps:

@@ -110,6 +110,8 @@ def test_r1_goes_with_the_number_of_pixels_unless_it_is_said(compose, experiment
         objective = compose(f"experiment={experiment}", f"data.resolution={size}").objective
         assert objective.r1 == pytest.approx(gamma * (size / 32) ** 2)
         assert objective.r2 in (0, pytest.approx(objective.r1))
+    objective = compose(f"experiment={experiment}", "data.resolution=[48,64]").objective
+    assert objective.r1 == pytest.approx(gamma * 3)
     assert compose(f"experiment={experiment}", "data.resolution=64", "objective.r1=0.3").objective.r1 == 0.3
     with pytest.raises(UserError, match="resolution=0"):
         by_pixels(gamma, 0)

@@ -114,7 +114,7 @@ def test_a_jpeg_is_not_reduced_below_what_is_cut_out(module, tmp_path):
     augment = Augment(random_crop=0.0625)
     made = module(Folder(str(root)), decoded=False, resolution=64, batch_size=32, augment=augment)
     image = batches(made, 1)[0].image.float()
-    part = augment.squares(0, torch.arange(32))[:, 0]
+    part = augment.parts(0, torch.arange(32))[:, 0]
     assert image[int(part.argmin())].std() > 90  # 64 to 100 pixels there, and lines of 4 are still seen
 
 

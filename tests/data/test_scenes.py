@@ -39,6 +39,18 @@ def test_a_thing_stands_at_its_place_with_its_size(resolution):
         assert cover.min() > -0.01 and cover.max() < 1.01
 
 
+@pytest.mark.parametrize("size", [(64, 96), (120, 64)])
+def test_in_a_rectangle_places_go_with_each_side_and_sizes_with_the_shorter(size):
+    for shape, words, position in EVERY_SHAPE:
+        cover = drawn(Scene("white", (Thing("blue", shape, words, position),)), size)
+        assert cover.shape == size
+        rows, columns = (np.flatnonzero(cover.max(axis) > 0.5) for axis in (1, 0))
+        width = (columns[-1] - columns[0] + 1) / 64
+        assert width == pytest.approx(SIZES[words], abs=0.06 + 1 / 64)
+        centre = (columns[0] + columns[-1] + 1) / 2 / size[1], (rows[0] + rows[-1] + 1) / 2 / size[0]
+        assert centre == pytest.approx(POSITIONS[position], abs=0.03 + 0.5 / 64)
+
+
 def test_edges_are_smooth_and_resolutions_agree():
     scene = Scene("white", (Thing("blue", "circle", "large", "centre"),))
     areas = [drawn(scene, resolution).mean() for resolution in (16, 32, 64, 128)]

@@ -68,7 +68,7 @@ def test_a_canvas_draws_what_the_generator_does_with_gradients_and_styles_of_its
     generator = canvas.objective.generator
     latent = torch.randn(2, canvas.objective.latent_channels, requires_grad=True)
     shift = torch.zeros(2, canvas.style_channels, requires_grad=True)
-    assert canvas.resolution == 16 and canvas.style_channels > 0
+    assert canvas.resolution == (16, 16) and canvas.style_channels > 0
     images = canvas(Point(latent, canvas.read(CAPTIONS), shift))
     assert torch.equal(images, generator(latent, Text()(CAPTIONS)))
     gradients = torch.autograd.grad(images[0].square().sum(), [latent, shift])

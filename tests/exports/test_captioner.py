@@ -128,5 +128,5 @@ def test_a_picture_of_16_bits_is_read_as_in_training(tmp_path):
     values = np.linspace(0, 65535, 64 * 48).reshape(64, 48).astype(np.uint16)
     Image.fromarray(values).save(tmp_path / "grey.png")
     expected = np.asarray(fit(Image.open(tmp_path / "grey.png"), 16), np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
-    assert np.array_equal(pixels(str(tmp_path / "grey.png"), 16), expected)
+    assert np.array_equal(pixels(str(tmp_path / "grey.png"), 16, 16), expected)
     assert expected.std() > 0.3  # and not white, but for its darkest part

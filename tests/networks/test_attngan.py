@@ -51,7 +51,7 @@ def test_stages_double(resolution, sizes):
     assert torch.equal(network(latent, condition), images[-1])
     judge = discriminator(resolution)
     assert judge(attngan.packed(images), condition).shape == (2, len(sizes))
-    for image, again in zip(images, attngan.unpacked(attngan.packed(images), sizes), strict=True):
+    for image, again in zip(images, attngan.unpacked(attngan.packed(images), network.sizes), strict=True):
         assert torch.equal(image, again)
 
 

@@ -11,6 +11,7 @@ from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.networks.transformer import Discriminator, Generator
 from trainer.networks.vit import Attention, StyledBlock, image_of, patches_of
+from trainer.size import Size
 
 TEXT, LATENT = 12, 6
 SIZES = {"resolution": 16, "text_channels": TEXT, "width": 16, "depth": 4, "num_heads": 2}
@@ -56,12 +57,12 @@ def test_a_styled_block_adds_three_branches_behind_adaptive_layer_norm():
 
 
 def test_patches_are_squares_in_rows():
-    image = torch.arange(2 * 3 * 8 * 8.0).view(2, 3, 8, 8)
+    image, tokens = torch.arange(2 * 3 * 8 * 12.0).view(2, 3, 8, 12), Size(2, 3)
     patches = patches_of(image, 4)
-    assert patches.shape == (2, 4, 48)
-    assert torch.equal(patches[1, 1].view(3, 4, 4), image[1, :, :4, 4:])
-    assert torch.equal(image_of(patches, 4), image)
-    assert image_of(patches, 4).is_contiguous(memory_format=torch.channels_last)
+    assert patches.shape == (2, 6, 48)
+    assert torch.equal(patches[1, 1].view(3, 4, 4), image[1, :, :4, 4:8])
+    assert torch.equal(image_of(patches, 4, tokens), image)
+    assert image_of(patches, 4, tokens).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_levels_are_images_on_the_way_and_the_last_is_the_image():

@@ -60,7 +60,7 @@ def test_r1_is_that_of_the_mean_logit(batch):
 
 def test_all_stages_are_augmented_alike(batch):
     gan = make_attngan(augment=DiffAugment(colour=1, translation=0, cutout=0))
-    small, large = unpacked(gan.perceived(batch.image, batch, "discriminator/real"), [16, 32])
+    small, large = unpacked(gan.perceived(batch.image, batch, "discriminator/real"), gan.generator.sizes)
     torch.testing.assert_close(small, F.avg_pool2d(large, 2), atol=1e-5, rtol=1e-5)
     assert (large - batch.image).abs().max() > 0.1
 

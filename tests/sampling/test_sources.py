@@ -50,6 +50,16 @@ def test_a_picture_of_any_size_comes_back_whole_and_without_a_seam(width, height
     assert captions == ["a cat"] * len(tiles) and seeds == [3] * len(tiles)
 
 
+@pytest.mark.parametrize(("width", "height"), [(48, 32), (20, 9), (100, 70), (33, 90), (57, 24)])
+def test_tiles_have_the_proportions_of_pictures_of_training(width, height):
+    sampler, image = Shown(Denoising(), [32, 48]), photo(width, height)
+    (drawn,) = redraw(sampler, [sources.read(image)], ["a cat"], [3])
+    assert torch.equal(drawn, pixels_of(image))
+    assert sampler.given[0][2].shape[1:] == (3, 32, 48)
+    (large,) = redraw(Shown(SuperResolution(), [32, 48]), [sources.read(image)], ["x"], [0])
+    assert large.shape == (3, 2 * height, 2 * width)
+
+
 @pytest.mark.parametrize("scale", [2, 4])
 def test_tiles_of_small_pictures_become_one_large(scale):
     image = photo(40, 22)
@@ -100,9 +110,10 @@ def test_a_hole_is_white_in_the_mask_or_transparent_in_the_picture(tmp_path):
     assert (drawn[:, :, :8] == 255).all()
 
 
+@pytest.mark.parametrize("size", [(32, 32), (32, 48), (56, 32)])
 @pytest.mark.parametrize(("width", "height", "box"), [(90, 70, (30, 20, 41, 28)), (90, 40, (10, 5, 60, 35)),
                                                       (20, 24, (0, 0, 6, 24)), (64, 50, (60, 46, 64, 50))])  # fmt: skip
-def test_a_hole_is_drawn_as_one_whatever_the_size_of_the_picture(width, height, box):
+def test_a_hole_is_drawn_as_one_whatever_the_size_of_the_picture(size, width, height, box):
     image, mask = photo(width, height), Image.new("L", (width, height))
     mask.paste(255, box)
 
@@ -112,10 +123,10 @@ def test_a_hole_is_drawn_as_one_whatever_the_size_of_the_picture(width, height, 
         def start(self, source):
             return torch.where(source[:, 3:] > 0, 0.5, source[:, :3])
 
-    sampler = Shown(Mean())
+    sampler = Shown(Mean(), size)
     (drawn,) = redraw(sampler, [sources.read(image, mask)], ["a star"], [1])
     captions, _, tiles = sampler.given[0]
-    assert captions == ["a star"] and tiles.shape == (1, 4, 32, 32)
+    assert captions == ["a star"] and tiles.shape == (1, 4, *size)
     hole = pixels_of(mask.convert("RGB")) > 0
     assert torch.equal(drawn[~hole], pixels_of(image)[~hole])
     within = drawn[hole].float()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.backends import mkldnn
 
 from trainer.errors import UserError
+from trainer.size import Resolution, Size
 
 
 class Variant(NamedTuple):
@@ -134,10 +135,11 @@ class EffNetLite(nn.Module):
     width: D, the number of features: 320 of Lite0, 352 of Lite2.
     """
 
-    def __init__(self, resolution: int = 64, variant: int = 0) -> None:
+    def __init__(self, resolution: Resolution = 64, variant: int = 0) -> None:
         super().__init__()
         self.name, self.sha256, width, depth = VARIANTS[variant]
-        self.resolution, self.resizer = resolution, f"bilinear {resolution}"
+        self.size = Size.of(resolution)
+        self.resizer = f"bilinear {self.size}"
         self._conv_stem = Conv(3, _STEM, 3, stride=2, relu6=True)
         self._blocks, in_channels = nn.ModuleList(), _STEM
         for expansion, kernel, stride, out_channels, num_blocks in stages(width, depth):
@@ -167,9 +169,9 @@ class EffNetLite(nn.Module):
 
     def see(self, images: Tensor) -> list[Tensor]:
         """`pyramid` of images (N, 3, H, W) in [-1, 1], brought to the resolution; with gradients to the images."""
-        if images.shape[-2:] != (self.resolution, self.resolution):
-            size = (self.resolution, self.resolution)
-            images = F.interpolate(images, size=size, mode="bilinear", antialias=images.shape[-1] > self.resolution)
+        if images.shape[-2:] != self.size:
+            smaller = images.shape[-2] > self.size.height or images.shape[-1] > self.size.width
+            images = F.interpolate(images, size=self.size, mode="bilinear", antialias=smaller)
         return self.pyramid((images * 127.5 + 0.5) / 128)
 
     @torch.no_grad()
@@ -177,15 +179,15 @@ class EffNetLite(nn.Module):
         """(N, D) float32 of uint8 images (N, 3, H, W), 64 at a time: averages over the output of the last block.
 
         Not the 1,280 of the head behind it: a covariance needs more images than features, and small sets have hundreds.
-        Images are first brought to (resolution, resolution), bilinearly and with antialiasing where that is smaller.
+        Images are first brought to the resolution, whatever their proportions: bilinearly, with antialiasing where that
+        is smaller.
         """
-        size = (self.resolution, self.resolution)
         device = self._fc.weight.device
         parts = []
         for part in images.split(64):
             pixels = part.to(device, torch.float32)
-            if pixels.shape[-2:] != size:
-                pixels = F.interpolate(pixels, size=size, mode="bilinear", antialias=True)
+            if pixels.shape[-2:] != self.size:
+                pixels = F.interpolate(pixels, size=self.size, mode="bilinear", antialias=True)
             pixels = ((pixels - 127) / 128).contiguous(memory_format=torch.channels_last)
             parts.append(self.maps(pixels).mean((2, 3)))
         return torch.cat(parts)
@@ -206,7 +208,7 @@ def folded(published: dict[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def load(resolution: int = 64, variant: int = 0) -> EffNetLite:
+def load(resolution: Resolution = 64, variant: int = 0) -> EffNetLite:
     """The network with its ImageNet weights, on the CPU, frozen. UserError if they are absent or altered.
 
     variant: 0 or 2, of EfficientNet-Lite0 and -Lite2. Nothing is drawn from the random number generators.

@@ -33,8 +33,9 @@ def fold(network: nn.Module, inputs: Sequence[tuple[Tensor, Condition]] = ()) ->
             for index, up in enumerate(network.ups):
                 if (conv := behind_resizing(up)) is not None:
                     network.ups[index] = of_resized(conv)
+            first = math.prod(network.sizes[0])
             for index, (maker, norm) in enumerate(zip([network.start, *network.ups], network.norms, strict=True)):
-                if is_plain(norm) and center_outputs(maker, network.sides[0] ** 2 if maker is network.start else 1):
+                if is_plain(norm) and center_outputs(maker, first if maker is network.start else 1):
                     network.norms[index] = FoldedNorm.of(norm, centred=True)
         for path, module in list(network.named_modules()):
             if (

@@ -25,6 +25,7 @@ from trainer.config import command_line, mistakes, signatures, sweeps
 from trainer.errors import UserError
 from trainer.process import distribution, ranks, signals
 from trainer.runs import allowlist, run_folder
+from trainer.size import Resolution, Size
 
 
 @dataclass
@@ -98,11 +99,12 @@ def by_width(lr: float, width: int) -> float:
     return lr * 768 / width
 
 
-def by_pixels(gamma: float, resolution: int) -> float:
+def by_pixels(gamma: float, resolution: Resolution) -> float:
     """A weight of R1 or R2 that is `gamma` at 32 pixels and goes as their number (Karras et al. 2020, appendix B)."""
-    if resolution < 1:
+    height, width = Size.of(resolution)
+    if min(height, width) < 1:
         raise UserError(f"resolution={resolution}: expected at least 1")
-    return gamma * (resolution / 32) ** 2
+    return gamma * (height / 32 * (width / 32))
 
 
 def by_name(*table: str | float, _root_: DictConfig) -> float:

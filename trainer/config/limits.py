@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from trainer.errors import UserError
+from trainer.size import Size
 
 SIZE = re.compile(
     r"\w+_channels|width|depth|resolution|patch|vocabulary|max_tokens|num_(?!workers)\w+|nodes|every_steps|accumulate"
@@ -33,8 +34,9 @@ def check(cfg: DictConfig) -> None:
     if "objective" not in cfg:  # not of training
         return
     resolution = OmegaConf.select(cfg, "data.resolution", throw_on_missing=False)
-    if resolution is not None and (resolution % 8 or not 16 <= resolution <= 1024):
-        raise UserError(f"data.resolution={resolution}: expected a multiple of 8 from 16 to 1024")
+    if resolution is not None and any(side % 8 or not 16 <= side <= 1024 for side in Size.of(resolution)):
+        also = "" if isinstance(resolution, int) else ", or [height, width] of such"
+        raise UserError(f"data.resolution={resolution}: expected a multiple of 8 from 16 to 1024{also}")
     if not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed={cfg.seed}: expected 0 to {2**32 - 1}")
     if not 0 <= (dropout := OmegaConf.select(cfg, "text.caption_dropout") or 0) < 1:

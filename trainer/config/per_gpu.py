@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+
+from trainer.size import Size
 
 BUSY = 1 << 16  # pixels that a GPU is given in a step, below which its kernels take as long with fewer
 
@@ -43,11 +46,11 @@ def idle(cfg: DictConfig, ranks: int) -> str:
     """A line where so many GPUs have too few images each; '' elsewhere."""
     if ranks == 1 or cfg.trainer.accelerator == "cpu":
         return ""
-    images, resolution = cfg.data.batch_size / ranks, cfg.data.resolution
-    if images * resolution**2 >= BUSY:
+    images, size = cfg.data.batch_size / ranks, Size.of(cfg.data.resolution)
+    if images * math.prod(size) >= BUSY:
         return ""
-    enough = -(-BUSY // resolution**2)
+    enough = -(-BUSY // math.prod(size))
     return (
-        f"data.batch_size={cfg.data.batch_size} on {ranks} GPUs is {images:g} images of {resolution} pixels each: too "
+        f"data.batch_size={cfg.data.batch_size} on {ranks} GPUs is {images:g} images of {size} pixels each: too "
         f"few to keep one busy; images_per_gpu={enough} gives each more"
     )

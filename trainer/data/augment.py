@@ -16,14 +16,14 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 class Augment:
-    """Random square, flip, shift, colour and noise.
+    """Random part, flip, shift, colour and noise.
 
     flip: probability of a mirror image. Keep 0 where captions say left or right, or images carry text.
     crop: largest shift in pixels, each way, with the edge pixels repeated.
     colour: largest relative change of brightness, contrast and saturation, in [0, 1).
     noise: standard deviation of Gaussian pixel noise, as a fraction of the full range.
-    random_crop: least side of a square that lies anywhere in the picture, as a fraction of its shorter side, in (0, 1];
-        any up to that side is as likely. None: the square in the centre, as the picture is measured.
+    random_crop: least sides of a part that lies anywhere in the picture, as a fraction of those of the largest one of
+        its proportions, in (0, 1]; any up to 1 is as likely. None: that in the centre, as the picture is measured.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class Augment:
         return not (self.moves or self.tints or self.random_crop)
 
     def check(self, decoded: bool) -> None:
-        """UserError where pictures are wanted of which the decoded cache has the square in the centre alone."""
+        """UserError where pictures are wanted of which the decoded cache has the centre alone."""
         if decoded and self.random_crop is not None:
-            remedy = "set data.decoded=false, as the decoded cache has the square in the centre alone"
+            remedy = "set data.decoded=false, as the decoded cache has the centre alone"
             raise UserError(f"data.augment.random_crop={self.random_crop}: {remedy}")
 
-    def squares(self, seed: int, position: Tensor) -> np.ndarray | None:
-        """(N, 3) that `trainer.data.build.fit` takes of pictures; None for that in the centre."""
+    def parts(self, seed: int, position: Tensor) -> np.ndarray | None:
+        """(N, 3) that `trainer.data.build.fit` takes of pictures; None for the one in the centre."""
         if self.random_crop is None:
             return None
         draws = noise.uniform(seed, "random crop", position, 3).double().numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,14 +22,15 @@ from trainer.data.colours import as_rgb
 from trainer.data.source import Item, Source, digest
 from trainer.errors import UserError
 from trainer.process.progress import Progress
+from trainer.size import Resolution, Size
 
 _CHUNK = 512  # images decoded before a write, so memory stays flat for sources of any length
 CORRUPT = (OSError, SyntaxError, ValueError, EOFError, StructError, Image.DecompressionBombError)
 _ORIENTATION = 0x0112  # of EXIF
-CENTRE = (1.0, 0.5, 0.5)  # square of a picture
+CENTRE = (1.0, 0.5, 0.5)  # part of a picture
 
 
-def write_cache(source: Source, resolution: int, building: Path, name: str) -> int:
+def write_cache(source: Source, resolution: Resolution, building: Path, name: str) -> int:
     """Decode every item of the source into the folder `building`; the number of corrupt images skipped.
 
     Raises UserError where an image has no caption or none can be read.
@@ -112,9 +114,9 @@ class Plane:
     A context; no file is there until a picture comes. captions: text -> number, which planes share.
     """
 
-    def __init__(self, building: Path, prefix: str, resolution: int, captions: dict[str, int]):
-        self.building, self.prefix, self.resolution, self.captions = building, prefix, resolution, captions
-        self.checksums = Checksums(3 * resolution**2)
+    def __init__(self, building: Path, prefix: str, resolution: Resolution, captions: dict[str, int]):
+        self.building, self.prefix, self.size, self.captions = building, prefix, Size.of(resolution), captions
+        self.checksums = Checksums(3 * math.prod(self.size))
         self.caption_ids: list[int] = []
         self.caption_starts = [0]
         self.file: Any = None
@@ -128,7 +130,7 @@ class Plane:
     def add(self, item: Item, pixels: np.ndarray) -> None:
         if self.file is None:
             self.file = open(self.building / f"{self.prefix}images.npy", "wb")  # noqa: SIM115
-            _header(self.file, 0, self.resolution)
+            _header(self.file, 0, self.size)
         self.file.write(content := pixels.tobytes())
         self.checksums.add(content)
         self.caption_ids += [self.captions.setdefault(caption, len(self.captions)) for caption in item.captions]
@@ -137,7 +139,7 @@ class Plane:
     def __exit__(self, *_: object) -> None:
         if self.file is not None:
             with self.file:
-                _header(self.file, len(self), self.resolution)
+                _header(self.file, len(self), self.size)
 
     def save(self) -> None:
         save(self.building / f"{self.prefix}{FILE}", np.array(self.checksums.values, np.uint32))
@@ -156,19 +158,19 @@ def save(file: Path, array: np.ndarray) -> None:
     file.write_bytes(content.getbuffer())
 
 
-def _header(file: Any, num_images: int, resolution: int) -> None:
+def _header(file: Any, num_images: int, size: Size) -> None:
     """The .npy header; numpy pads it so that the first axis can grow without moving the data."""
-    shape = (num_images, resolution, resolution, 3)
+    shape = (num_images, *size, 3)
     file.seek(0)
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
-def pictures(items: Sequence[Item], resolution: int) -> np.ndarray:
-    """(N, resolution, resolution, 3) uint8 of items whose pictures are whole."""
+def pictures(items: Sequence[Item], resolution: Resolution) -> np.ndarray:
+    """(N, H, W, 3) uint8 of items whose pictures are whole."""
     return np.stack([np.asarray(fit(item.load(resolution), resolution)) for item in items])
 
 
-def _decode(item: Item, resolution: int) -> list[np.ndarray] | Exception:
+def _decode(item: Item, resolution: Resolution) -> list[np.ndarray] | Exception:
     """Pixels of the item, and of its source if it has one."""
     try:
         found = []
@@ -184,20 +186,22 @@ def _decode(item: Item, resolution: int) -> list[np.ndarray] | Exception:
         return error
 
 
-def fit(image: Image.Image, resolution: int, square: tuple[float, float, float] = CENTRE) -> Image.Image:
-    """RGB (`as_rgb`) at (resolution, resolution): upright, a square of it, area-true resize.
+def fit(image: Image.Image, resolution: Resolution, part: tuple[float, float, float] = CENTRE) -> Image.Image:
+    """RGB (`as_rgb`) at this resolution: upright, a part of it in these proportions, area-true resize.
 
-    square: its side as a fraction of the shorter one of the picture, and how far it lies to the right and down, from 0
-    to 1.
+    part: its sides as a fraction of those of the largest such part of the picture, and how far it lies to the right and
+    down, from 0 to 1.
     """
+    height, width = Size.of(resolution)
     image.load()  # before what follows the pixels is known
     if image.getexif().get(_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)  # else it would copy it
     image = as_rgb(image)
-    part, right, down = square
-    if image.size == (resolution, resolution) and part == 1:
+    share, right, down = part
+    if image.size == (width, height) and share == 1:
         return image
-    side = min(image.size) * part
-    left, top = (image.width - side) * right, (image.height - side) * down
-    box = (left, top, left + side, top + side)
-    return image.resize((resolution, resolution), Image.Resampling.LANCZOS, box, reducing_gap=3)
+    across = min(image.width, image.height * (width / height)) * share
+    tall = min(image.height, image.width * (height / width)) * share
+    left, top = (image.width - across) * right, (image.height - tall) * down
+    box = (left, top, left + across, top + tall)
+    return image.resize((width, height), Image.Resampling.LANCZOS, box, reducing_gap=3)

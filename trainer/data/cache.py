@@ -23,6 +23,7 @@ from trainer.errors import UserError
 from trainer.process.caches import used
 from trainer.process.locks import acquire
 from trainer.process.progress import say
+from trainer.size import Resolution, Size
 
 _VERSION = 2  # raise it when the same source must be decoded anew
 _FULL_OR_CLOSED = {
@@ -77,13 +78,13 @@ class Cache:
         return self.folder / name
 
 
-def cache_folder(source: Source, resolution: int, cache_dir: str | Path) -> Path:
+def cache_folder(source: Source, resolution: Resolution, cache_dir: str | Path) -> Path:
     name = type(source).__name__.lower()
-    return Path(cache_dir).expanduser() / f"{name}-{resolution}px-{digest(_VERSION, source.fingerprint())}"
+    return Path(cache_dir).expanduser() / f"{name}-{Size.of(resolution)}px-{digest(_VERSION, source.fingerprint())}"
 
 
-def open_cache(source: Source, resolution: int, cache_dir: str | Path) -> Cache:
-    """The source's cache at (resolution, resolution), built first where there is none.
+def open_cache(source: Source, resolution: Resolution, cache_dir: str | Path) -> Cache:
+    """The source's cache at this resolution, built first where there is none.
 
     Safe to call from any number of processes: one builds, the others wait for it.
     Raises UserError where an image has no caption, none can be read, cache_dir cannot be written, or what is there is
@@ -107,7 +108,7 @@ def open_cache(source: Source, resolution: int, cache_dir: str | Path) -> Cache:
         raise damaged(folder, str(error)) from error
 
 
-def _build(source: Source, resolution: int, folder: Path, alone: bool) -> None:
+def _build(source: Source, resolution: Resolution, folder: Path, alone: bool) -> None:
     """alone: no other process builds it at this moment, so that what stands there was left by one that was killed."""
     building = folder.with_suffix(f".building-{uuid.uuid4().hex[:12]}")
     for left in folder.parent.glob(f"{folder.name}.building*"):

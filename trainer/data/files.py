@@ -19,6 +19,7 @@ from trainer.data.remote import RemoteFile, is_remote
 from trainer.data.source import Item
 from trainer.errors import UserError
 from trainer.process.progress import Progress, say
+from trainer.size import Resolution, Size
 
 IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
@@ -173,7 +174,7 @@ def refuse_pointer(file: str) -> None:
             raise UserError(f"{file}: {POINTER}")
 
 
-def open_image(file: Any, resolution: int) -> Image.Image:
+def open_image(file: Any, resolution: Resolution) -> Image.Image:
     """The picture in a path or binary file; a JPEG reduced towards the resolution, which halves the decoding.
 
     OSError if it is none of FORMATS or no regular file; DecompressionBombError for more pixels than MAX_PIXELS.
@@ -189,8 +190,9 @@ def open_image(file: Any, resolution: int) -> Image.Image:
                 raise OSError(POINTER) from error
         raise
     least = 1 << max(0, math.ceil(math.log2(image.width * image.height / MAX_PIXELS) / 2))  # reduction that fits
-    side = max(1, min(2 * resolution, min(image.size) // least))
-    image.draft("RGB", (side, side))
+    wanted = Size.of(resolution)
+    sides = zip((wanted.width, wanted.height), image.size, strict=True)
+    image.draft("RGB", tuple(max(1, min(2 * side, own // least)) for side, own in sides))  # type: ignore[arg-type]
     if image.width * image.height > MAX_PIXELS:
         size = f"{image.width} x {image.height} pixels"
         raise Image.DecompressionBombError(f"{size}, more than the {MAX_PIXELS:,} that are decoded: make it smaller")

@@ -19,6 +19,7 @@ from trainer.data.texts import Texts, mapped
 from trainer.errors import UserError
 from trainer.process.caches import used
 from trainer.process.progress import Progress, say
+from trainer.size import Resolution, Size
 
 _VERSION = 1  # raise it when the same source must be indexed anew
 
@@ -29,8 +30,8 @@ class Index:
     base: the folder that the files of the source are named from, see `Source`.
     """
 
-    def __init__(self, folder: Path, base: str, resolution: int) -> None:
-        self.folder, self.base, self.resolution = folder, base, resolution
+    def __init__(self, folder: Path, base: str, resolution: Resolution) -> None:
+        self.folder, self.base, self.size = folder, base, Size.of(resolution)
         self.pictures = self._pictures("")
         self.images = self.pictures.images
         self.caption_ids, self.caption_starts = self.pictures.caption_ids, self.pictures.caption_starts
@@ -41,17 +42,17 @@ class Index:
 
     def _pictures(self, prefix: str) -> Pictures:
         ids, starts = (mapped(self.folder / f"{prefix}caption_{name}.npy") for name in ("ids", "starts"))
-        return Pictures(Placed(self.folder, prefix, self.base, self.resolution), ids, starts)
+        return Pictures(Placed(self.folder, prefix, self.base, self.size), ids, starts)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Index, (self.folder, self.base, self.resolution)
+        return Index, (self.folder, self.base, self.size)
 
     def records(self, indices: Iterable[int]) -> list[dict[str, Any]]:
         records = Texts(self.folder, "records")
         return [json.loads(records[int(index)]) for index in indices]
 
     def beside(self, name: str) -> Path:
-        return self.folder / f"{self.resolution}px-{name}"  # it is of all resolutions
+        return self.folder / f"{self.size}px-{name}"  # it is of all resolutions
 
 
 def index_folder(source: Source, cache_dir: str | Path) -> Path:
@@ -61,7 +62,7 @@ def index_folder(source: Source, cache_dir: str | Path) -> Path:
     return Path(cache_dir).expanduser() / f"{name}-index-{digest(_VERSION, source.fingerprint())}"
 
 
-def open_index(source: Source, resolution: int, cache_dir: str | Path) -> Index:
+def open_index(source: Source, resolution: Resolution, cache_dir: str | Path) -> Index:
     """The source's index, built first where there is none; by any number of processes at once, which share the work.
 
     Every picture is decoded once, to leave out what is corrupt; what a killed process has done counts.

@@ -30,6 +30,7 @@ from trainer.data.texts import Texts
 from trainer.errors import UserError
 from trainer.process import caches
 from trainer.process.progress import say
+from trainer.size import Resolution, Size
 
 _MANY = 1 << 20
 
@@ -55,7 +56,7 @@ class DataModule(LightningDataModule):
         self,
         source: Source,
         text: Any,
-        resolution: int,
+        resolution: Resolution,
         batch_size: int,
         heldout: float,
         augment: Augment,
@@ -73,7 +74,7 @@ class DataModule(LightningDataModule):
             raise UserError(f"data.heldout={heldout}: expected a fraction of images in [0, 1)")
         if heldout_images is not None and heldout_images < 1:
             raise UserError(f"data.heldout_images={heldout_images}: expected at least 1, or null for no bound")
-        if resolution < 1 or batch_size < 1:
+        if min(Size.of(resolution)) < 1 or batch_size < 1:
             raise UserError(f"data.resolution={resolution}, data.batch_size={batch_size}: expected at least 1")
         augment.check(decoded)
         self.source, self.text, self.augment = source, text, augment

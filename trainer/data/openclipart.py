@@ -20,6 +20,7 @@ from trainer.data.openclipart_names import VERSION, clip_art_names, concept_of
 from trainer.data.source import Item
 from trainer.errors import UserError
 from trainer.process.progress import Progress
+from trainer.size import Resolution, Size
 
 _INSTALLED = "/usr/share/openclipart"
 _LEFT_OUT = ("shapes/stars", "special/patterns")  # 1,378 generated stars, 96 tiles of one line each
@@ -76,7 +77,7 @@ class OpenClipart:
                 continue
             seen |= contents
             attributes = {"category": os.path.dirname(key), "creator": described.creator}
-            items.append(Item(key, captions, concept_of(captions[0]), partial(_square, png), attributes))
+            items.append(Item(key, captions, concept_of(captions[0]), partial(_centred, png), attributes))
         return items
 
     def _pairs(self) -> Iterator[tuple[str, str]]:
@@ -136,13 +137,14 @@ def describe(svg: str) -> Described | None:
     return Described(title[0] if title else "", keywords, creator[0] if creator else "", licence, drawing)
 
 
-def _square(file: str, resolution: int) -> Image.Image:
-    """What is drawn, in the middle of a white square: much of it is tall or wide, or small on a large sheet.
+def _centred(file: str, resolution: Resolution) -> Image.Image:
+    """What is drawn, in the middle of a white sheet: much of it is tall or wide, or small on a large one.
 
     ValueError where there is nothing but white, as of white icons.
     """
     image = open_image(file, resolution).convert("RGBA")
-    image.thumbnail((4 * resolution, 4 * resolution))
+    size = Size.of(resolution)
+    image.thumbnail((4 * size.width, 4 * size.height))
     sheet = Image.new("RGBA", image.size, "white")
     sheet.alpha_composite(image)
     picture = sheet.convert("RGB")
@@ -151,4 +153,4 @@ def _square(file: str, resolution: int) -> Image.Image:
         raise ValueError("nothing is drawn on it but white")
     picture = picture.crop(box)
     picture = ImageOps.expand(picture, 1 + max(picture.size) // 32, "white")
-    return ImageOps.pad(picture, (resolution, resolution), Image.Resampling.LANCZOS, color="white")
+    return ImageOps.pad(picture, (size.width, size.height), Image.Resampling.LANCZOS, color="white")

@@ -12,13 +12,15 @@ from trainer.data.emoji import Emoji, installed
 from trainer.data.source import digest
 from trainer.errors import UserError
 from trainer.process.distribution import install
+from trainer.size import Resolution, Size
 
 
-def rasterize(file: Path, resolution: int) -> Image.Image:
-    """The drawing of an SVG file at (resolution, resolution), RGBA."""
+def rasterize(file: Path, resolution: Resolution) -> Image.Image:
+    """The drawing of an SVG file in a square that covers the resolution, RGBA."""
     import resvg_py
 
-    content = resvg_py.svg_to_bytes(svg_path=str(file), width=resolution, height=resolution, skip_system_fonts=True)
+    side = max(Size.of(resolution))
+    content = resvg_py.svg_to_bytes(svg_path=str(file), width=side, height=side, skip_system_fonts=True)
     return Image.open(io.BytesIO(content), formats=("PNG",))
 
 

@@ -35,6 +35,7 @@ from trainer.data.source import Item, Place
 from trainer.errors import UserError
 from trainer.process.distribution import install
 from trainer.process.progress import Progress
+from trainer.size import Resolution
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp", "file_name", "path")
 
@@ -205,7 +206,7 @@ def class_names(table: Any, column: str) -> list[str]:
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
-def _load(content: bytes | str | None, resolution: int) -> Image.Image:
+def _load(content: bytes | str | None, resolution: Resolution) -> Image.Image:
     if not content:
         raise OSError("the row has no image")
     return open_image(io.BytesIO(content) if isinstance(content, bytes) else content, resolution)

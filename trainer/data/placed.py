@@ -20,6 +20,7 @@ from trainer.data.files import open_image
 from trainer.data.remote import Range, is_remote, read_all
 from trainer.data.texts import Texts, mapped
 from trainer.errors import UserError
+from trainer.size import Resolution, Size
 
 PLACE = np.dtype([("file", "<u4"), ("size", "<u4"), ("offset", "<u8")])
 KEPT = 1 << 31  # file numbers from here on: bytes that lie in no file of the source as they are, kept in the index
@@ -34,13 +35,13 @@ class Placed:
     Raises UserError where a file is not there, or is another than when it was indexed.
     """
 
-    def __init__(self, folder: Path, prefix: str, base: str, resolution: int) -> None:
+    def __init__(self, folder: Path, prefix: str, base: str, resolution: Resolution) -> None:
         self.places = mapped(folder / f"{prefix}places.npy")
         if self.places.dtype != PLACE:
             raise ValueError(f"{prefix}places.npy has an array of {self.places.dtype}")
         self.files = Texts(folder, f"{prefix}files")
-        self.folder, self.prefix, self.base, self.resolution = folder, prefix, base, resolution
-        self.shape: tuple[int, ...] = (len(self.places), resolution, resolution, 3)
+        self.folder, self.prefix, self.base, self.size = folder, prefix, base, Size.of(resolution)
+        self.shape: tuple[int, ...] = (len(self.places), *self.size, 3)
         self.dtype = np.dtype(np.uint8)
         self._handles: OrderedDict[int, int] = OrderedDict()
         weakref.finalize(self, _close, self._handles)
@@ -49,13 +50,13 @@ class Placed:
         return len(self.places)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Placed, (self.folder, self.prefix, self.base, self.resolution)
+        return Placed, (self.folder, self.prefix, self.base, self.size)
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        return self.squares(index, None)
+        return self.parts(index, None)
 
-    def squares(self, index: Any, squares: np.ndarray | None) -> np.ndarray:
-        """As an index does, of other squares than that in the centre: (..., 3), each as of `fit`."""
+    def parts(self, index: Any, parts: np.ndarray | None) -> np.ndarray:
+        """As an index does, of other parts than that in the centre: (..., 3), each as of `fit`."""
         numbers = np.arange(len(self))[index] if isinstance(index, slice) else np.asarray(index)
         flat = numbers.reshape(-1)
         images = np.empty((len(flat), *self.shape[1:]), np.uint8)
@@ -67,8 +68,8 @@ class Placed:
         for place in np.lexsort((wanted["offset"], wanted["file"])).tolist():  # as the disk has them
             if contents[place] is None:
                 contents[place] = self.content(int(flat[place]))
-        wanted_squares = [CENTRE] * len(flat) if squares is None else squares.reshape(-1, 3).tolist()
-        for place, pixels in enumerate(_threads(self._decode, flat.tolist(), contents, wanted_squares)):
+        wanted_parts = [CENTRE] * len(flat) if parts is None else parts.reshape(-1, 3).tolist()
+        for place, pixels in enumerate(_threads(self._decode, flat.tolist(), contents, wanted_parts)):
             images[place] = pixels
         return images.reshape(*numbers.shape, *self.shape[1:])
 
@@ -103,10 +104,10 @@ class Placed:
             raise UserError(f"{self.where(number)}: {error.strerror}, as of image {number}; {remedy}") from error
         return content
 
-    def _decode(self, number: int, content: bytes, square: tuple[float, float, float]) -> np.ndarray:
+    def _decode(self, number: int, content: bytes, part: tuple[float, float, float]) -> np.ndarray:
         try:
-            whole = math.ceil(self.resolution / square[0])  # at which the square has the resolution
-            return np.asarray(fit(open_image(io.BytesIO(content), whole), self.resolution, square))
+            whole = [math.ceil(side / part[0]) for side in self.size]  # at which the part has the resolution
+            return np.asarray(fit(open_image(io.BytesIO(content), whole), self.size, part))
         except CORRUPT as error:
             was = f"{self.where(number)}: what was image {number} is no picture any more ({error})"
             raise UserError(f"{was}; put the file back, or delete {self.folder}, which is made anew") from error

@@ -12,13 +12,14 @@ from torch import Tensor
 from trainer.data.build import CORRUPT, fit
 from trainer.data.files import open_image
 from trainer.errors import UserError
+from trainer.size import Resolution
 
 FEWEST = 10  # pairs
 EXPECTED = 'expected {"better": "a.png", "worse": "b.png"}'
 
 
-def read(path: str | Path, resolution: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Pictures (P, 3, H, W) uint8 of H = W = resolution, and numbers (M,) of the better and of the worse ones of pairs.
+def read(path: str | Path, resolution: Resolution) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures (P, 3, H, W) uint8 at this resolution, and numbers (M,) of the better and of the worse ones of pairs.
 
     Names are paths beside the file, or absolute. UserError, with the line, for what is no pair of pictures.
     """
@@ -54,7 +55,7 @@ def pair(line: str, where: str) -> tuple[str, str]:
     return better, worse
 
 
-def picture(file: Path, resolution: int, where: str) -> np.ndarray:
+def picture(file: Path, resolution: Resolution, where: str) -> np.ndarray:
     """(H, W, 3) uint8, as pictures of training are decoded."""
     try:
         return np.asarray(fit(open_image(file, resolution), resolution))

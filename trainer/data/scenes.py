@@ -10,6 +10,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from trainer.size import Resolution, Size
+
 Rgb = tuple[int, int, int]
 Point = tuple[float, float]
 
@@ -103,14 +105,16 @@ class Scene:
         words = [{k: v for k, v in asdict(thing).items() if k != "jitter"} for thing in self.things]
         return {"background": self.background, "objects": words}
 
-    def render(self, resolution: int) -> Image.Image:
-        """RGB image of (resolution, resolution) pixels, antialiased."""
-        side = resolution * SUPERSAMPLING
-        image = Image.new("RGB", (side, side), BACKGROUNDS[self.background])
+    def render(self, resolution: Resolution) -> Image.Image:
+        """RGB image at this resolution, antialiased; places go with each side, sizes with the shorter."""
+        height, width = (each * SUPERSAMPLING for each in Size.of(resolution))
+        side = min(height, width)
+        image = Image.new("RGB", (width, height), BACKGROUNDS[self.background])
         draw = ImageDraw.Draw(image)
         for thing in self.things:
             (x, y), size = thing.centre, SIZES[thing.size]
-            outline = [((x + size * u) * side - 0.5, (y + size * v) * side - 0.5) for u, v in SHAPES[thing.shape]]
+            across, down = size * (side / width), size * (side / height)
+            outline = [((x + across * u) * width - 0.5, (y + down * v) * height - 0.5) for u, v in SHAPES[thing.shape]]
             draw.polygon(outline, fill=COLOURS[thing.colour])
         return image.reduce(SUPERSAMPLING)
 

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Protocol
 
 from PIL import Image
 
+from trainer.size import Resolution
+
 
 class Place(NamedTuple):
     """Where the encoded bytes of a picture lie in a file."""
@@ -25,7 +27,7 @@ class Item:
     key: names the image to a person, e.g. its file.
     captions: one or more; the first is the one used in evaluation.
     concept: items of one concept never stand on both sides of the train / held-out split.
-    load: given the wanted resolution in pixels, the image at any size; the cache crops and resizes it.
+    load: given the wanted resolution, the image at any size; the cache crops and resizes it.
         Sources that draw, or that decode faster at a reduced scale, use the number; others ignore it.
     attributes: what is known of the image, kept as JSON.
     heldout: True or False where the source itself draws the split, None where the concept decides.
@@ -38,7 +40,7 @@ class Item:
     key: str
     captions: tuple[str, ...]
     concept: str
-    load: Callable[[int], Image.Image]
+    load: Callable[[Resolution], Image.Image]
     attributes: dict[str, Any] = field(default_factory=dict)
     heldout: bool | None = None
     source: Item | None = None

@@ -70,8 +70,8 @@ class Stream(Dataset[Batch]):
 
     def _seen(self, images: Any, index: np.ndarray, positions: torch.Tensor) -> np.ndarray:
         """(N, H, W, 3) uint8, cut out as the augmentation says."""
-        squares = self.augment.squares(self.seed, positions)
-        return images[index] if squares is None else images.squares(index, squares)
+        parts = self.augment.parts(self.seed, positions)
+        return images[index] if parts is None else images.parts(index, parts)
 
     def _numbers(self, position: np.ndarray, positions: torch.Tensor) -> np.ndarray:
         """(N,) which of the training images."""

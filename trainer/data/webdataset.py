@@ -29,6 +29,7 @@ from trainer.data.files import (
 )
 from trainer.data.source import Item, Place
 from trainer.errors import UserError
+from trainer.size import Resolution
 
 _BROKEN = (tarfile.TarError, EOFError, zlib.error)
 TEXTS = {"txt", "json"}
@@ -210,5 +211,5 @@ def _refuse_another_tar(tar: tarfile.TarFile, file: str) -> None:
         raise UserError(f"{file}: another tar follows the end of the first; join tars by tar -A, or leave them apart")
 
 
-def _load(content: bytes, resolution: int) -> Image.Image:
+def _load(content: bytes, resolution: Resolution) -> Image.Image:
     return open_image(io.BytesIO(content), resolution)

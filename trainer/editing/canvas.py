@@ -13,6 +13,7 @@ from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.runs.trained import record_outputs
 from trainer.sampling.features import between
+from trainer.size import Size
 
 INSIDE = ("generator", "latents")  # what a network that holds a generator calls it
 STYLES = ("style", "mapping")  # what a generator calls the network that makes its style
@@ -89,8 +90,8 @@ class Canvas:
         return [each for key, each in network.named_modules() if key.endswith(".style")]
 
     @torch.enable_grad()
-    def _looked_at(self, name: str) -> tuple[int, list[int], int]:
-        """Values of a style, 0 without one, channels of each modulation, and pixels of a side."""
+    def _looked_at(self, name: str) -> tuple[int, list[int], Size]:
+        """Values of a style, 0 without one, channels of each modulation, and the size of pictures."""
         latent = torch.zeros(1, self.objective.latent_channels, device=self.device, requires_grad=True)
         with record_outputs([self.style] if self.style else []) as styles, record_outputs(self.modulations) as made:
             image = self(Point(latent, self.read([""]), latent.new_zeros(1, 0)))
@@ -99,7 +100,7 @@ class Canvas:
                 f"a run of {name} draws in steps that no gradient leads back through, as of codes: a picture is not "
                 "found in it; give one of cvae, stylevae, stylegan2, cgan, ..."
             )
-        return styles[0].shape[1] if styles else 0, [each.shape[1] for each in made], int(image.shape[-1])
+        return styles[0].shape[1] if styles else 0, [each.shape[1] for each in made], Size.of(image.shape[2:])
 
     @torch.no_grad()
     def read(self, captions: Sequence[str]) -> Condition:

@@ -121,7 +121,7 @@ def new_ones(study: Study, measure: Fidelity, source: Any) -> tuple[list[float],
     """Values of new held-out pictures, as many as samples, against the same references, and what they are."""
     if study.split != "heldout" or not hasattr(source, "others"):
         return None
-    made = pictures(source.others(study.num_images), study.references.images.shape[1])
+    made = pictures(source.others(study.num_images), study.references.images.shape[1:3])
     (found,) = run_each(shown(study, made, range(study.num_images)), [fresh(measure)])
     return values(found), f"{study.num_images} new ones"
 

@@ -68,7 +68,7 @@ class OwnScenes:
 
 def probe_of(study: Study, max_objects: int, cache_dir: str | Path) -> tuple[Probe, dict[str, Any]]:
     """The probe for images of a study, and what a figure says of it."""
-    probe, on_real = scenes_probe(study.references.images.shape[1], max_objects, cache_dir)
+    probe, on_real = scenes_probe(study.references.images.shape[1:3], max_objects, cache_dir)
     weights = digest(*(value.contiguous().numpy().tobytes() for value in probe.state_dict().values()))
     return probe, {"probe": weights, "probe_accuracy": on_real}
 

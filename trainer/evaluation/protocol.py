@@ -17,6 +17,7 @@ from trainer.metrics import distributed
 from trainer.process.progress import Progress
 from trainer.runs.results import Figure
 from trainer.sampling.sampler import Sampler
+from trainer.size import Size
 
 VERSION = 2  # of how figures are measured: one more whenever the same settings begin to give another value
 AT_ONCE = 256  # images in memory on their way past the measures
@@ -133,7 +134,7 @@ class Study:
             "split": self.split,
             "captions": f"of {self.split} images, evenly spread",
             "seed": self.seed,
-            "resolution": self.references.images.shape[1],
+            "resolution": Size.of(self.references.images.shape[1:3]).resolution,
             "data": self.data,
             **self.sampler.conditioning.settings(),
             **({"without": self.without} if self.without else {}),

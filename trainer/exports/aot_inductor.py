@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 
 from trainer.errors import UserError
 from trainer.exports.program import Runtime, reason
+from trainer.size import Resolution
 
 PackageLoader: Any = torch._C._aoti.AOTIModelPackageLoader  # its stub lacks half of it
 REMEDY = "export it again on this machine"
@@ -30,7 +31,7 @@ def write(exported: ExportedProgram, path: Path) -> None:
 class Generator(Runtime):
     """Draws with a model.aot.pt2; UserError if it is no such file, or made for a machine unlike this one."""
 
-    def __init__(self, path: str, latent_channels: int, task: Any = None, resolution: int = 0):
+    def __init__(self, path: str, latent_channels: int, task: Any = None, resolution: Resolution = 0):
         super().__init__(latent_channels, task, resolution)
         if not zipfile.is_zipfile(path):
             raise UserError(f"{path} is no package of AOTInductor, or cut short: {REMEDY}")

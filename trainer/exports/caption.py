@@ -12,18 +12,19 @@ from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 
 
-def pixels(file: str, size: int) -> np.ndarray:
-    """(1, 3, size, size) in [-1, 1]: upright, on white, the square in the middle."""
+def pixels(file: str, height: int, width: int) -> np.ndarray:
+    """(1, 3, height, width) in [-1, 1]: upright, on white, the largest part in the middle of these proportions."""
     image = ImageOps.exif_transpose(Image.open(file))
     if image.mode.startswith("I"):  # 16 bits, of which `convert` would cut off what is above 255
         image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     image = image.convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    if image.size != (size, size):
-        box = (left, top, left + side, top + side)
-        image = image.resize((size, size), Image.Resampling.LANCZOS, box, reducing_gap=3)
+    across = min(image.width, image.height * (width / height))
+    tall = min(image.height, image.width * (height / width))
+    left, top = (image.width - across) / 2, (image.height - tall) / 2
+    if image.size != (width, height):
+        box = (left, top, left + across, top + tall)
+        image = image.resize((width, height), Image.Resampling.LANCZOS, box, reducing_gap=3)
     return np.asarray(image, np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
 
 
@@ -32,7 +33,7 @@ def main(file: str) -> None:
     encoder, decoder = (onnxruntime.InferenceSession(str(folder / f"{name}.onnx")) for name in ("encoder", "decoder"))
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     shapes = {each.name: each.shape for each in encoder.get_inputs()}
-    given = {"image": pixels(file, shapes["image"][-1])}
+    given = {"image": pixels(file, *shapes["image"][2:])}
     if "latent" in shapes:  # of a captioner that writes several captions: the middle of its prior
         given["latent"] = np.zeros((1, shapes["latent"][1]), np.float32)
     seen = encoder.run(None, given)[0]

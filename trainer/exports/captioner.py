@@ -20,6 +20,7 @@ from trainer.exports.program import MAX_IMAGES, reason
 from trainer.networks.captioner import line
 from trainer.runs import checkpoint
 from trainer.runs.export_files import CARD, INFER, SETTINGS, TOKENIZER
+from trainer.size import Resolution, Size
 
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 CARD_TEXT = """# {name}
@@ -79,7 +80,7 @@ def write_programs(path: Path, out: Path) -> None:
     UserError where a program cannot be made or differs from eager.
     """
     objective = checkpoint.load(path, "cpu")
-    captioner, resolution = objective.captioner.eval(), int(objective.config["data"]["resolution"])
+    captioner, resolution = objective.captioner.eval(), objective.config["data"]["resolution"]
     with objective.ema_weights(), torch.no_grad():
         inputs = [of_images(captioner, resolution, count) for count in BATCHES]
         seen = [Seeing(captioner)(*each.values()) for each in inputs]
@@ -103,11 +104,11 @@ def write_programs(path: Path, out: Path) -> None:
     (out / CARD).write_text(CARD_TEXT.format(**words), encoding="utf-8")
 
 
-def of_images(captioner: Any, resolution: int, count: int) -> dict[str, Tensor]:
+def of_images(captioner: Any, resolution: Resolution, count: int) -> dict[str, Tensor]:
     """Soft random pictures, and latents where there are any."""
     position = torch.arange(count)
     coarse = noise.normal(0, "export", position, 3 * 64).view(-1, 3, 8, 8)
-    image = F.interpolate(coarse, size=(resolution, resolution), mode="bicubic").clamp(-1, 1)
+    image = F.interpolate(coarse, size=Size.of(resolution), mode="bicubic").clamp(-1, 1)
     channels = captioner.latent_channels
     return {"image": image} | ({"latent": noise.normal(0, "caption", position, channels)} if channels else {})
 

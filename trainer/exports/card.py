@@ -23,6 +23,7 @@ from trainer.runs.export_files import (
     of_source,
     task_of,
 )
+from trainer.size import Size
 
 LICENSE = "unknown"  # the hub's word for it
 LOADING = """## Use
@@ -85,7 +86,7 @@ def about(config: dict[str, Any], kimg: float) -> str:
     lines = [f"Draws images {of}. Trained for {kimg:,.1f} thousand images."]
     if target := source.get("_target_"):
         given = plain(", ".join(f"{key} {value}" for key, value in source.items() if key != "_target_"))
-        lines.append(f"Data: {target.rpartition('.')[2]} at {data['resolution']} pixels. {given}")
+        lines.append(f"Data: {target.rpartition('.')[2]} at {Size.of(data['resolution'])} pixels. {given}")
         if credit := of_source(config, "attribution"):
             lines.append(f"Credit: {credit}.")
     if "max_tokens" not in encoder:

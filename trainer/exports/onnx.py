@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 from trainer.errors import UserError
 from trainer.exports.program import Runtime, reason
 from trainer.process.distribution import install
+from trainer.size import Resolution
 
 OPSET = 18
 AXES = ("N", "L")  # images and tokens, by position
@@ -108,7 +109,7 @@ def forget_sources(model: Any) -> None:
 class Generator(Runtime):
     """Draws with a model.onnx, on a GPU where onnxruntime has one, else on as many threads as PyTorch would take."""
 
-    def __init__(self, path: str, latent_channels: int, task: Any = None, resolution: int = 0):
+    def __init__(self, path: str, latent_channels: int, task: Any = None, resolution: Resolution = 0):
         super().__init__(latent_channels, task, resolution)
         require("onnxruntime")
         import onnxruntime

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from trainer.batch import Condition
+from trainer.size import Resolution
 
 MAX_IMAGES = 4096  # at once
 WITHOUT_TOKENS = ("latent", "pooled", "source")
@@ -70,7 +71,7 @@ class Runtime(nn.Module, ABC):
     It takes and gives tensors on any device, whichever one the program runs on.
     """
 
-    def __init__(self, latent_channels: int, task: Any = None, resolution: int = 0):
+    def __init__(self, latent_channels: int, task: Any = None, resolution: Resolution = 0):
         super().__init__()
         self.latent_channels = latent_channels
         self.task, self.resolution = task, resolution

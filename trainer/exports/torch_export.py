@@ -12,6 +12,7 @@ from torch.export.passes import move_to_device_pass
 
 from trainer.errors import UserError
 from trainer.exports.program import Runtime, reason
+from trainer.size import Resolution
 
 
 def write(exported: ExportedProgram, path: Path) -> None:
@@ -21,7 +22,7 @@ def write(exported: ExportedProgram, path: Path) -> None:
 class Generator(Runtime):
     """Draws with a model.pt2; UserError if it is no such file, or of a PyTorch that this one does not read."""
 
-    def __init__(self, path: str, latent_channels: int, task: Any = None, resolution: int = 0):
+    def __init__(self, path: str, latent_channels: int, task: Any = None, resolution: Resolution = 0):
         super().__init__(latent_channels, task, resolution)
         try:
             self.exported = torch.export.load(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -9,23 +10,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.size import Resolution, Size
+
 
 class Probe(nn.Module):
     """Reads several attributes from one picture: images (N, 3, H, W) uint8 -> one tensor of logits (N, K) an attribute.
 
-    num_values: how many values K each attribute has. resolution: H = W, from 16.
+    num_values: how many values K each attribute has. resolution: of the pictures, from 16.
     """
 
-    def __init__(self, resolution: int, num_values: list[int]):
+    def __init__(self, resolution: Resolution, num_values: list[int]):
         super().__init__()
         self.num_values = num_values
-        halvings = resolution.bit_length() - 3  # down to 4 to 7 pixels
+        size = Size.of(resolution)
+        halvings = min(size).bit_length() - 3  # down to 4 to 7 pixels
         widths = [3, *(min(32 << i, 128) for i in range(halvings + 1))]
         layers: list[nn.Module] = []
         for number, (a, b) in enumerate(pairwise(widths)):
             kernel = (3, 1, 1) if number == 0 else (4, 2, 1)
             layers += [nn.Conv2d(a, b, *kernel), nn.BatchNorm2d(b), nn.ReLU()]
-        whole = widths[-1] * (resolution >> halvings) ** 2
+        whole = widths[-1] * math.prod(size.over(1 << halvings))
         self.features = nn.Sequential(*layers, nn.Flatten(), nn.Linear(whole, 256), nn.ReLU())
         self.heads = nn.Linear(256, sum(num_values))
 

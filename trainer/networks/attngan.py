@@ -15,28 +15,30 @@ from trainer.errors import UserError
 from trainer.networks.dcgan import Trunk
 from trainer.networks.layers import ModulatedNorm, ProjectionHead, TextVector, channels_at, grown, map_sizes
 from trainer.networks.residual import UpBlock
+from trainer.size import Resolution, Size
 
 
-def stage_sizes(resolution: int, stages: int) -> list[int]:
+def stage_sizes(resolution: Resolution, stages: int) -> list[Size]:
     """Sizes of the images, the last of them `resolution`; as many as there are from 16 pixels on."""
     if stages < 1:
         raise UserError(f"stages={stages}: expected at least 1")
-    return [resolution >> i for i in reversed(range(min(stages, len(map_sizes(resolution)) - 2)))]
+    sizes = map_sizes(resolution)
+    return sizes[-min(stages, len(sizes) - 2) :]
 
 
 def packed(images: Sequence[Tensor]) -> Tensor:
-    """Images (N, 3, S, S) of several sizes as one tensor, (N, 3, sum of S * S)."""
+    """Images (N, 3, H, W) of several sizes as one tensor, (N, 3, sum of H * W)."""
     return torch.cat([image.flatten(2) for image in images], 2)
 
 
-def unpacked(pyramid: Tensor, sizes: Sequence[int]) -> list[Tensor]:
-    parts = pyramid.split([size * size for size in sizes], 2)
-    return [part.unflatten(2, (size, size)) for part, size in zip(parts, sizes, strict=True)]
+def unpacked(pyramid: Tensor, sizes: Sequence[Size]) -> list[Tensor]:
+    parts = pyramid.split([*map(math.prod, sizes)], 2)
+    return [part.unflatten(2, size) for part, size in zip(parts, sizes, strict=True)]
 
 
-def smaller(image: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+def smaller(image: Tensor, sizes: Sequence[Size]) -> list[Tensor]:
     """An image (N, 3, H, W) at each size: means of squares."""
-    return [F.avg_pool2d(image, 1 << ((image.shape[2] // size).bit_length() - 1)) for size in sizes]
+    return [F.avg_pool2d(image, 1 << ((image.shape[2] // size.height).bit_length() - 1)) for size in sizes]
 
 
 class Augmentation(nn.Module):
@@ -87,17 +89,17 @@ class ResidualBlock(nn.Module):
 
 
 class First(nn.Module):
-    """F_0: a style (N, S) to maps (N, C, size, size)."""
+    """F_0: a style (N, S) to maps (N, C, *size), the last of `sizes`."""
 
-    def __init__(self, sizes: list[int], widths: list[int], style_channels: int):
+    def __init__(self, sizes: list[Size], widths: list[int], style_channels: int):
         super().__init__()
-        self.sides = sizes
-        self.start = nn.Linear(style_channels, widths[0] * sizes[0] ** 2)
+        self.sizes = sizes
+        self.start = nn.Linear(style_channels, widths[0] * math.prod(sizes[0]))
         self.ups = nn.ModuleList(UpBlock(a, b, style_channels) for a, b in pairwise(widths))
 
     def forward(self, style: Tensor) -> Tensor:
-        x = self.start(style).unflatten(1, (self.sides[0], self.sides[0], -1)).permute(0, 3, 1, 2)
-        for up, size in zip(self.ups, self.sides[1:], strict=True):
+        x = self.start(style).unflatten(1, (*self.sizes[0], -1)).permute(0, 3, 1, 2)
+        for up, size in zip(self.ups, self.sizes[1:], strict=True):
             x = grown(up(x, style), size)
         return x
 
@@ -141,7 +143,7 @@ class Generator(nn.Module):
 
     def __init__(
         self,
-        resolution: int,
+        resolution: Resolution,
         latent_channels: int,
         text_channels: int,
         text: nn.Module,
@@ -169,7 +171,7 @@ class Generator(nn.Module):
         self.images = nn.ModuleList(ToImage(widths[size], style_channels) for size in self.sizes)
 
     def maps(self, latent: Tensor, condition: Condition) -> tuple[list[Tensor], Tensor]:
-        """Of each stage (N, C, S, S), and the style (N, S)."""
+        """Of each stage (N, C, H, W), and the style (N, S)."""
         condition = self.text(condition)
         z, draw = latent.split(self.split, 1)
         mean, log_variance = self.augmentation(condition)
@@ -198,7 +200,7 @@ class Discriminator(nn.Module):
 
     def __init__(
         self,
-        resolution: int,
+        resolution: Resolution,
         text_channels: int,
         text: nn.Module,
         base_channels: int = 16,
@@ -209,8 +211,8 @@ class Discriminator(nn.Module):
         super().__init__()
         self.sizes = stage_sizes(resolution, stages)
         self.text = text
-        trunks = {str(size): Trunk(size, base_channels, max_channels) for size in self.sizes}
-        heads = {k: ProjectionHead(t.out_channels, text_channels, head_channels, t.side) for k, t in trunks.items()}
+        trunks = {str(min(size)): Trunk(size, base_channels, max_channels) for size in self.sizes}
+        heads = {k: ProjectionHead(t.out_channels, text_channels, head_channels, t.size) for k, t in trunks.items()}
         self.trunks, self.heads = nn.ModuleDict(trunks), nn.ModuleDict(heads)
 
     def features(self, image: Tensor) -> list[Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from trainer.errors import UserError
 from trainer.networks.matching import ImageEncoder
 from trainer.networks.prior import Block, Past, heads, through
+from trainer.size import Resolution
 
 
 class Captioner(nn.Module):
@@ -28,7 +29,7 @@ class Captioner(nn.Module):
 
     def __init__(
         self,
-        resolution: int,
+        resolution: Resolution,
         vocabulary: int,
         max_tokens: int,
         base_channels: int = 16,

@@ -13,6 +13,7 @@ from trainer.networks import unet
 from trainer.networks.layers import ModulatedNorm, of_source
 from trainer.networks.residual import Block, DownBlock, UpBlock
 from trainer.networks.unet import bounded
+from trainer.size import Resolution, Size
 
 if TYPE_CHECKING:
     from trainer.tasks.base import Task
@@ -27,11 +28,17 @@ class Generator(unet.Generator):
     """
 
     def __init__(
-        self, task: Task, resolution: int, *unet: Any, fine_channels: int = 16, num_blocks: int = 2, **options: Any
+        self,
+        task: Task,
+        resolution: Resolution,
+        *unet: Any,
+        fine_channels: int = 16,
+        num_blocks: int = 2,
+        **options: Any,
     ):
         if task.scale != 1:
             raise UserError(f"generator.task={task}: this generator does not enlarge; take residual_sr or unet")
-        super().__init__(task, resolution // 2, *unet, **options)
+        super().__init__(task, Size.of(resolution).over(2), *unet, **options)
         self.resolution = resolution
         channels, style_channels = self.source.out_channels, self.start.in_features
         self.fine = of_source(task.source_channels, fine_channels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -23,6 +24,7 @@ from trainer.networks.layers import (
     map_sizes,
     repeated,
 )
+from trainer.size import Resolution, Size
 
 UPSAMPLING: dict[str, Callable[[int, int], nn.Module]] = {  # (N, a, H, W) -> (N, b, 2H, 2W)
     "transposed": lambda a, b: nn.ConvTranspose2d(a, b, kernel_size=4, stride=2, padding=1),
@@ -42,7 +44,7 @@ class Generator(nn.Module):
 
     def __init__(
         self,
-        resolution: int,
+        resolution: Resolution,
         latent_channels: int,
         text_channels: int,
         text: nn.Module,
@@ -55,16 +57,17 @@ class Generator(nn.Module):
         super().__init__()
         if upsampling not in UPSAMPLING:
             raise UserError(f"upsampling={upsampling}: expected {' or '.join(UPSAMPLING)}")
-        patch = patch or next(each for each in (4, 2, 1) if resolution >= 16 * each or each == 1)
-        if patch not in (1, 2, 4) or resolution < 16 * patch:
-            raise UserError(f"patch={patch} at {resolution} pixels: expected 1, 2 or 4, at most 1/16 of the resolution")
-        end = resolution // patch
-        self.sides = map_sizes(end)
-        widths = [channels_at(size, end, base_channels, max_channels) for size in self.sides]
+        size = Size.of(resolution)
+        patch = patch or next(each for each in (4, 2, 1) if min(size) >= 16 * each or each == 1)
+        if patch not in (1, 2, 4) or min(size) < 16 * patch:
+            raise UserError(f"patch={patch} at {size} pixels: expected 1, 2 or 4, at most 1/16 of the resolution")
+        end = size.over(patch)
+        self.sizes = map_sizes(end)
+        widths = [channels_at(size, end, base_channels, max_channels) for size in self.sizes]
         self.latent_channels = latent_channels
         self.text = text
         self.style = Style(latent_channels, text_channels, style_channels)
-        self.start = nn.Linear(style_channels, widths[0] * self.sides[0] ** 2)
+        self.start = nn.Linear(style_channels, widths[0] * math.prod(self.sizes[0]))
         self.norms = nn.ModuleList(ModulatedNorm(width, style_channels) for width in widths)
         self.ups = nn.ModuleList(UPSAMPLING[upsampling](a, b) for a, b in pairwise(widths))
         self.image = nn.Conv2d(widths[-1], 3 * patch**2, kernel_size=3, padding=1)
@@ -72,9 +75,8 @@ class Generator(nn.Module):
 
     def forward(self, noise: Tensor, condition: Condition) -> Tensor:
         style = self.style(noise, self.text(condition))
-        first = self.sides[0]
-        x = self.start(style).view(noise.shape[0], first, first, -1).permute(0, 3, 1, 2)  # (N, C, 4, 4), channels last
-        for norm, up, size in zip(self.norms[:-1], self.ups, self.sides[1:], strict=True):
+        x = self.start(style).view(noise.shape[0], *self.sizes[0], -1).permute(0, 3, 1, 2)  # channels last
+        for norm, up, size in zip(self.norms[:-1], self.ups, self.sizes[1:], strict=True):
             x = grown(up(F.leaky_relu(norm(x, style), 0.2)), size)
         image = self.image(F.leaky_relu(self.norms[-1](x, style), 0.2))
         return (shuffled(image, self.patch) if self.patch > 1 else image).tanh()
@@ -91,12 +93,12 @@ def shuffled(image: Tensor, patch: int) -> Tensor:
 
 
 class Trunk(nn.Module):
-    """Strided convolutions from images (N, 3, H, W) to features (N, out_channels, side, side), side as of `map_sizes`.
+    """Strided convolutions from images (N, 3, H, W) to features (N, out_channels, *size), size as of `map_sizes`.
 
     Where `early` is set, it is a list of these and of the first so many maps, from half the resolution down.
     """
 
-    def __init__(self, resolution: int, base_channels: int, max_channels: int):
+    def __init__(self, resolution: Resolution, base_channels: int, max_channels: int):
         super().__init__()
         sizes = map_sizes(resolution)[::-1]
         widths = [channels_at(size, resolution, base_channels, max_channels) for size in sizes]
@@ -104,7 +106,7 @@ class Trunk(nn.Module):
         self.downs = nn.ModuleList(
             nn.Conv2d(a, b, kernel_size=4, stride=2, padding=1) for a, b in pairwise(widths)
         )
-        self.early, self.widths, self.out_channels, self.side = 0, widths, widths[-1], sizes[-1]
+        self.early, self.widths, self.out_channels, self.size = 0, widths, widths[-1], sizes[-1]
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         maps = [F.leaky_relu(self.image(image), 0.2)]
@@ -118,7 +120,7 @@ class Reader(nn.Module):
 
     head: nn.Module
 
-    def __init__(self, resolution: int, text: nn.Module, base_channels: int, max_channels: int):
+    def __init__(self, resolution: Resolution, text: nn.Module, base_channels: int, max_channels: int):
         super().__init__()
         self.text = text
         self.features = Trunk(resolution, base_channels, max_channels)
@@ -140,7 +142,7 @@ class Discriminator(Reader):
 
     def __init__(
         self,
-        resolution: int,
+        resolution: Resolution,
         text_channels: int,
         text: nn.Module,
         base_channels: int = 32,
@@ -152,7 +154,7 @@ class Discriminator(Reader):
         if patches < 0:
             raise UserError(f"discriminator.patches={patches}: expected a number of maps, 0 for none")
         self.features.early = patches = min(patches, len(self.features.widths) - 2)
-        self.head = ProjectionHead(self.features.out_channels, text_channels, head_channels, self.features.side)
+        self.head = ProjectionHead(self.features.out_channels, text_channels, head_channels, self.features.size)
         self.patches = nn.ModuleList(PatchHead(width) for width in self.features.widths[1 : 1 + patches])
 
     def logits(self, features: Any, condition: Condition) -> Tensor:
@@ -190,7 +192,7 @@ class Encoder(Reader):
 
     def __init__(
         self,
-        resolution: int,
+        resolution: Resolution,
         latent_channels: int,
         text_channels: int,
         text: nn.Module,
@@ -199,5 +201,5 @@ class Encoder(Reader):
         head_channels: int = 256,
     ):
         super().__init__(resolution, text, base_channels, max_channels)
-        width, side = self.features.out_channels, self.features.side
-        self.head = PosteriorHead(width, text_channels, head_channels, latent_channels, side)
+        width, size = self.features.out_channels, self.features.size
+        self.head = PosteriorHead(width, text_channels, head_channels, latent_channels, size)

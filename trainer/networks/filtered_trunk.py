@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from trainer.networks.layers import channels_at, map_sizes
 from trainer.networks.modulation import LowPass
+from trainer.size import Resolution
 
 
 class DownBlock(nn.Module):
@@ -50,19 +51,19 @@ class MinibatchDeviation(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Residual blocks from images (N, 3, H, W) to features (N, out_channels, side, side), side as of `map_sizes`.
+    """Residual blocks from images (N, 3, H, W) to features (N, out_channels, *size), size as of `map_sizes`.
 
     group: of the deviation, or 0.
     """
 
-    def __init__(self, resolution: int, base_channels: int, max_channels: int, group: int = 0):
+    def __init__(self, resolution: Resolution, base_channels: int, max_channels: int, group: int = 0):
         super().__init__()
         sizes = map_sizes(resolution)[::-1]
         widths = [channels_at(size, resolution, base_channels, max_channels) for size in sizes]
         self.image = nn.Conv2d(3, widths[0], kernel_size=1)
         self.downs = nn.Sequential(*(DownBlock(a, b) for a, b in pairwise(widths)))
         self.deviation = MinibatchDeviation(group) if group else None
-        self.out_channels, self.side = widths[-1], sizes[-1]
+        self.out_channels, self.size = widths[-1], sizes[-1]
         self.last = nn.Conv2d(widths[-1] + bool(group), widths[-1], kernel_size=3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:

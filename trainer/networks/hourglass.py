@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 from trainer import noise
 from trainer.batch import Condition
-from trainer.networks.layers import ModulatedNorm, TextVector, WordAttention, channels_at, grown, map_sizes
-from trainer.networks.residual import READING, DownBlock, UpBlock
+from trainer.networks.layers import ModulatedNorm, TextVector, channels_at, grown, map_sizes
+from trainer.networks.residual import DownBlock, UpBlock, reading
+from trainer.size import Resolution, Size
 
 
 class Hourglass(nn.Module):
@@ -24,7 +26,7 @@ class Hourglass(nn.Module):
 
     def __init__(
         self,
-        resolution: int,
+        resolution: Resolution,
         text_channels: int,
         text: nn.Module,
         in_channels: int = 3,
@@ -40,9 +42,7 @@ class Hourglass(nn.Module):
         self.start = nn.Conv2d(in_channels, widths[-1], kernel_size=3, padding=1)
         self.downs = nn.ModuleList(DownBlock(a, b) for a, b in pairwise(widths[::-1]))
         self.ups = nn.ModuleList(UpBlock(a, b, style_channels) for a, b in pairwise(widths))
-        self.attention = nn.ModuleDict(
-            {str(s): WordAttention(w, text_channels) for s, w in zip(sizes, widths, strict=True) if s in READING}
-        )
+        self.attention = reading(sizes, widths, text_channels)
         self.norm = ModulatedNorm(widths[-1], style_channels)
         self.image = nn.Conv2d(widths[-1], 3, kernel_size=3, padding=1)
 
@@ -55,9 +55,9 @@ class Hourglass(nn.Module):
         x = maps.pop()
         for up in self.ups:
             skip = maps.pop()
-            x = grown(up(x, style), skip.shape[-1]) + skip
-            if (size := str(x.shape[-1])) in self.attention:
-                x = self.attention[size](x, condition)
+            x = grown(up(x, style), Size(*skip.shape[2:])) + skip
+            if (side := str(min(x.shape[2:]))) in self.attention:
+                x = self.attention[side](x, condition)
         return self.image(F.silu(self.norm(x, style))).tanh()
 
 
@@ -67,12 +67,12 @@ class Chain(nn.Module):
     It begins at grey. Latent (N, steps * 3 * H * W), the n of all steps, and Condition to images (N, 3, H, W).
     """
 
-    def __init__(self, denoiser: nn.Module, resolution: int, steps: int, sigma: float):
+    def __init__(self, denoiser: nn.Module, resolution: Resolution, steps: int, sigma: float):
         super().__init__()
         self.denoiser = denoiser
         self.steps, self.sigma = steps, sigma
-        self.shape = (3, resolution, resolution)
-        self.latent_channels = steps * 3 * resolution**2
+        self.shape = (3, *Size.of(resolution))
+        self.latent_channels = steps * math.prod(self.shape)
 
     def forward(self, latent: Tensor, condition: Condition) -> Tensor:
         image = torch.zeros((), device=latent.device, dtype=latent.dtype)
@@ -89,13 +89,14 @@ class FixedInput(nn.Module):
 
     z: Tensor
 
-    def __init__(self, network: nn.Module, resolution: int, in_channels: int = 8, jitter: float = 1 / 30):
+    def __init__(self, network: nn.Module, resolution: Resolution, in_channels: int = 8, jitter: float = 1 / 30):
         super().__init__()
         self.network = network
         self.jitter = jitter
-        self.latent_channels = in_channels * resolution**2
+        shape = (in_channels, *Size.of(resolution))
+        self.latent_channels = math.prod(shape)
         z = noise.uniform(0, "z", torch.zeros(1, dtype=torch.int64), self.latent_channels) / 10
-        self.register_buffer("z", z.view(in_channels, resolution, resolution))
+        self.register_buffer("z", z.view(shape))
 
     def forward(self, latent: Tensor, condition: Condition) -> Tensor:
         image: Any = self.network(self.z + self.jitter * latent.view(-1, *self.z.shape), condition)

@@ -17,7 +17,7 @@ LEAST = 1e-3  # standard deviation of a channel; less is no signal that were wor
 class LatentGenerator(nn.Module):
     """A network that trains, and the frozen tokenizer of an earlier run, which decodes what that makes.
 
-    latents: (latent (N, Z), Condition) -> (N, C, size, size) standardised, without the sizes of the tokenizer's map
+    latents: (latent (N, Z), Condition) -> (N, C, *size) standardised, without the sizes of the tokenizer's map
     (`_partial_: true`). Channel c of a tokenizer's latents is standardised as (x_c - mean_c) / std_c (Rombach et al.
     2022, appendix G, with one factor for all); mean and std are of the training images (`measure`), and are saved.
     """
@@ -48,7 +48,7 @@ class LatentGenerator(nn.Module):
         return self.tokenizer.images(made * self.std + self.mean, condition)
 
     def standardised(self, latents: Tensor) -> Tensor:
-        """Latents (N, C, size, size) of the tokenizer with zero mean and unit variance, over a data set."""
+        """Latents (N, C, *size) of the tokenizer with zero mean and unit variance, over a data set."""
         return (latents - self.mean) / self.std
 
     @torch.no_grad()

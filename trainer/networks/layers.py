@@ -12,27 +12,31 @@ from torch import Tensor, nn
 
 from trainer.batch import Condition
 from trainer.errors import UserError
+from trainer.size import Resolution, Size
 
-START = 4  # pixels of the smallest maps at a power of two; elsewhere up to 7
+START = Size(4, 4)  # pixels of the smallest maps of a square at a power of two; elsewhere up to 7
 
 
-def map_sizes(resolution: int) -> list[int]:
-    """Sides of maps from 4 to 7 pixels up to `resolution`: [4, 8, 16, 32], [5, 10, 20, 40], [6, 13, 26, 52, 104].
+def map_sizes(resolution: Resolution) -> list[Size]:
+    """Maps whose shorter side has from 4 to 7 pixels up to `resolution`: of squares the sides are [4, 8, 16, 32],
+    [5, 10, 20, 40], [6, 13, 26, 52, 104]; of 32 x 48 pixels [4 x 6, 8 x 12, 16 x 24, 32 x 48].
 
     Generators begin and discriminators end at the first. Strided convolutions halve them so, 13 // 2 = 6; where a
     doubled map is to be odd it is `grown`.
     """
-    if not 16 <= resolution <= 1024:
-        raise UserError(f"resolution {resolution}: expected 16 to 1024 pixels; set data.resolution to a multiple of 8")
-    return [resolution >> i for i in reversed(range(resolution.bit_length() - 2))]
+    size = Size.of(resolution)
+    if not 16 <= min(size) <= max(size) <= 1024:
+        raise UserError(f"resolution {size}: expected 16 to 1024 pixels; set data.resolution to a multiple of 8")
+    return [size.over(1 << i) for i in reversed(range(min(size).bit_length() - 2))]
 
 
-def grown(x: Tensor, side: int) -> Tensor:
-    """(N, C, H, H) -> (N, C, side, side): the last row and column once more where that is larger."""
-    if x.shape[-1] == side:
-        return x
-    x = torch.cat([x, x[:, :, -1:]], 2)
-    return torch.cat([x, x[..., -1:]], 3)
+def grown(x: Tensor, size: Size) -> Tensor:
+    """(N, C, H, W) -> (N, C, *size): the last row and the last column once more where that is larger."""
+    if x.shape[2] < size.height:
+        x = torch.cat([x, x[:, :, -1:]], 2)
+    if x.shape[3] < size.width:
+        x = torch.cat([x, x[..., -1:]], 3)
+    return x
 
 
 def repeated(logits: Tensor, places: int) -> Tensor:
@@ -43,9 +47,9 @@ def repeated(logits: Tensor, places: int) -> Tensor:
     return logits[:, torch.arange(places, device=logits.device) * own // places]
 
 
-def channels_at(size: int, resolution: int, base_channels: int, max_channels: int) -> int:
-    """Channels of the map `size` pixels wide: `base_channels` at full resolution, doubled at each halving."""
-    return min(max_channels, base_channels << ((resolution // size).bit_length() - 1))
+def channels_at(size: Size, resolution: Resolution, base_channels: int, max_channels: int) -> int:
+    """Channels of the map of this size: `base_channels` at full resolution, doubled at each halving."""
+    return min(max_channels, base_channels << ((min(Size.of(resolution)) // min(size)).bit_length() - 1))
 
 
 def of_source(channels: int, out_channels: int) -> nn.Conv2d:
@@ -162,12 +166,12 @@ class WordAttention(nn.Module):
 class ProjectionHead(nn.Module):
     """Projection discriminator (Miyato & Koyama 2018): w . h + <h, V text> / sqrt(E), h of E channels.
 
-    (N, C, side, side), Condition -> (N,).
+    (N, C, *size), Condition -> (N,).
     """
 
-    def __init__(self, channels: int, text_channels: int, head_channels: int, side: int = START):
+    def __init__(self, channels: int, text_channels: int, head_channels: int, size: Size = START):
         super().__init__()
-        self.features = nn.Linear(channels * side * side, head_channels)
+        self.features = nn.Linear(channels * math.prod(size), head_channels)
         self.text = TextVector(text_channels, head_channels)
         self.unconditional = nn.Linear(head_channels, 1)
 
@@ -180,15 +184,15 @@ class ProjectionHead(nn.Module):
 class PosteriorHead(nn.Module):
     """Image features and caption to mean and log variance of a diagonal Gaussian.
 
-    (N, C, side, side), Condition -> (N, Z), (N, Z).
+    (N, C, *size), Condition -> (N, Z), (N, Z).
     """
 
     def __init__(
-        self, channels: int, text_channels: int, head_channels: int, latent_channels: int, side: int = START
+        self, channels: int, text_channels: int, head_channels: int, latent_channels: int, size: Size = START
     ):
         super().__init__()
         self.text = TextVector(text_channels, head_channels)
-        self.features = nn.Linear(channels * side * side, head_channels)
+        self.features = nn.Linear(channels * math.prod(size), head_channels)
         self.out = nn.Linear(2 * head_channels, 2 * latent_channels)
 
     def forward(self, x: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:

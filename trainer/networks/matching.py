@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -11,20 +12,22 @@ from torch import Tensor, nn
 from trainer.batch import Condition
 from trainer.networks.dcgan import Trunk
 from trainer.networks.layers import TextVector
+from trainer.size import Resolution
 
 
 class ImageEncoder(nn.Module):
-    """Images (N, 3, H, W) to one vector each (N, D) and to their 4 x 4 regions (N, D, 4, 4), up to 7 x 7 as of
+    """Images (N, 3, H, W) to one vector each (N, D) and to their 4 x 4 regions (N, D, 4, 4), or the first of
     `map_sizes`."""
 
-    def __init__(self, resolution: int, embedding_channels: int, base_channels: int = 32, max_channels: int = 256):
+    def __init__(
+        self, resolution: Resolution, embedding_channels: int, base_channels: int = 32, max_channels: int = 256
+    ):
         super().__init__()
         self.trunk = Trunk(resolution, base_channels, max_channels)
         self.regions = nn.Conv2d(self.trunk.out_channels, embedding_channels, kernel_size=1)
         # where a region is: convolutions know it only near the border, captions speak of it
-        side = self.trunk.side
-        self.place = nn.Parameter(0.1 * torch.randn(embedding_channels, side, side))
-        self.whole = nn.Linear(self.trunk.out_channels * side * side, embedding_channels)
+        self.place = nn.Parameter(0.1 * torch.randn(embedding_channels, *self.trunk.size))
+        self.whole = nn.Linear(self.trunk.out_channels * math.prod(self.trunk.size), embedding_channels)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         x = self.trunk(image)

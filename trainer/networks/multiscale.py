@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.networks.layers import TextVector, map_sizes, repeated
+from trainer.size import Resolution, Size
 
-SMALLEST = 4  # pixels of the last map of the coarsest scale
+SMALLEST = 4  # pixels of the shorter side of the last map of the coarsest scale
 
 
 class Trunk(nn.Module):
@@ -64,7 +65,7 @@ class Discriminator(nn.Module):
 
     def __init__(
         self,
-        resolution: int,
+        resolution: Resolution,
         text_channels: int,
         text: nn.Module,
         image_channels: int = 3,
@@ -74,10 +75,11 @@ class Discriminator(nn.Module):
         max_channels: int = 256,
     ):
         super().__init__()
-        if min(num_scales, num_downs) < 1 or resolution >> (num_scales - 1 + num_downs) < SMALLEST:
+        size = Size.of(resolution)
+        if min(num_scales, num_downs) < 1 or min(size) >> (num_scales - 1 + num_downs) < SMALLEST:
             raise UserError(
                 f"discriminator.num_scales={num_scales}, num_downs={num_downs}: expected at least 1 of each, and a sum "
-                f"of at most {len(map_sizes(resolution))} at {resolution} pixels: a last map of {SMALLEST}"
+                f"of at most {len(map_sizes(size))} at {size} pixels: a last map of {SMALLEST}"
             )
         widths = [min(max_channels, base_channels << i) for i in range(num_downs + 1)]
         self.text, self.image_channels, self.per_scale = text, image_channels, num_downs + 1

@@ -6,6 +6,7 @@ in front of the image's own, read for each block from the features of the text: 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from trainer.batch import Condition
 from trainer.errors import UserError
+from trainer.size import Resolution, Size
 
 
 class Past(NamedTuple):
@@ -58,7 +60,7 @@ class Block(nn.Module):
 
 
 class Prior(nn.Module):
-    """Logits (N, T, num_codes) of the codes of an image, T = size^2 places row by row, given its caption.
+    """Logits (N, T, num_codes) of the codes of an image, T places of a map of `size` row by row, given its caption.
 
     causal: of each code given those before it; else of all, given those that are not hidden. The embedding of number
     `num_codes` begins a causal sequence, or stands for a hidden code. text: as in `dcgan.Generator`.
@@ -69,7 +71,7 @@ class Prior(nn.Module):
     def __init__(
         self,
         num_codes: int,
-        size: int,
+        size: Resolution,
         causal: bool,
         text_channels: int,
         text: nn.Module,
@@ -80,7 +82,8 @@ class Prior(nn.Module):
         super().__init__()
         if width % (4 * num_heads):
             raise UserError(f"prior.width={width}: expected a multiple of 4 * num_heads={4 * num_heads}")
-        self.num_codes, self.num_places, self.num_heads, self.causal = num_codes, size**2, num_heads, causal
+        self.num_codes, self.num_heads, self.causal = num_codes, num_heads, causal
+        self.num_places = math.prod(Size.of(size))
         self.text = text
         self.codes = nn.Embedding(num_codes + 1, width)
         self.places = nn.Parameter(torch.empty(self.num_places, width))
@@ -137,14 +140,14 @@ def heads(x: Tensor, count: int, num_heads: int) -> tuple[Tensor, ...]:
     return x.unflatten(2, (count, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind()
 
 
-def rotary(size: int, channels: int) -> Tensor:
-    """(2, size^2, channels / 2) cosines and sines: half of the angles turn with the row, half with the column.
+def rotary(size: Resolution, channels: int) -> Tensor:
+    """(2, h w, channels / 2) cosines and sines: half of the angles turn with the row, half with the column.
 
     Angles of place p are p / 100^(i / n) for i = 0 ... n - 1 (Su et al. 2021; 100 is enough for so few places).
     """
     n = channels // 4
     frequency = 100.0 ** (-torch.arange(n) / n)
-    row, column = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    row, column = torch.meshgrid(*map(torch.arange, Size.of(size)), indexing="ij")
     angle = torch.cat([place.flatten()[:, None] * frequency for place in (row, column)], 1)
     return torch.stack([angle.cos(), angle.sin()])
 

@@ -14,9 +14,10 @@ from trainer.networks.enlarging import enlarged
 from trainer.networks.filtered_trunk import MinibatchDeviation
 from trainer.networks.layers import ModulatedNorm, ProjectionHead, Style, channels_at, grown, map_sizes
 from trainer.networks.modulation import normalized
+from trainer.size import Resolution, Size
 
 
-def sizes_and_widths(resolution: int, base_channels: int, max_channels: int) -> tuple[list[int], list[int]]:
+def sizes_and_widths(resolution: Resolution, base_channels: int, max_channels: int) -> tuple[list[Size], list[int]]:
     """Of `map_sizes`."""
     sizes = map_sizes(resolution)
     return sizes, [channels_at(size, resolution, base_channels, max_channels) for size in sizes]
@@ -53,7 +54,7 @@ class Generator(nn.Module):
 
     def __init__(
         self,
-        resolution: int,
+        resolution: Resolution,
         latent_channels: int,
         text_channels: int,
         text: nn.Module,
@@ -64,43 +65,43 @@ class Generator(nn.Module):
     ):
         super().__init__()
         sizes, widths = sizes_and_widths(resolution, base_channels, max_channels)
-        self.latent_channels, self.sides = latent_channels, sizes
+        self.latent_channels, self.sizes = latent_channels, sizes
         self.most = len(sizes) - 1
         self.level = float(self.most) if level is None else level
         if not 0 <= self.level <= self.most:
-            raise UserError(f"generator.level={level}: expected 0 to {self.most} at {resolution} pixels")
+            raise UserError(f"generator.level={level}: expected 0 to {self.most} at {sizes[-1]} pixels")
         self.text = text
         self.style = Style(latent_channels, text_channels, style_channels)
-        self.start = nn.Linear(style_channels, widths[0] * sizes[0] ** 2)
+        self.start = nn.Linear(style_channels, widths[0] * math.prod(sizes[0]))
         self.norm = ModulatedNorm(widths[0], style_channels)
         self.blocks = nn.ModuleList(Block(a, b, style_channels) for a, b in pairwise(widths))
         self.images = nn.ModuleList(nn.Conv2d(width, 3, kernel_size=1) for width in widths)
 
     def forward(self, noise: Tensor, condition: Condition) -> Tensor:
         style = self.style(normalized(noise), self.text(condition))
-        x = self.start(style).unflatten(1, (self.sides[0], self.sides[0], -1)).permute(0, 3, 1, 2)
+        x = self.start(style).unflatten(1, (*self.sizes[0], -1)).permute(0, 3, 1, 2)
         before = x = F.leaky_relu(self.norm(x, style), 0.2)
         last, share = parts_of(self.level)
-        for block, size in zip(self.blocks[:last], self.sides[1:], strict=False):
+        for block, size in zip(self.blocks[:last], self.sizes[1:], strict=False):
             before, x = x, grown(block(x, style), size)
         image = self.images[last](x)
         if share < 1:
             image = F.interpolate(self.images[last - 1](before), size=image.shape[2:]).lerp(image, share)
-        image = F.interpolate(image, size=(self.sides[-1], self.sides[-1])) if last < self.most else image
+        image = F.interpolate(image, size=self.sizes[-1]) if last < self.most else image
         return image if self.training else image.clamp(-1, 1)
 
 
 class Trunk(nn.Module):
-    """Images (N, 3, H, W) to features (N, out_channels, side, side), by the layers of `level`, as of `Generator`.
+    """Images (N, 3, H, W) to features (N, out_channels, *size), by the layers of `level`, as of `Generator`.
 
     An image is first made as small as the largest map that is there; what is faded in reads it, what was there before
     reads its half.
     """
 
-    def __init__(self, resolution: int, base_channels: int, max_channels: int, group: int):
+    def __init__(self, resolution: Resolution, base_channels: int, max_channels: int, group: int):
         super().__init__()
         sizes, widths = sizes_and_widths(resolution, base_channels, max_channels)
-        self.side, self.level = sizes[0], float(len(sizes) - 1)
+        self.size, self.level = sizes[0], float(len(sizes) - 1)
         self.images = nn.ModuleList(nn.Conv2d(3, width, kernel_size=1) for width in widths)
         self.blocks = nn.ModuleList(DownBlock(b, a) for a, b in pairwise(widths))
         self.deviation = MinibatchDeviation(group)
@@ -138,7 +139,7 @@ class Discriminator(nn.Module):
 
     def __init__(
         self,
-        resolution: int,
+        resolution: Resolution,
         text_channels: int,
         text: nn.Module,
         base_channels: int = 32,
@@ -151,7 +152,7 @@ class Discriminator(nn.Module):
             raise UserError(f"discriminator.group={group}: expected at least 1")
         self.text, self.group = text, group
         self.features = Trunk(resolution, base_channels, max_channels, group)
-        self.head = ProjectionHead(self.features.out_channels, text_channels, head_channels, self.features.side)
+        self.head = ProjectionHead(self.features.out_channels, text_channels, head_channels, self.features.size)
 
     def logits(self, features: Tensor, condition: Condition) -> Tensor:
         """(N,) of what `features` returned: one image is judged against several captions cheaply."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from trainer import noise
 from trainer.batch import Condition
 from trainer.networks.layers import START, TextVector
+from trainer.size import Resolution, Size
 
 SIZES = (16, 8, 4, 4)  # that the four maps are brought to, fine to coarse: heads know no backbone
 
@@ -33,7 +34,7 @@ class Discriminator(nn.Module):
 
     def __init__(
         self,
-        resolution: int,
+        resolution: Resolution,
         text_channels: int,
         text: nn.Module,
         backbone: Callable[[], Any],
@@ -44,11 +45,11 @@ class Discriminator(nn.Module):
         super().__init__()
         self.text = text
         self.mixed_channels = mixed_channels
-        self.shapes = [(mixed_channels, size, size) for size in SIZES] + [(3, resolution, resolution)] * bool(pixels)
+        self.shapes = [(mixed_channels, size, size) for size in SIZES] + [(3, *Size.of(resolution))] * bool(pixels)
         widths = [mixed_channels] * len(SIZES) + [pixels] * bool(pixels)
         self.trunks = nn.ModuleList(
-            Trunk(size, channels, width, head_channels)
-            for (channels, size, _), width in zip(self.shapes, widths, strict=True)
+            Trunk(Size(*size), channels, width, head_channels)
+            for (channels, *size), width in zip(self.shapes, widths, strict=True)
         )
         self.heads = nn.ModuleList(Head(text_channels, head_channels) for _ in self.shapes)
         self.load = backbone
@@ -103,14 +104,14 @@ class Discriminator(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Maps (N, in, size, size) by strided convolutions to (N, out_channels)."""
+    """Maps (N, in, *size) by strided convolutions to (N, out_channels)."""
 
-    def __init__(self, size: int, in_channels: int, channels: int, out_channels: int):
+    def __init__(self, size: Size, in_channels: int, channels: int, out_channels: int):
         super().__init__()
         self.downs = nn.ModuleList()
-        while size >= 2 * START:
+        while min(size) >= 2 * min(START):
             self.downs.append(SpectralConv2d(in_channels, channels, kernel_size=4, stride=2, padding=1))
-            size, in_channels, channels = size // 2, channels, min(2 * channels, 256)
+            size, in_channels, channels = size.over(2), channels, min(2 * channels, 256)
         self.last = SpectralConv2d(in_channels, out_channels, kernel_size=size)
 
     def forward(self, x: Tensor) -> Tensor:

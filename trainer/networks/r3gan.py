@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.networks.layers import Style, TextVector, WordAttention, channels_at, grown, map_sizes
-from trainer.networks.residual import READING
+from trainer.networks.residual import reading
+from trainer.size import Resolution
 
 GAIN = math.sqrt(2 / (1 + 0.2**2))  # of a leaky ReLU: keeps the variance
 
@@ -62,7 +63,7 @@ class Generator(nn.Module):
 
     def __init__(
         self,
-        resolution: int,
+        resolution: Resolution,
         latent_channels: int,
         text_channels: int,
         text: nn.Module,
@@ -74,19 +75,17 @@ class Generator(nn.Module):
         group: int = 16,
     ):
         super().__init__()
-        self.sides = sizes = map_sizes(resolution)
+        self.sizes = sizes = map_sizes(resolution)
         widths = [channels_at(size, resolution, base_channels, max_channels) for size in sizes]
         depth = num_blocks * len(sizes)
         self.latent_channels = latent_channels
         self.text = text
         self.style = Style(latent_channels, text_channels, style_channels)
-        self.basis = nn.Parameter(torch.randn(widths[0], sizes[0], sizes[0]))
+        self.basis = nn.Parameter(torch.randn(widths[0], *sizes[0]))
         self.start = scaled(nn.Linear(style_channels, widths[0]), 1.0)
         self.stages = nn.ModuleList(Stage(width, num_blocks, expansion, group, depth) for width in widths)
         self.widths = nn.ModuleList(resized(a, b) for a, b in pairwise(widths))
-        self.attention = nn.ModuleDict(
-            {str(s): WordAttention(w, text_channels) for s, w in zip(sizes, widths, strict=True) if s in READING}
-        )
+        self.attention = reading(sizes, widths, text_channels)
         self.image = scaled(nn.Conv2d(widths[-1], 3, kernel_size=1), 1.0)
 
     def forward(self, noise: Tensor, condition: Condition) -> Tensor:
@@ -96,19 +95,19 @@ class Generator(nn.Module):
         for number, stage in enumerate(self.stages):
             if number:  # 1x1 before resizing: a quarter of the work, and the same
                 x = F.interpolate(self.widths[number - 1](x), scale_factor=2, mode="bilinear")
-                x = grown(x, self.sides[number])
+                x = grown(x, self.sizes[number])
             x = stage(x)
-            if (size := str(x.shape[-1])) in self.attention:
-                x = self.attention[size](x, condition)
+            if (side := str(min(self.sizes[number]))) in self.attention:
+                x = self.attention[side](x, condition)
         image = self.image(F.leaky_relu(x, 0.2))
         return image if self.training else image.clamp(-1, 1)
 
 
 class Trunk(nn.Module):
-    """Images (N, 3, H, W) to features (N, out_channels, 8, 8), up to 15 as of `map_sizes`."""
+    """Images (N, 3, H, W) to features (N, out_channels, 8, 8), or the second of `map_sizes`."""
 
     def __init__(
-        self, resolution: int, base_channels: int, max_channels: int, num_blocks: int, expansion: int, group: int
+        self, resolution: Resolution, base_channels: int, max_channels: int, num_blocks: int, expansion: int, group: int
     ):
         super().__init__()
         sizes = map_sizes(resolution)[:0:-1]
@@ -145,7 +144,7 @@ class Discriminator(nn.Module):
 
     def __init__(
         self,
-        resolution: int,
+        resolution: Resolution,
         text_channels: int,
         text: nn.Module,
         base_channels: int = 32,

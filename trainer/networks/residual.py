@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Container, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -20,8 +22,17 @@ from trainer.networks.layers import (
     grown,
     map_sizes,
 )
+from trainer.size import Resolution, Size
 
-READING = range(8, 32)  # sides of the feature maps at which pixels read words: 8 and 16, where they are powers of two
+READING = range(8, 32)  # shorter sides of the maps at which pixels read words: 8 and 16, where they are powers of two
+
+
+def reading(
+    sizes: Sequence[Size], widths: Sequence[int], text_channels: int, sides: Container[int] = READING
+) -> nn.ModuleDict:
+    """What reads words at maps whose shorter side is one of `sides`, each by that."""
+    pairs = [(min(size), width) for size, width in zip(sizes, widths, strict=True)]
+    return nn.ModuleDict({str(side): WordAttention(width, text_channels) for side, width in pairs if side in sides})
 
 
 class Block(nn.Module):
@@ -76,7 +87,7 @@ class Generator(nn.Module):
 
     def __init__(
         self,
-        resolution: int,
+        resolution: Resolution,
         latent_channels: int,
         text_channels: int,
         text: nn.Module,
@@ -85,35 +96,32 @@ class Generator(nn.Module):
         style_channels: int = 256,
     ):
         super().__init__()
-        self.sides = sizes = map_sizes(resolution)
+        self.sizes = sizes = map_sizes(resolution)
         widths = [channels_at(size, resolution, base_channels, max_channels) for size in sizes]
         self.latent_channels = latent_channels
         self.text = text
         self.style = Style(latent_channels, text_channels, style_channels)
-        self.start = nn.Linear(style_channels, widths[0] * sizes[0] ** 2)
+        self.start = nn.Linear(style_channels, widths[0] * math.prod(sizes[0]))
         self.ups = nn.ModuleList(UpBlock(a, b, style_channels) for a, b in pairwise(widths))
-        self.attention = nn.ModuleDict(
-            {str(s): WordAttention(w, text_channels) for s, w in zip(sizes, widths, strict=True) if s in READING}
-        )
+        self.attention = reading(sizes, widths, text_channels)
         self.norm = ModulatedNorm(widths[-1], style_channels)
         self.image = nn.Conv2d(widths[-1], 3, kernel_size=3, padding=1)
 
     def forward(self, noise: Tensor, condition: Condition) -> Tensor:
         condition = self.text(condition)
         style = self.style(noise, condition)
-        first = self.sides[0]
-        x = self.start(style).view(noise.shape[0], first, first, -1).permute(0, 3, 1, 2)  # (N, C, 4, 4), channels last
-        for up, side in zip(self.ups, self.sides[1:], strict=True):
-            x = grown(up(x, style), side)
-            if (size := str(x.shape[-1])) in self.attention:
-                x = self.attention[size](x, condition)
+        x = self.start(style).view(noise.shape[0], *self.sizes[0], -1).permute(0, 3, 1, 2)  # channels last
+        for up, size in zip(self.ups, self.sizes[1:], strict=True):
+            x = grown(up(x, style), size)
+            if (side := str(min(size))) in self.attention:
+                x = self.attention[side](x, condition)
         return self.image(F.silu(self.norm(x, style))).tanh()
 
 
 class Trunk(nn.Module):
-    """Residual blocks from images (N, 3, H, W) to features (N, out_channels, 8, 8), up to 15 as of `map_sizes`."""
+    """Residual blocks from images (N, 3, H, W) to features (N, out_channels, 8, 8), or the second of `map_sizes`."""
 
-    def __init__(self, resolution: int, base_channels: int, max_channels: int):
+    def __init__(self, resolution: Resolution, base_channels: int, max_channels: int):
         super().__init__()
         sizes = map_sizes(resolution)[:0:-1]
         widths = [channels_at(size, resolution, base_channels, max_channels) for size in sizes]
@@ -142,12 +150,14 @@ class Reader(nn.Module):
 
     head: nn.Module
 
-    def __init__(self, resolution: int, text_channels: int, text: nn.Module, base_channels: int, max_channels: int):
+    def __init__(
+        self, resolution: Resolution, text_channels: int, text: nn.Module, base_channels: int, max_channels: int
+    ):
         super().__init__()
         self.text = text
         self.features = Trunk(resolution, base_channels, max_channels)
-        self.side = map_sizes(resolution)[0]
-        self.out_channels = channels_at(self.side, resolution, base_channels, max_channels)
+        self.size = map_sizes(resolution)[0]
+        self.out_channels = channels_at(self.size, resolution, base_channels, max_channels)
         self.words = WordTrunk(self.features.out_channels, self.out_channels, text_channels)
 
     def read(self, features: Tensor, condition: Condition) -> Any:
@@ -165,7 +175,7 @@ class Discriminator(Reader):
 
     def __init__(
         self,
-        resolution: int,
+        resolution: Resolution,
         text_channels: int,
         text: nn.Module,
         base_channels: int = 32,
@@ -173,7 +183,7 @@ class Discriminator(Reader):
         head_channels: int = 256,
     ):
         super().__init__(resolution, text_channels, text, base_channels, max_channels)
-        self.head = ProjectionHead(self.out_channels, text_channels, head_channels, self.side)
+        self.head = ProjectionHead(self.out_channels, text_channels, head_channels, self.size)
 
 
 class Encoder(Reader):
@@ -181,7 +191,7 @@ class Encoder(Reader):
 
     def __init__(
         self,
-        resolution: int,
+        resolution: Resolution,
         latent_channels: int,
         text_channels: int,
         text: nn.Module,
@@ -190,4 +200,4 @@ class Encoder(Reader):
         head_channels: int = 256,
     ):
         super().__init__(resolution, text_channels, text, base_channels, max_channels)
-        self.head = PosteriorHead(self.out_channels, text_channels, head_channels, latent_channels, self.side)
+        self.head = PosteriorHead(self.out_channels, text_channels, head_channels, latent_channels, self.size)

@@ -13,6 +13,7 @@ from trainer.networks.enlarging import Enlarge
 from trainer.networks.layers import ModulatedNorm, Style, WordAttention, of_source
 from trainer.networks.residual import Block
 from trainer.networks.unet import bounded
+from trainer.size import Resolution
 
 if TYPE_CHECKING:
     from trainer.tasks.base import Task
@@ -28,7 +29,7 @@ class Generator(nn.Module):
     def __init__(
         self,
         task: Task,
-        resolution: int,
+        resolution: Resolution,
         latent_channels: int,
         text_channels: int,
         text: nn.Module,

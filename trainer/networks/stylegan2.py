@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch
@@ -22,6 +23,7 @@ from trainer.networks.layers import (
 )
 from trainer.networks.modulation import Enlarge, StyledConv, StyledImage, normalized
 from trainer.networks.residual import READING
+from trainer.size import Resolution, Size
 
 MEAN_OF = 64  # latents in the mean style of a caption
 
@@ -47,19 +49,19 @@ class Mapping(nn.Module):
 
 
 class Block(nn.Module):
-    """(N, in, H, W) -> (N, out, size, size), of two styled convolutions, whose pixels may then read the words.
+    """(N, in, H, W) -> (N, out, *size), of two styled convolutions, whose pixels may then read the words.
 
-    size: 2H, or one more, by which the map grows between the two.
+    size: (2H, 2W), or one more, by which the map grows between the two.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, style_channels: int, text_channels: int, size: int, noise: bool
+        self, in_channels: int, out_channels: int, style_channels: int, text_channels: int, size: Size, noise: bool
     ):
         super().__init__()
         self.size = size
         self.up = StyledConv(in_channels, out_channels, style_channels, up=True, noise=noise)
         self.conv = StyledConv(out_channels, out_channels, style_channels, noise=noise)
-        self.attention = WordAttention(out_channels, text_channels) if size in READING else None
+        self.attention = WordAttention(out_channels, text_channels) if min(size) in READING else None
         self.image = StyledImage(out_channels, style_channels)
 
     def forward(
@@ -80,10 +82,10 @@ class Synthesis(nn.Module):
     and from there no gradient leads back.
     """
 
-    def __init__(self, sizes: list[int], widths: list[int], style_channels: int, text_channels: int, noise_up_to: int):
+    def __init__(self, sizes: list[Size], widths: list[int], style_channels: int, text_channels: int, noise_up_to: int):
         super().__init__()
-        noisy = [size <= noise_up_to for size in sizes]
-        self.constant = nn.Parameter(torch.randn(widths[0], sizes[0], sizes[0]))
+        noisy = [min(size) <= noise_up_to for size in sizes]
+        self.constant = nn.Parameter(torch.randn(widths[0], *sizes[0]))
         self.conv = StyledConv(widths[0], widths[0], style_channels, noise=noisy[0])
         self.image = StyledImage(widths[0], style_channels)
         self.blocks = nn.ModuleList(
@@ -99,7 +101,7 @@ class Synthesis(nn.Module):
         for number, block in enumerate(self.blocks):
             of_it = slice(1 + 2 * number, 3 + 2 * number)
             x, more = block(x, each[of_it], tuple(noise[of_it]), condition)
-            image = grown(self.enlarge(image), more.shape[-1]) + more
+            image = grown(self.enlarge(image), Size(*more.shape[2:])) + more
         return image if self.training else image.clamp(-1, 1)
 
 
@@ -107,8 +109,8 @@ class Generator(nn.Module):
     """Latent (N, latent_channels) and Condition to images (N, 3, H, W) in [-1, 1]; `text` as in `dcgan.Generator`.
 
     A latent has what the style is made of, latent_channels values of the configuration, and behind them the noise maps
-    of all convolutions of up to `noise_up_to` pixels, so that a seed is one image in every program. The attribute
-    latent_channels counts all of it. 0 leaves noise out, as a VAE must.
+    of all convolutions of up to `noise_up_to` pixels of the shorter side, so that a seed is one image in every program.
+    The attribute latent_channels counts all of it. 0 leaves noise out, as a VAE must.
     truncation: at less than 1 a style is drawn towards the mean style of its caption (Karras et al. 2019, fig. 8): less
     varied, more typical images. An attribute, 1 while training.
     """
@@ -118,7 +120,7 @@ class Generator(nn.Module):
 
     def __init__(
         self,
-        resolution: int,
+        resolution: Resolution,
         latent_channels: int,
         text_channels: int,
         text: nn.Module,
@@ -134,9 +136,9 @@ class Generator(nn.Module):
         sizes = map_sizes(resolution)
         widths = [channels_at(size, resolution, base_channels, max_channels) for size in sizes]
         self.z_channels, self.num_styles = latent_channels, 2 * len(sizes) - 1
-        of_convs = [sizes[0], *(side for a, b in pairwise(sizes) for side in (2 * a, b))]
-        self.noise_sizes = [size if size <= noise_up_to else 0 for size in of_convs]
-        self.latent_channels = latent_channels + sum(size**2 for size in self.noise_sizes)
+        of_convs = [sizes[0], *(size for a, b in pairwise(sizes) for size in (Size(2 * a.height, 2 * a.width), b))]
+        self.noise_sizes = [size if min(size) <= noise_up_to else Size(0, 0) for size in of_convs]
+        self.latent_channels = latent_channels + sum(map(math.prod, self.noise_sizes))
         self.text = text
         self.mapping = Mapping(latent_channels, text_channels, style_channels, mapping_layers)
         self.synthesis = Synthesis(sizes, widths, style_channels, text_channels, noise_up_to)
@@ -145,9 +147,9 @@ class Generator(nn.Module):
 
     def unpacked(self, latent: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         """z (N, z_channels) and the noise map (N, 1, H, W) of each convolution, None where it has none."""
-        z, *flat = latent.split([self.z_channels, *(size**2 for size in self.noise_sizes)], 1)
+        z, *flat = latent.split([self.z_channels, *map(math.prod, self.noise_sizes)], 1)
         pairs = zip(flat, self.noise_sizes, strict=True)
-        return z, [part.unflatten(1, (1, size, size)) if size else None for part, size in pairs]
+        return z, [part.unflatten(1, (1, *size)) if any(size) else None for part, size in pairs]
 
     def forward(self, latent: Tensor, condition: Condition) -> Tensor:
         z, noise_maps = self.unpacked(latent)
@@ -166,7 +168,7 @@ class Discriminator(nn.Module):
 
     def __init__(
         self,
-        resolution: int,
+        resolution: Resolution,
         text_channels: int,
         text: nn.Module,
         base_channels: int = 32,
@@ -179,7 +181,7 @@ class Discriminator(nn.Module):
             raise UserError(f"discriminator.group={group}: expected at least 1")
         self.text, self.group = text, group
         self.features = Trunk(resolution, base_channels, max_channels, group if group > 1 else 0)
-        self.head = ProjectionHead(self.features.out_channels, text_channels, head_channels, self.features.side)
+        self.head = ProjectionHead(self.features.out_channels, text_channels, head_channels, self.features.size)
 
     def logits(self, features: Tensor, condition: Condition) -> Tensor:
         """(N,) of what `features` returned: one image is judged against several captions cheaply."""
@@ -194,7 +196,7 @@ class Encoder(nn.Module):
 
     def __init__(
         self,
-        resolution: int,
+        resolution: Resolution,
         latent_channels: int,
         text_channels: int,
         text: nn.Module,
@@ -205,8 +207,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.text = text
         self.features = Trunk(resolution, base_channels, max_channels)
-        width, side = self.features.out_channels, self.features.side
-        self.head = PosteriorHead(width, text_channels, head_channels, latent_channels, side)
+        width, size = self.features.out_channels, self.features.size
+        self.head = PosteriorHead(width, text_channels, head_channels, latent_channels, size)
 
     def forward(self, image: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         return self.head(self.features(image), self.text(condition))

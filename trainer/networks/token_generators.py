@@ -56,7 +56,7 @@ class TokenGenerator(nn.Module, ABC):
         return self.image(self.draw(latent, [(scale, condition), (1 - scale, unconditional)]), condition)
 
     def image(self, codes: Tensor, condition: Condition) -> Tensor:
-        return self.tokenizer.decode(codes.unflatten(1, (self.tokenizer.size, -1)), condition)
+        return self.tokenizer.decode(codes.unflatten(1, self.tokenizer.size), condition)
 
     @abstractmethod
     def draw(self, latent: Tensor, weighed: list[tuple[float, Condition]]) -> Tensor:

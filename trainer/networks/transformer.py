@@ -16,21 +16,22 @@ from torch import Tensor, nn
 from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.networks.layers import START, PosteriorHead, Style, TextVector
-from trainer.networks.vit import Block, StyledBlock, image_of, patches_of, scaled, side, styled
+from trainer.networks.vit import Block, StyledBlock, image_of, patches_of, scaled, styled, tokens_of
+from trainer.size import Resolution, Size
 
 
 class ToImage(nn.Module):
-    """Styled tokens to images (N, out_channels, H, W): a square of pixels of each."""
+    """Styled tokens, rows and columns of them, to images (N, out_channels, H, W): a square of pixels of each."""
 
-    def __init__(self, channels: int, style_channels: int, patch: int, out_channels: int):
+    def __init__(self, channels: int, style_channels: int, patch: int, out_channels: int, tokens: Size):
         super().__init__()
-        self.patch = patch
+        self.patch, self.tokens = patch, tokens
         self.style = scaled(nn.Linear(style_channels, 2 * channels))
         self.pixels = scaled(nn.Linear(channels, out_channels * patch**2))
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         scale, shift = self.style(style)[:, None].chunk(2, 2)
-        return image_of(self.pixels(styled(x, scale, shift)), self.patch)
+        return image_of(self.pixels(styled(x, scale, shift)), self.patch, self.tokens)
 
 
 class Generator(nn.Module):
@@ -44,7 +45,7 @@ class Generator(nn.Module):
 
     def __init__(
         self,
-        resolution: int,
+        resolution: Resolution,
         latent_channels: int,
         text_channels: int,
         text: nn.Module,
@@ -60,17 +61,17 @@ class Generator(nn.Module):
         super().__init__()
         if not 1 <= levels <= depth:
             raise UserError(f"levels={levels}: expected 1 to depth={depth}, as each is behind a block of its own")
-        num_tokens, branches = side(resolution, patch) ** 2, 3 * depth
+        tokens, branches = tokens_of(resolution, patch), 3 * depth
         self.latent_channels = latent_channels
         self.text = text
         self.style = Style(latent_channels, text_channels, style_channels)
         self.levels, self.channels, self.limit = levels, channels, limit
-        self.position = nn.Parameter(torch.randn(num_tokens, width))
+        self.position = nn.Parameter(torch.randn(math.prod(tokens), width))
         self.start = scaled(nn.Linear(style_channels, width))
         self.blocks = nn.ModuleList(
             StyledBlock(width, style_channels, text_channels, num_heads, branches) for _ in range(depth)
         )
-        self.images = nn.ModuleList(ToImage(width, style_channels, patch, channels) for _ in range(levels))
+        self.images = nn.ModuleList(ToImage(width, style_channels, patch, channels, tokens) for _ in range(levels))
         self.behind = [depth * (level + 1) // levels for level in range(levels)]  # blocks before each image
 
     def forward(self, noise: Tensor, condition: Condition, all_levels: bool = False) -> Tensor:
@@ -93,7 +94,7 @@ class Trunk(nn.Module):
 
     def __init__(
         self,
-        resolution: int,
+        resolution: Resolution,
         in_channels: int,
         width: int,
         depth: int,
@@ -104,7 +105,7 @@ class Trunk(nn.Module):
         super().__init__()
         self.patch = patch
         self.image = scaled(nn.Linear(in_channels * patch**2, width))
-        self.position = nn.Parameter(torch.randn(side(resolution, patch) ** 2, width) / 2)
+        self.position = nn.Parameter(torch.randn(math.prod(tokens_of(resolution, patch)), width) / 2)
         self.classes = nn.Parameter(torch.randn(num_classes, width)) if num_classes else None
         self.blocks = nn.Sequential(*(Block(width, num_heads, 2 * depth) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
@@ -126,7 +127,7 @@ class Discriminator(nn.Module):
 
     def __init__(
         self,
-        resolution: int,
+        resolution: Resolution,
         text_channels: int,
         text: nn.Module,
         width: int = 192,
@@ -161,7 +162,7 @@ class Encoder(nn.Module):
 
     def __init__(
         self,
-        resolution: int,
+        resolution: Resolution,
         latent_channels: int,
         text_channels: int,
         text: nn.Module,
@@ -174,9 +175,9 @@ class Encoder(nn.Module):
         super().__init__()
         self.text = text
         self.features = Trunk(resolution, 3, width, depth, num_heads, patch, num_classes=0)
-        self.side = side(resolution, patch)
+        self.tokens = tokens_of(resolution, patch)
         self.head = PosteriorHead(width, text_channels, head_channels, latent_channels)
 
     def forward(self, image: Tensor, condition: Condition) -> Any:
-        tokens = self.features(image).transpose(1, 2).unflatten(2, (self.side, self.side))
+        tokens = self.features(image).transpose(1, 2).unflatten(2, self.tokens)
         return self.head(F.adaptive_avg_pool2d(tokens, START), self.text(condition))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from trainer.networks.layers import (
     of_source,
 )
 from trainer.networks.residual import Block, DownBlock, UpBlock
+from trainer.size import Resolution, Size
 
 if TYPE_CHECKING:
     from trainer.tasks.base import Task
@@ -84,7 +86,7 @@ class Generator(nn.Module):
     def __init__(
         self,
         task: Task,
-        resolution: int,
+        resolution: Resolution,
         latent_channels: int,
         text_channels: int,
         text: nn.Module,
@@ -100,7 +102,7 @@ class Generator(nn.Module):
         self.text = text
         self.style = Style(latent_channels, text_channels, style_channels)
         self.source = of_source(task.source_channels, widths[0])
-        self.start = nn.Linear(style_channels, widths[-1] * sizes[-1] ** 2)
+        self.start = nn.Linear(style_channels, widths[-1] * math.prod(sizes[-1]))
         self.downs = nn.ModuleList(DownBlock(a, b) for a, b in pairwise(widths))
         self.ups = nn.ModuleList(UpBlock(b, a, style_channels) for a, b in reversed([*pairwise(widths)]))
         self.joins = nn.ModuleList(Block(width, style_channels) for width in widths[-2::-1])
@@ -132,7 +134,7 @@ class Generator(nn.Module):
         x = self.attention[0](maps.pop() + wanted, condition)
         for number, (up, join) in enumerate(zip(self.ups, self.joins, strict=True), start=1):
             skip = maps.pop()
-            x = grown(up(x, style), skip.shape[-1])
+            x = grown(up(x, style), Size(*skip.shape[2:]))
             if self.bends is not None:
                 skip = self.bends[number - 1](skip, x)
             x = join((x + skip) * 0.5**0.5, style)

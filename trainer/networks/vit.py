@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.errors import UserError
 from trainer.networks.layers import START, normed
+from trainer.size import Resolution, Size
 
 
 class Attention(nn.Module):
@@ -81,12 +80,13 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-def side(resolution: int, patch: int) -> int:
-    """Tokens along a side."""
-    if resolution % patch or resolution < START * patch:
-        goes = ", ".join(str(each) for each in range(1, resolution // START + 1) if resolution % each == 0)
-        raise UserError(f"patch={patch} at resolution={resolution}: expected one of {goes}")
-    return resolution // patch
+def tokens_of(resolution: Resolution, patch: int) -> Size:
+    """Rows and columns of tokens."""
+    size = Size.of(resolution)
+    goes = [each for each in range(1, min(size) // min(START) + 1) if not any(side % each for side in size)]
+    if patch not in goes:
+        raise UserError(f"patch={patch} at resolution={size}: expected one of {', '.join(map(str, goes))}")
+    return size.over(patch)
 
 
 def patches_of(image: Tensor, patch: int) -> Tensor:
@@ -94,10 +94,9 @@ def patches_of(image: Tensor, patch: int) -> Tensor:
     return F.pixel_unshuffle(image, patch).flatten(2).transpose(1, 2)
 
 
-def image_of(patches: Tensor, patch: int) -> Tensor:
-    """The reverse of `patches_of` for square images, channels last in memory."""
-    wide = math.isqrt(patches.shape[1])
-    squares = patches.unflatten(2, (-1, patch, patch)).unflatten(1, (wide, wide))  # (N, h, w, C, patch, patch)
+def image_of(patches: Tensor, patch: int, tokens: Size) -> Tensor:
+    """The reverse of `patches_of`, channels last in memory. tokens: rows and columns of them."""
+    squares = patches.unflatten(2, (-1, patch, patch)).unflatten(1, tokens)  # (N, h, w, C, patch, patch)
     pixels = squares.permute(0, 1, 4, 2, 5, 3).flatten(3, 4).flatten(1, 2)  # (N, H, W, C)
     return pixels.permute(0, 3, 1, 2)
 

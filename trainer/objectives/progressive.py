@@ -12,13 +12,13 @@ class Progressive(GAN):
     """GAN of `trainer.networks.progressive`, whose level is a function of `images_seen` and of nothing else.
 
     So a run that goes on in the middle of a fade has the networks that it had, and there is nothing to save.
-    start_size: pixels at the beginning. phase_kimg: thousand images for which a size stays, and as many in which the
-    layers of the next are faded in. Layers that are not there yet have a gradient of 0, and stay.
+    start_size: pixels of the shorter side at the beginning. phase_kimg: thousand images for which a size stays, and as
+    many in which the layers of the next are faded in. Layers that are not there yet have a gradient of 0, and stay.
     """
 
     def __init__(self, generator: Any, discriminator: Any, phase_kimg: float, start_size: int = 8, **gan: Any):
         super().__init__(generator, discriminator, **gan)
-        sizes: list[int] = getattr(generator, "sides", [])
+        sizes = [min(size) for size in getattr(generator, "sizes", [])]
         if not hasattr(generator, "level") or not hasattr(getattr(discriminator, "features", None), "level"):
             raise UserError(
                 f"objective.generator={type(generator).__name__}, discriminator={type(discriminator).__name__}: "

@@ -20,6 +20,7 @@ from trainer.losses.preference import fit, held_out_accuracy
 from trainer.process.progress import say
 from trainer.runs.scenes_probe import label, scenes_probe
 from trainer.runs.trained import Matcher, unlike
+from trainer.size import Size
 
 
 class Reward(Protocol):
@@ -47,7 +48,7 @@ class Matching:
 
     def prepare(self, data: Any, device: torch.device) -> None:
         self.matcher = Matcher(self.run, device)
-        if (own := self.matcher.config["data"]["resolution"]) != data.resolution:
+        if Size.of(own := self.matcher.config["data"]["resolution"]) != Size.of(data.resolution):
             raise UserError(unlike(f"matcher={self.run}", "data.resolution", own, data.resolution))
         captions = data.train.cache.captions
         self.texts = self.matcher.captions(captions)

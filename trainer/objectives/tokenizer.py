@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ class Autoencoding(Objective):
         bottleneck.revive()
         super().training_step(batch, batch_idx)
         bottleneck.update(len(batch) * self.trainer.world_size)
-        self.logs["autoencoder/codes_used"] = bottleneck.used(self.autoencoder.size**2)
+        self.logs["autoencoder/codes_used"] = bottleneck.used(math.prod(self.autoencoder.size))
         self.logs["autoencoder/perplexity"] = bottleneck.perplexity()
 
     def autoencoder_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

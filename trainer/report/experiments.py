@@ -14,6 +14,7 @@ from trainer.report import page, table
 from trainer.report.run import Run
 from trainer.runs import run_folder
 from trainer.runs.results import Figure
+from trainer.size import Size
 
 METRICS = (  # how their names begin, in the order of the columns
     *("fd_", "fid", "clean_fid", "precision_", "recall_", "attributes_colour", "attributes_shape", "attributes_scene"),
@@ -69,7 +70,8 @@ def data_of(run: Run) -> str:
     source = {key: value for key, value in (data.get("source") or {}).items() if value is not None and key != "path"}
     name = str(source.pop("_target_", "data")).rpartition(".")[2]
     said = ", ".join(f"{key} {value}" for key, value in source.items())
-    return f"{name} at {data.get('resolution')} pixels" + (f", {said}" if said else "")
+    size = Size.of(data["resolution"]) if data.get("resolution") else None
+    return f"{name} at {size} pixels" + (f", {said}" if said else "")
 
 
 def newest(run: Run) -> Measured:

@@ -19,6 +19,7 @@ from trainer.data.shapes import Shapes
 from trainer.data.source import digest
 from trainer.metrics.attributes import Probe, fit, read
 from trainer.process.progress import say
+from trainer.size import Resolution, Size
 
 NUM_SCENES, NUM_TESTS = 16000, 2000
 BOX = Path(__file__).with_name("probes")  # of data=shapes_single at 32 and 64 pixels, and of data=shapes
@@ -27,7 +28,7 @@ WORDS = {"colour": list(COLOURS), "shape": list(SHAPES), "size": list(SIZES)}  #
 HEADS = [len(values) + 1 for _ in POSITIONS for values in WORDS.values()] + [len(BACKGROUNDS)]
 
 
-def scenes_probe(resolution: int, max_objects: int, cache_dir: str | Path) -> tuple[Probe, float]:
+def scenes_probe(resolution: Resolution, max_objects: int, cache_dir: str | Path) -> tuple[Probe, float]:
     """The probe of scenes of up to `max_objects`, and the share of other scenes that it reads rightly.
 
     Some come with the package, so that figures of several machines compare; others are trained once on this one. It is
@@ -38,7 +39,7 @@ def scenes_probe(resolution: int, max_objects: int, cache_dir: str | Path) -> tu
     found: list[Any] = [None, None]
     if not dist.is_initialized() or dist.get_rank() == 0:
         look = Shapes(num_images=64, max_objects=max_objects).fingerprint()
-        name = f"shapes-{max_objects}-{resolution}px-{digest(look, NUM_SCENES, 3)}.safetensors"
+        name = f"shapes-{max_objects}-{Size.of(resolution)}px-{digest(look, NUM_SCENES, 3)}.safetensors"
         path = Path(cache_dir).expanduser() / "probes" / name
         try:
             found = [*kept(BOX / name if (BOX / name).exists() else path)]
@@ -51,7 +52,7 @@ def scenes_probe(resolution: int, max_objects: int, cache_dir: str | Path) -> tu
     return probe, found[1]
 
 
-def train_probe(probe: Probe, resolution: int, max_objects: int) -> tuple[dict[str, Tensor], float]:
+def train_probe(probe: Probe, resolution: Resolution, max_objects: int) -> tuple[dict[str, Tensor], float]:
     say(f"training the probe that reads scenes of up to {max_objects} objects: once, a minute or two")
     rng = random.Random("probe")
     scenes = [random_scene(rng, max_objects) for _ in range(NUM_SCENES + NUM_TESTS)]

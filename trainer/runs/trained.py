@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.runs import checkpoint, checkpoint_files
+from trainer.size import Size
 
 CRITICS = ("discriminator", "autoencoder.encoder")  # networks of a teacher that read images
 _AT_ONCE = 256  # images or captions in memory
@@ -124,9 +125,9 @@ class Matcher(Trained):
 
     def vectors(self, images: Tensor) -> Tensor:
         """The same of images in [-1, 1], with gradients to them."""
-        own = self.config["data"]["resolution"]
-        if images.shape[-1] != own:
-            raise UserError(unlike(f"matcher={self.path}", "data.resolution", own, images.shape[-1]))
+        own, found = Size.of(self.config["data"]["resolution"]), Size.of(images.shape[2:])
+        if found != own:
+            raise UserError(unlike(f"matcher={self.path}", "data.resolution", own.resolution, found.resolution))
         return nn.functional.normalize(self.objective.matcher.image(images)[0])
 
     @torch.no_grad()

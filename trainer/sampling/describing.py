@@ -57,7 +57,7 @@ def described(
     """
     how.check(pipe)
     batch_size = how.batch_size
-    resolution = int(pipe.config["data"]["resolution"])
+    resolution = pipe.config["data"]["resolution"]
     progress = Progress("described", "pictures", len(paths))
     for start in range(0, len(paths), batch_size):
         read: list[tuple[Path, np.ndarray]] = []

@@ -17,7 +17,7 @@ from trainer.sampling.batch_invariance import FULL, TOKENS, SameBits, pad_rows, 
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.features import resized
 from trainer.sampling.runtime import beside, is_compiled
-from trainer.tasks.examples import examples
+from trainer.tasks.examples import examples, source_size
 
 SEED = 0  # a sampling seed means the same latent in every run, whatever seed that was trained with
 WINDOW = 1024  # rows that are ordered by the length of their captions, so that a batch has few pads
@@ -115,7 +115,7 @@ class Sampler:
             return self.task.marked(sources)
         if self.conditioning.source_guidance is not None:
             raise UserError("source_guidance: of a source, and none is given: source=photo.png, or leave it out")
-        return None if self.task is None else self.task.nothing(count, self.network.resolution // self.task.scale)
+        return None if self.task is None else self.task.nothing(count, source_size(self.network))
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, captions: Sequence[str]) -> Tensor:
@@ -243,7 +243,7 @@ class Sampler:
 
     def _without_source(self, condition: Condition) -> Condition:
         source: Any = condition.source
-        return condition._replace(source=self.task.nothing(len(source), source.shape[-1]).to(source))
+        return condition._replace(source=self.task.nothing(len(source), source.shape[2:]).to(source))
 
 
 def as_pixels(images: Tensor) -> Tensor:

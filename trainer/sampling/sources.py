@@ -17,6 +17,8 @@ from trainer.data.colours import as_rgb, in_8_bits
 from trainer.data.files import IMAGE_SUFFIXES, MAX_PIXELS, open_image
 from trainer.errors import UserError
 from trainer.sampling.sampler import NO_TASK, Sampler, as_pixels
+from trainer.size import Size
+from trainer.tasks.examples import source_size
 
 AT_ONCE = 256  # tiles, as soon as so many are there
 OVERLAP = 4  # of the side of a tile, one part
@@ -91,13 +93,13 @@ def redraw(
     """
     if sampler.task is None:
         raise UserError(NO_TASK)
-    side = sampler.network.resolution // sampler.task.scale
+    size = source_size(sampler.network)
     kind: type[Tiles] | type[Window] = Window if sampler.task.holes else Tiles
     found: list[Tensor] = []
     while len(found) < len(sources):
-        cut = [kind.of(sampler.task, side, sources[len(found)])]
+        cut = [kind.of(sampler.task, size, sources[len(found)])]
         while len(found) + len(cut) < len(sources) and sum(len(each.tiles) for each in cut) < AT_ONCE:
-            cut.append(kind.of(sampler.task, side, sources[len(found) + len(cut)]))
+            cut.append(kind.of(sampler.task, size, sources[len(found) + len(cut)]))
         some = slice(len(found), len(found) + len(cut))
         texts = [caption for caption, each in zip(captions[some], cut, strict=True) for _ in each.tiles]
         numbers = [seed for seed, each in zip(seeds[some], cut, strict=True) for _ in each.tiles]
@@ -108,7 +110,7 @@ def redraw(
 
 
 class Tiles(NamedTuple):
-    """tiles: (T, C, s, s) of a source (C, height, width), at all of rows x columns.
+    """tiles: (T, C, *size) of a source (C, height, width), at all of rows x columns.
 
     top, left: where the source begins in them, of one that is smaller: it is in the middle, continued by its edges.
     """
@@ -122,20 +124,20 @@ class Tiles(NamedTuple):
     left: int
 
     @classmethod
-    def of(cls, task: Any, side: int, source: Source) -> Tiles:
+    def of(cls, task: Any, size: Size, source: Source) -> Tiles:
         """Of the size that a network learned with."""
         given = task.of_picture(source.picture[None])
         height, width = given.shape[2:]
-        down, across = (max(0, side - size) for size in (height, width))
+        down, across = max(0, size.height - height), max(0, size.width - width)
         top, left = down // 2, across // 2
         given = F.pad(given, (left, across - left, top, down - top), mode="replicate")
-        rows, columns = (starts(size, side) for size in given.shape[2:])
-        tiles = torch.cat([given[:, :, y : y + side, x : x + side] for y in rows for x in columns])
+        rows, columns = (starts(*lengths) for lengths in zip(given.shape[2:], size, strict=True))
+        tiles = torch.cat([given[:, :, y : y + size.height, x : x + size.width] for y in rows for x in columns])
         return cls(tiles, rows, columns, height, width, top, left)
 
     def joined(self, drawn: Tensor, scale: int) -> Tensor:
-        """(3, scale h, scale w) uint8 of drawn tiles (T, 3, S, S), weighted by how far a pixel is from their edge."""
-        side = drawn.shape[-1]
+        """(3, scale h, scale w) uint8 of drawn tiles (T, 3, H, W), weighted by how far a pixel is from their edge."""
+        height, width = drawn.shape[2:]
         inside = (
             slice(None),
             slice(scale * self.top, scale * (self.top + self.height)),
@@ -143,12 +145,12 @@ class Tiles(NamedTuple):
         )
         if len(drawn) == 1:
             return drawn[0][inside]
-        inwards = torch.arange(1.0, side + 1)
-        inwards = inwards.minimum(inwards.flip(0))
-        weight = inwards[:, None] * inwards
-        total = torch.zeros(3, scale * self.rows[-1] + side, scale * self.columns[-1] + side)
+        inwards = [torch.arange(1.0, length + 1) for length in (height, width)]
+        down, across = (each.minimum(each.flip(0)) for each in inwards)
+        weight = down[:, None] * across
+        total = torch.zeros(3, scale * self.rows[-1] + height, scale * self.columns[-1] + width)
         weights = torch.zeros_like(total[0])
-        places = [(slice(scale * y, scale * y + side), slice(scale * x, scale * x + side))
+        places = [(slice(scale * y, scale * y + height), slice(scale * x, scale * x + width))
                   for y in self.rows for x in self.columns]  # fmt: skip
         for (y, x), tile in zip(places, drawn, strict=True):
             total[:, y, x] += weight * tile.float()
@@ -157,18 +159,20 @@ class Tiles(NamedTuple):
 
 
 class Window(NamedTuple):
-    """tiles: (1, C, s, s) of what is around a hole; at: where that is, (top, left, size), in the picture.
+    """tiles: (1, C, *size) of what is around a hole; at: where that begins in the picture, (top, left); part: its size.
 
     One that is larger than the picture begins before it: top or left is below 0.
     """
 
     tiles: Tensor
-    at: tuple[int, int, int]
+    at: tuple[int, int]
+    part: Size
     source: Source
 
     @classmethod
-    def of(cls, task: Any, side: int, source: Source) -> Window:
-        """A square around the hole, CONTEXT times as wide as that and no less than `side`, made `side` wide.
+    def of(cls, task: Any, size: Size, source: Source) -> Window:
+        """A part around the hole in the proportions of `size`, CONTEXT times as wide as that and no less than `size`,
+        to which it is brought.
 
         Within the picture, where that is as large; else the picture within it, continued by its edges.
         """
@@ -178,33 +182,39 @@ class Window(NamedTuple):
         rows, columns = (torch.nonzero(source.mask[0].any(axis))[:, 0] for axis in (1, 0))
         ends = [(int(each.min()), int(each.max()) + 1) for each in (rows, columns)]
         height, width = source.picture.shape[1:]
-        wanted = max(round(CONTEXT * (end - begin)) for begin, end in ends)
-        size = max(side, min(wanted, max(height, width)))
+        wanted = [round(CONTEXT * (end - begin)) for begin, end in ends]
+        tall = max(size.height, min(covering(Size(*wanted), size), covering(Size(height, width), size)))
+        part = Size(tall, round(tall * size.width / size.height))
         top, left = (
-            min(max((begin + end - size) // 2, min(0, length - size)), max(0, length - size))
-            for (begin, end), length in zip(ends, (height, width), strict=True)
+            min(max((begin + end - own) // 2, min(0, length - own)), max(0, length - own))
+            for (begin, end), length, own in zip(ends, (height, width), part, strict=True)
         )
-        pad = [max(0, each) for each in (-left, left + size - width, -top, top + size - height)]
+        pad = [max(0, each) for each in (-left, left + part.width - width, -top, top + part.height - height)]
         picture = F.pad(source.picture[None], pad, mode="replicate")
         mask = F.pad(source.mask[None], pad)
         down, right = max(0, top), max(0, left)
-        seen = [each[:, :, down : down + size, right : right + size] for each in (picture, mask)]
-        if size > side:
-            seen = [F.interpolate(each, size=(side, side), mode="area") for each in seen]
-        return cls(task.of_picture(seen[0], (seen[1] > 0).float()), (top, left, size), source)
+        seen = [each[:, :, down : down + part.height, right : right + part.width] for each in (picture, mask)]
+        if part != size:
+            seen = [F.interpolate(each, size=size, mode="area") for each in seen]
+        return cls(task.of_picture(seen[0], (seen[1] > 0).float()), (top, left), part, source)
 
     def joined(self, drawn: Tensor, scale: int) -> Tensor:
-        """(3, h, w) uint8 of the picture with the drawn window (1, 3, S, S) where the hole is."""
+        """(3, h, w) uint8 of the picture with the drawn window (1, 3, H, W) where the hole is."""
         assert self.source.mask is not None
-        top, left, size = self.at
-        if size != drawn.shape[-1]:
-            drawn = F.interpolate(drawn.float(), size=(size, size), mode="bicubic").round().clamp(0, 255)
+        top, left = self.at
+        if drawn.shape[2:] != self.part:
+            drawn = F.interpolate(drawn.float(), size=self.part, mode="bicubic").round().clamp(0, 255)
         whole = as_pixels(self.source.picture)
-        inside = (slice(None), slice(max(0, top), top + size), slice(max(0, left), left + size))
+        inside = (slice(None), slice(max(0, top), top + self.part.height), slice(max(0, left), left + self.part.width))
         part = whole[inside]  # a view; the window may begin before the picture, and end beyond it
         drawn = drawn[0, :, max(0, -top) :, max(0, -left) :][:, : part.shape[1], : part.shape[2]]
         part.copy_(torch.where(self.source.mask[inside] > 0, drawn.to(torch.uint8), part))
         return whole
+
+
+def covering(least: Size, size: Size) -> int:
+    """Rows of what covers `least` in the proportions of `size`."""
+    return max(least.height, -(-least.width * size.height // size.width))
 
 
 def starts(length: int, side: int) -> list[int]:

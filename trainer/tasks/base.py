@@ -10,6 +10,7 @@ from torch import Tensor
 
 from trainer import noise
 from trainer.errors import UserError
+from trainer.size import Resolution, Size
 
 
 class Task(ABC):
@@ -66,9 +67,9 @@ class Task(ABC):
             raise UserError(f"sources of {source.shape[1]} channels: expected {self.channels}, as {self} makes them")
         return torch.cat([source, -torch.ones_like(source[:, :1])], 1)
 
-    def nothing(self, count: int, side: int) -> Tensor:
-        """(count, source_channels, side, side), no sources."""
-        source = torch.zeros(1, self.source_channels, side, side)
+    def nothing(self, count: int, size: Resolution) -> Tensor:
+        """(count, source_channels, h, w), no sources."""
+        source = torch.zeros(1, self.source_channels, *Size.of(size))
         source[:, -1] = 1
         return source.expand(count, -1, -1, -1)
 
@@ -81,7 +82,7 @@ class Task(ABC):
         if not self.source_dropout:
             return source
         (draw,) = self.draws("source dropout", seed, position, 1)
-        nothing = self.nothing(1, source.shape[-1]).to(source)
+        nothing = self.nothing(1, source.shape[2:]).to(source)
         return torch.where(per_image(draw < self.source_dropout), nothing, self.marked(source))
 
     def __repr__(self) -> str:

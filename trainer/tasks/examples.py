@@ -9,7 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer import noise
+from trainer.size import Size
 from trainer.tasks.base import per_image
+
+
+def source_size(network: Any) -> Size:
+    """Of the sources that a network of an image task learned with."""
+    return Size.of(network.resolution).over(network.task.scale)
 
 
 def examples(network: Any, position: Tensor) -> Tensor | None:
@@ -21,8 +27,8 @@ def examples(network: Any, position: Tensor) -> Tensor | None:
     if task is None:
         return None
     coarse = noise.normal(0, "examples", position, 3 * 8 * 8).view(-1, 3, 8, 8)
-    size = (network.resolution, network.resolution)
+    size = Size.of(network.resolution)
     source: Tensor = task.marked(task(F.interpolate(coarse, size=size, mode="bicubic").clamp(-1, 1), 0, position))
     if not task.source_dropout:
         return source
-    return torch.where(per_image(position % 2 == 1), task.nothing(1, source.shape[-1]), source)
+    return torch.where(per_image(position % 2 == 1), task.nothing(1, source.shape[2:]), source)
