@@ -127,7 +127,7 @@ class Distillation(GAN):
 
 def read_by(network: Any, weights: dict[str, Tensor]) -> None:
     """A network's own text encoder has these weights from now on, where they fit: words mean what they mean there."""
-    text = getattr(network, "text", None)
+    text: Any = getattr(network, "text", None)
     own = text.state_dict() if isinstance(text, nn.Module) else {}
     if {key: each.shape for key, each in own.items()} == {key: each.shape for key, each in weights.items()}:
         text.load_state_dict(weights)

@@ -77,9 +77,8 @@ class Sampler:
         sources: (N, C, h, w) of a run of an image task, one for each image; UserError without them if it needs them.
         """
         if len(captions) != len(seeds) or not captions:
-            raise UserError(
-                f"{len(captions)} captions and {len(seeds)} seeds: expected one seed a caption, at least one"
-            )
+            said = f"{len(captions)} captions and {len(seeds)} seeds"
+            raise UserError(f"{said}: expected one seed a caption, at least one")
         given = self._given(sources, len(captions))
 
         def inputs(part: slice) -> tuple[Tensor, Condition]:
@@ -159,8 +158,8 @@ class Sampler:
     def exact(self) -> bool:
         """Whether an image's bits are the same in any company and at any batch size; else it is so to a grey level.
 
-        Tried out with few images, for this network, machine and number of threads, and for the captions drawn so far.
-        Never where batches are fixed: another size of them may round otherwise.
+        Tried with few images, for this network, machine and number of threads, and for the captions drawn so far; never
+        where batches are fixed or another runtime draws full ones: another size of them may round otherwise.
         """
         if self.fixed or any(each.max_batch >= FULL for each in beside(self._modules)):
             return False
