@@ -136,7 +136,7 @@ def register_trained(arguments: list[str]) -> None:
         if key == "tokenizer" and "bottleneck" not in (network or {}):
             raise UserError(f"{key}={path} has no codes: give a run of experiment={EXAMPLES[key]}, vqvae or vqgan")
         if network is None or network.get("_partial_"):  # there is none of images
-            network = {"defaults": ["dcgan"]}
+            network = {"defaults": ["dcgan", "_self_"], "base_channels": 16, "max_channels": 128}  # a wider one ran away
         nodes = {"data": saved["data"], "text": saved["text"], group: network, "generator": drawing(saved["objective"])}
         for name, node in nodes.items():
             ConfigStore.instance().store(f"of_{key}", node, group=name)
