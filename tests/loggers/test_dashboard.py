@@ -65,6 +65,8 @@ def logs(runs):
 
 def test_every_key_of_the_dashboard_is_logged(logs, monkeypatch):
     logged = set.union(*map(logged_keys, logs.values()))
+    networks = ("discriminator", "generator", "autoencoder", "matcher")
+    logged |= {f"{network}/loss_scale" for network in networks}  # of fp16, which is of GPUs
     assert dashboard.panel_keys() - logged == set()
     monkeypatch.setitem(dashboard.CURVES, "Typo", {"Losses": ["generator/los"]})
     assert dashboard.panel_keys() - logged == {"generator/los"}

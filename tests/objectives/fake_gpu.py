@@ -9,6 +9,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.accelerators import CPUAccelerator
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -112,15 +113,16 @@ class Fake(Single):
         pass
 
 
-def waits(objective: Any, batches: Any, callbacks: Any = (), step: int = 2) -> list[str]:
-    """What a step of a training would wait for, counted from 0."""
+def waits(objective: Any, batches: Any, callbacks: Any = (), step: int = 2, half: bool = False) -> list[str]:
+    """What a step of a training would wait for, counted from 0; half: in fp16."""
     watch = Watch(step)
     trainer = pl.Trainer(
         accelerator=Accelerator(), strategy=Fake(), devices=1, max_epochs=1, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
-        callbacks=[*callbacks, watch],
+        callbacks=[*callbacks, watch], plugins=MixedPrecision("16-mixed", "cpu") if half else None,
     )  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:  # autocast knows no such device
+    with pytest.MonkeyPatch.context() as patch:  # autocast knows no such device, which has no fused kernels either
+        patch.setattr("trainer.strategies.base.check_leaves_out", lambda _: None)
         cast, asks = torch.autocast, torch.is_autocast_enabled
         patch.setattr(torch, "autocast", lambda device, *rest, **more: cast("cpu", *rest, **more))
         patch.setattr(torch, "is_autocast_enabled", lambda *_: asks("cpu"))

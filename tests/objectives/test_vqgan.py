@@ -33,6 +33,19 @@ def test_the_gradient_is_that_of_the_written_loss():
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-7)
 
 
+def test_small_gradients_within_the_loss_are_there_in_fp16():
+    """Of logits that hardly move: they have no loss scale, and fp16 ends at 6e-8."""
+    objective, batch = make_vqgan(max_weight=1e9, **STARTED), random_batch().as_float()
+    objective.images_seen = 2000
+    with torch.no_grad():
+        objective.discriminator.out.weight.mul_(1e-4)
+    weights = []
+    for half in (False, True):
+        with torch.autocast("cpu", torch.float16, enabled=half):
+            weights.append(objective.autoencoder_loss(batch)[1]["autoencoder/adversarial_weight"])
+    torch.testing.assert_close(weights[1], weights[0], rtol=0.05, atol=0)
+
+
 def test_weight_is_a_clamped_ratio_of_norms_in_float32():
     likeness = torch.tensor([[3.0, 4.0], [3.0, 4.0], [0.0, 0.0]], dtype=torch.bfloat16)
     adversarial = torch.tensor([[0.0, 2.0], [0.0, 0.1], [1.0, 0.0]], dtype=torch.bfloat16)

@@ -50,6 +50,11 @@ def test_no_step_of_a_family_waits(name):
     assert waits(OBJECTIVES[name](seed=0), batches(name), callbacks) == []
 
 
+@pytest.mark.parametrize("name", ["rpgan", "cvae+split"])
+def test_no_step_of_fp16_waits(name):
+    assert waits(OBJECTIVES[name](seed=0), batches(name), [Log(1000)], half=True) == []
+
+
 @pytest.mark.slow
 @pytest.mark.sampled(12)
 @pytest.mark.parametrize("experiment", sorted({*EXPERIMENTS} - OF_RUNS))

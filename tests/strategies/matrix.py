@@ -1,4 +1,4 @@
-"""The tables of strategies and objectives, measured: python tests/strategies/matrix.py [options] [--write]"""
+"""The tables of strategies and objectives, measured: python tests/strategies/matrix.py [options|fp16] [--write]"""
 
 import os
 import subprocess
@@ -19,7 +19,11 @@ OPTIONS = {  # strategy of worker.py, ranks -> largest difference from one proce
     **{(f"{strategy},checkpoint_activations=true", 2): 1e-5 for strategy in STRATEGIES},
     **{(f"{strategy},{HALF}", 2): 5e-2 for strategy in STRATEGIES},
     (f"fsdp,replicas=2,{HALF}", 4): 5e-2,
+    ('fsdp,gather_dtype="bfloat16"', 2): 5e-2,
+    ("fsdp,offload_parameters=true", 2): 1e-5,  # by a GPU's policy, on CPUs
 }
+HALVES = {"hinge+split": "cgan, hinge, x2, clip", "rpgan": OBJECTIVES["rpgan"], "cvae": "cvae"}  # in fp16
+HALF_LIMIT = 5e-2  # of fp16 from fp32 after 20 steps
 
 
 def run(strategy, ranks, folder, cases):
@@ -145,9 +149,38 @@ def options(folder):
     return "\n".join(rows)
 
 
+def halves(strategy, folder, alone):
+    """Of two ranks in fp16: objective -> largest difference from DDP on two ranks, and from one process in fp32."""
+    cases = {kind: f"{kind}/fp16/seed=2" for kind in HALVES}
+    places = {name: Path(alone.folder if name == "ddp" else folder, f"fp16-{name}") for name in ("ddp", strategy)}
+    for name, place in places.items():
+        if not place.exists():
+            place.mkdir()
+            run(name, 2, place, [*cases.values()])
+    found = {}
+    for kind, case in cases.items():
+        mine = result(places[strategy], case, 2)
+        of_ddp = difference(result(places["ddp"], case, 2), mine)
+        found[kind] = of_ddp, difference(alone(case.replace("fp16", "fp32")), mine)
+    return found
+
+
+def fp16(folder):
+    """Rows of Markdown: for each strategy its differences in fp16."""
+    alone = Alone(Path(folder, "single"))
+    alone.folder.mkdir()
+    rows = [f"| 2 ranks | {' | '.join(HALVES.values())} |", "|---|---|---|---|"]
+    for strategy in STRATEGIES:
+        found = halves(strategy, folder, alone).values()
+        cells = (f"{'reference' if strategy == 'ddp' else f'{own:.0e}'} / {full:.0e}" for own, full in found)
+        rows.append(f"| `{strategy}` | {' | '.join(cells)} |")
+        print(rows[-1], file=sys.stderr, flush=True)
+    return "\n".join(rows)
+
+
 def main():
-    tables = {"options": options} if "options" in sys.argv else {"matrix": table, "options": options}
-    for name, make in tables.items():
+    tables = {"matrix": table, "options": options, "fp16": fp16}
+    for name, make in {each: tables[each] for each in tables if each in sys.argv}.items() or tables.items():
         with tempfile.TemporaryDirectory() as folder:
             rows = make(folder)
         print(rows)

@@ -1,7 +1,10 @@
 """What a strategy may be told beside: several ranks equal one process within what each option is allowed."""
 
+from contextlib import nullcontext
+
 import pytest
-from matrix import HALF, OPTIONS, Alone, distances, result, run
+import torch
+from matrix import OPTIONS, Alone, distances, result, run
 
 
 @pytest.fixture(scope="module")
@@ -15,8 +18,18 @@ def alone(tmp_path_factory):
 def test_ranks_equal_one_process(strategy, alone, tmp_path):
     found = distances(strategy, tmp_path, alone)
     assert max(found.values()) <= OPTIONS[strategy], found
-    if HALF in strategy[0]:
+    if "bfloat16" in strategy[0]:
         assert min(found.values()) > 1e-5, f"nothing was rounded: {found}"
+
+
+@pytest.mark.slow
+@pytest.mark.sampled(3)
+def test_what_asks_for_whole_weights_has_those_of_float32(tmp_path):
+    """The images of the average are those that one process draws with the checkpoint."""
+    case, further = "hinge/fp32/seed=2/save=half.ckpt", "hinge/fp32/seed=2/from=half.ckpt"
+    run('fsdp,gather_dtype="bfloat16"', 2, tmp_path, [case])
+    run("single", 1, tmp_path, [further])
+    assert torch.equal(result(tmp_path, case, 2)["images"], result(tmp_path, further, 1)["images"])
 
 
 @pytest.mark.slow
@@ -30,3 +43,21 @@ def test_ranks_of_a_replica_split_and_replicas_repeat(tmp_path):
         assert part.equal(held[2][key])
         assert held[1][key].equal(held[3][key])
         assert part.numel() + held[1][key].numel() == result(tmp_path, case, 4)["weights"][key].numel()
+
+
+def test_half_the_bytes_of_weights():
+    from trainer.strategies.fsdp import Rounded
+    from trainer.strategies.traffic import Traffic
+
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        weights, gather, sent = torch.randn(100), Rounded(), []
+        for whole in (False, True):
+            found = torch.empty(100)
+            with gather.whole() if whole else nullcontext(), Traffic() as traffic:
+                gather(found, weights, torch.distributed.group.WORLD)
+            assert found.equal(weights if whole else weights.bfloat16().float())
+            sent.append(traffic.bytes["all_gather"])
+        assert sent == [200, 400]
+    finally:
+        torch.distributed.destroy_process_group()

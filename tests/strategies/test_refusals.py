@@ -6,6 +6,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from conftest_objectives import make_gan, random_batch
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch.utils.data import DataLoader
 
 from trainer.errors import UserError
@@ -15,8 +16,10 @@ from trainer.strategies.zero import ZeRO
 
 
 def fit(strategy, objective=None, precision="32-true"):
+    half = precision == "16-mixed"  # a Trainer would take bf16 on a CPU
     trainer = pl.Trainer(
-        strategy=strategy, accelerator="cpu", devices=1, max_steps=1, precision=precision, logger=False,
+        strategy=strategy, accelerator="cpu", devices=1, max_steps=1, precision=None if half else precision,
+        plugins=MixedPrecision("16-mixed", "cpu") if half else None, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     try:
@@ -28,7 +31,7 @@ def fit(strategy, objective=None, precision="32-true"):
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
 def test_precision(precision):
-    with pytest.raises(UserError, match=f"trainer.precision={precision}: expected one of 32-true, bf16-mixed"):
+    with pytest.raises(UserError, match=f"{precision}: expected one of 32-true, bf16-mixed, 16-mixed"):
         fit(Single("cpu"), precision=precision)
 
 
@@ -46,9 +49,12 @@ def test_tied_parameters(strategy):
         fit(strategy(), gan)
 
 
-def test_offload_without_a_gpu():
+@pytest.mark.parametrize(
+    "make", [partial(ZeRO, stage=2, offload_optimizer=True), partial(FSDP, offload_parameters=True)]
+)
+def test_offload_without_a_gpu(make):
     with pytest.raises(UserError, match="there is no GPU"):
-        fit(ZeRO(stage=2, offload_optimizer=True))
+        fit(make())
 
 
 def test_offload_of_what_is_not_split():

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.distributed.fsdp import CPUOffloadPolicy
 from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "objectives"))
@@ -148,6 +150,17 @@ def make_regularized(*arguments, **options):
     return make_gan(*arguments, augment=Adaptive(target=0.0, kimg=0.5), **options)
 
 
+class Offloaded(FSDP):
+    """By the policy of a GPU, whose main memory is this one; what is pinned is a GPU's."""
+
+    def __init__(self, offload_parameters, **options):  # which are refused without a GPU
+        super().__init__(unit_parameters=500, **options)
+
+    def shard(self, network):
+        self.offload_parameters, self.rests = True, CPUOffloadPolicy(pin_memory=False)
+        super().shard(network)
+
+
 # eps: some gradients vanish by symmetry (a bias under hinge); Adam would blow their rounding noise up to full steps
 ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.0, 0.9), eps=1e-4)
 SGD = partial(torch.optim.SGD, lr=0.1)
@@ -226,8 +239,8 @@ STRATEGIES = {
 def strategy_of(name):
     """`fsdp,replicas=2`: a strategy with options in JSON."""
     kind, *options = name.split(",")
-    values = (option.split("=") for option in options)
-    return STRATEGIES[kind](**{key: json.loads(value) for key, value in values})
+    values = {key: json.loads(value) for key, value in (option.split("=") for option in options)}
+    return (Offloaded if "offload_parameters" in values else STRATEGIES[kind])(**values)
 
 
 def count(state, bucket):
@@ -322,7 +335,8 @@ def train(strategy, case, folder):
     ranks = int(os.environ.get("WORLD_SIZE", 1))
     trainer = pl.Trainer(
         strategy=strategy_of(strategy), accelerator="cpu", devices=ranks, max_epochs=1, max_steps=STEPS,
-        precision={"fp32": "32-true", "bf16": "bf16-mixed"}[precision],
+        precision={"fp32": "32-true", "bf16": "bf16-mixed", "fp16": None}[precision],
+        plugins=MixedPrecision("16-mixed", "cpu") if precision == "fp16" else None,  # which a Trainer takes for bf16
         callbacks=callbacks, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, use_distributed_sampler=False, default_root_dir=folder,
     )  # fmt: skip
@@ -343,6 +357,7 @@ def train(strategy, case, folder):
         "images": getattr(save, "images", None),
         "seen": watch.seen,
         "ages": [hold.age.item() for hold in trainer.strategy.holds],
+        "scales": [getattr(hold, "factor", torch.ones(())).item() for hold in trainer.strategy.holds],
         "images_seen": objective.images_seen,
     }
     torch.save(result, folder / f"{case.replace('/', '_').replace('=', '-')}.{rank}-of-{ranks}.pt")

@@ -45,6 +45,8 @@ class Bare:
         kind = objective._target_.rpartition(".")[2]
         if kind not in LOOPS:
             return f"objective {kind} has no bare loop; {', '.join(LOOPS)} have one"
+        if cfg.trainer.precision == "16-mixed":
+            return "the bare loop knows no loss scale"
         others = ("r2", "gradient_penalty", "finite_difference", "warmup_kimg", "lecam", "consistency", "matcher")
         if objective.get("accumulate", 1) > 1 or any(objective.get(key) for key in others):
             return f"the bare loop knows no accumulate, {', '.join(others)}"

@@ -173,7 +173,7 @@ def look(cfg: DictConfig, fake: FakeTensorMode | None) -> Work:
     fixed = sum(t.nbytes for t in (*objective.parameters(), *objective.buffers()) if id(t) not in trained)
     for name in objective.phases:
         strategy.watch(objective.network(name))
-    half = str(cfg.trainer.precision).startswith("bf16")
+    half = str(cfg.trainer.precision) in ("bf16-mixed", "16-mixed")
     phases = passes(objective, raw, images, half, fake)
     return Work(phases, networks, fixed, size(raw) / images, accumulate, half)
 

@@ -53,5 +53,6 @@ def check_weights(trainer: Trainer) -> None:
         weights = [strategy.part(p).tensor for p in network.parameters()]
         weights = [held for held in weights if held.numel()]  # of a split one, a rank may keep nothing
         norms = torch._foreach_norm(weights) if weights else [torch.zeros((), device=strategy.root_device)]
-        total = strategy.reduce(torch.stack(norms).norm(), reduce_op="sum")  # inf or NaN where one is, on any rank
+        total = torch.stack(norms).norm().to(strategy.root_device)
+        total = strategy.reduce(total, reduce_op="sum")  # inf or NaN where one is, on any rank
         check_finite(trainer, {f"{name} weight norm": total.item()})

@@ -13,7 +13,8 @@ _NAMES = {
         "kimg (the budget in thousand images)",
     ),
     "precision dtype": ("trainer.precision",),
-    "amp fp16 bf16 half mixed_precision use_fp16": ("trainer.precision=bf16-mixed",),
+    "amp bf16 half mixed_precision": ("trainer.precision=bf16-mixed",),
+    "fp16 use_fp16": ("trainer.precision=16-mixed, on cards without bf16",),
     "path root dir folder data_path data_dir data_root dataroot dataset_path": (
         "data.source.path",
         "checkpoint",

@@ -27,6 +27,12 @@ CURVES: dict[str, dict[str, list[str]]] = {
             "autoencoder/gradient_norm",
             "matcher/gradient_norm",
         ],
+        "Loss scales, under trainer.precision=16-mixed": [
+            "discriminator/loss_scale",
+            "generator/loss_scale",
+            "autoencoder/loss_scale",
+            "matcher/loss_scale",
+        ],
         "Learning rates": [
             "discriminator/learning_rate",
             "generator/learning_rate",

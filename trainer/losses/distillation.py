@@ -19,8 +19,8 @@ def feature_distance(student: Tensor | Sequence[Tensor], teacher: Tensor | Seque
     """
     if isinstance(student, Tensor):
         return feature_distance([student], [teacher])  # type: ignore[list-item]
+    pairs = ((f.float(), g.float()) for f, g in zip(student, teacher, strict=True))  # fp16 has no room for squares
     total = sum(
-        (f - g).square().flatten(1).sum(1) / g.square().flatten(1).sum(1).clamp(min=1e-8)
-        for f, g in zip(student, teacher, strict=True)
+        (f - g).square().flatten(1).sum(1) / g.square().flatten(1).sum(1).clamp(min=1e-8) for f, g in pairs
     )
     return total / len(teacher)

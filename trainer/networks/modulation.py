@@ -75,7 +75,7 @@ class ModulatedConv(nn.Module):
 
 def root_of_energy(scale: Tensor, energy: Tensor) -> Tensor:
     """(N, O) factors 1 / sqrt(sum_i s_i^2 e_oi + 1e-8) of scales s (N, I) and squared norms e (O, I) of kernels."""
-    return (F.linear(scale.square(), energy) + 1e-8).rsqrt()
+    return (F.linear(scale.square(), energy).float() + 1e-8).rsqrt().to(scale.dtype)  # fp16 has no 1e-8
 
 
 class StyledConv(nn.Module):

@@ -90,9 +90,8 @@ class Objective(CaptionDropout, pl.LightningModule):
                         self.strategy.backward(value / self.accumulate, optimizer, sync=number == self.accumulate)
                     self.record(logs)
                 self.set_learning_rate(optimizer)
-                norm = self.strategy.optimizer_step(optimizer, clip=self.clip)
-                if norm is not None:
-                    self.logs[f"{name}/gradient_norm"] = norm
+                logs = self.strategy.optimizer_step(optimizer, clip=self.clip)
+                self.logs |= {f"{name}/{key}": value for key, value in logs.items()}
                 torch.clear_autocast_cache()  # has bf16 copies of the weights that have just changed
         self.images_seen += len(batch) * self.trainer.world_size
         steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress

@@ -14,6 +14,8 @@ from trainer.losses.adversarial import per_sample
 from trainer.objectives.gan import Adversarial
 from trainer.objectives.tokenizer import Autoencoding
 
+RAISED = 2.0**10  # a gradient within a loss has no loss scale; as a power of two this changes none but those of fp16
+
 
 class VQGAN(Autoencoding):
     """Minimises distortion + perceptual_weight * perceptual + cost + weight(images seen) * w * adversarial.
@@ -69,7 +71,7 @@ class VQGAN(Autoencoding):
             return loss, logs | {"autoencoder/loss": loss}
         adversarial = per_sample(self.loss.generator(self.discriminator(reconstructed), None))
         towards_image, towards_real = (
-            torch.autograd.grad(each.sum(), reconstructed)[0] for each in (likeness, adversarial)
+            torch.autograd.grad(RAISED * each.sum(), reconstructed)[0] / RAISED for each in (likeness, adversarial)
         )
         weight = adaptive_weight(towards_image, towards_real, self.max_weight)
         factor = self.ramp * self.adversarial_weight * weight

@@ -9,7 +9,7 @@ from trainer.report.plot import Points, chart
 from trainer.report.run import Run
 
 GROUPS = ("Quality", "Losses", "Optimisation", "Speed and memory")
-OPTIMISATION = ("learning_rate", "gradient_norm")
+OPTIMISATION = ("learning_rate", "gradient_norm", "loss_scale")
 
 
 def place(key: str) -> tuple[str, str, str]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from trainer import noise
 from trainer.errors import UserError
 from trainer.networks.prior import Past
+from trainer.sampling.runtime import device_of
 
 
 class Written(NamedTuple):
@@ -83,7 +84,7 @@ def captions_of(
     captioner = getattr(objective, "captioner", None)
     if captioner is None:
         raise UserError(f"a run of {objective.config.get('name')} writes no captions: give one of captioning")
-    training, device = captioner.training, next(captioner.parameters()).device
+    training, device = captioner.training, device_of(objective)
     captioner.eval()
     found = []
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -100,7 +101,9 @@ def cast(value: Tensor | Condition, kind: torch.dtype) -> Any:
 
 
 def device_of(network: nn.Module) -> torch.device:
-    return next(network.parameters()).device
+    """Where it computes: in a training its strategy knows, as weights may rest in main memory."""
+    strategy = getattr(network, "strategy", None)
+    return strategy.root_device if strategy else next(chain(network.parameters(), network.buffers())).device
 
 
 def beside(modules: Iterable[nn.Module]) -> list[Any]:

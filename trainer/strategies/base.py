@@ -20,8 +20,9 @@ from trainer.strategies.ahead import Ahead
 from trainer.strategies.blocks import Compiled, recompute
 from trainer.strategies.hold import Hold
 from trainer.strategies.parts import Part, fill, save_parts
+from trainer.strategies.scale import Scale, check_leaves_out
 
-PRECISIONS = ("32-true", "bf16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 class PerNetwork:
@@ -39,6 +40,7 @@ class PerNetwork:
     optimizers: list[Optimizer]
     ahead: Ahead
     holds: list[Hold]  # of each optimiser's network
+    waits = False  # for the device in every step, and so leaves one out with any optimiser
 
     def setup(self: Any, trainer: Any) -> None:
         if trainer.precision not in PRECISIONS:
@@ -55,7 +57,13 @@ class PerNetwork:
 
     def setup_optimizers(self: Any, trainer: Any) -> None:
         super().setup_optimizers(trainer)  # type: ignore[misc]
-        self.holds = [Hold(self.root_device) for _ in self.optimizers]
+        half = trainer.precision == "16-mixed"
+        if half:
+            self.precision_plugin.scaler = None  # Lightning's is one for all networks
+            if self.root_device.type != "cpu" and not self.waits:
+                for optimizer in self.optimizers:
+                    check_leaves_out(optimizer)
+        self.holds = [(Scale if half else Hold)(self.root_device) for _ in self.optimizers]
 
     def process_dataloader(self: Any, dataloader: Any) -> Any:
         self.ahead = Ahead(dataloader, self.root_device, self.lightning_module.on_host)
@@ -73,22 +81,26 @@ class PerNetwork:
 
     def backward(self, value: Tensor, optimizer: Optimizer, sync: bool = True) -> None:
         """Adds the gradients of `value` to the optimiser's network; with `sync` they are averaged over the ranks."""
-        value.backward()
+        self.hold(optimizer).scaled(value).backward()
 
-    def optimizer_step(self, optimizer: Optimizer, clip: float | None = None, **_: Any) -> Tensor | None:
-        """Steps the optimiser, unless its network is held back; returns the gradient's norm if `clip` limits it."""
+    def optimizer_step(self, optimizer: Optimizer, clip: float | None = None, **_: Any) -> dict[str, Tensor]:
+        """Steps the optimiser, unless its network is held back. What is to be logged; of the norm, if `clip` limits it.
+
+        Under fp16 it is unscaled first; a step that is left out has the norm of the one before.
+        """
+        hold = self.hold(optimizer)
         trained = [p for p in parameters(optimizer) if p.requires_grad]
         for parameter in trained:
             if parameter.grad is None:  # no loss has come by: as where it has come by on another rank
                 parameter.grad = torch.zeros_like(parameter)
         gradients: list[Any] = [p.grad for p in trained]
+        hold.unscale(gradients)
         norm = self.norm(gradients)
         if clip is not None:
             clip_grads_with_norm_(parameters(optimizer), clip, norm)
-        hold = self.hold(optimizer)
-        hold.see(norm)
+        logs = hold.see(norm)
         hold.step(optimizer, gradients)
-        return norm if clip is not None else None
+        return {key: value for key, value in logs.items() if key != "gradient_norm" or clip is not None}
 
     def norm(self, gradients: list[Any]) -> Tensor:
         """() norm of a network's whole gradient, from what this rank has of it."""
@@ -173,10 +185,13 @@ class PerNetwork:
             number, _, key = name.partition(".")
             states.setdefault(int(number), {})[key] = value
         groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-        return {"state": states, "param_groups": groups}
+        hold = self.hold(optimizer)
+        return {"state": states, "param_groups": groups} | ({"scale": hold.state()} if isinstance(hold, Scale) else {})
 
     def load_optimizer_state_dict(self, checkpoint: dict[str, Any]) -> None:
-        for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+        for optimizer, hold, saved in zip(self.optimizers, self.holds, checkpoint["optimizer_states"], strict=True):
+            if isinstance(hold, Scale) and "scale" in saved:
+                hold.fill(saved["scale"])
             for group, values in zip(optimizer.param_groups, saved["param_groups"], strict=True):
                 group.update({key: value for key, value in values.items() if key != "params"})
             if saved["state"]:

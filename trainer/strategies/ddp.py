@@ -130,7 +130,7 @@ class DDP(Parallel):
             reducer._rebuild_buckets()  # after the first backward: buckets in the order in which gradients came
             reducer.prepare_for_backward([])
             value = Reached.apply(value, *parameters(optimizer))
-        value.backward()
+        super().backward(value, optimizer)
 
 
 def in_bfloat16(bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,29 +23,57 @@ class Hold:
     def __init__(self, device: torch.device):
         self.age = torch.zeros((), device=device)
 
-    def see(self, norm: Tensor) -> None:
-        """norm: () of the whole gradient, the same on all ranks."""
+    def scaled(self, value: Tensor) -> Tensor:
+        """The loss as its gradients are computed of it."""
+        return value
+
+    def unscale(self, gradients: Sequence[Tensor]) -> None:
+        """Makes of what `scaled` gave the gradients of the loss, in place."""
+
+    def see(self, norm: Tensor) -> dict[str, Tensor]:
+        """norm: () of the whole gradient, unscaled, the same on all ranks. What is to be logged of it."""
         self.age.add_((self.age > 0) | ~(norm < LIMIT))
+        return {"gradient_norm": norm}
+
+    @property
+    def left_out(self) -> Tensor:
+        """() bool, whether the step that has been seen is none."""
+        return self.age > 0
 
     def step(self, optimizer: Optimizer, gradients: Sequence[Tensor]) -> None:
         """Steps the optimiser, unless it is held; gradients: this rank's, which the optimiser is going to read.
 
-        On a GPU a fused optimiser leaves it out by itself, as it does for a loss scale; others take gradients of 0.
+        A fused optimiser leaves it out by itself; others are not called on a CPU, and on a GPU take gradients of 0.
+        Where a GPU's gradients rest in main memory, what they wait for is there, too.
         """
-        if self.age.device.type == "cpu":
-            if not self.age:
+        device = local(gradients[0]).device
+        left_out = self.left_out.to(device)
+        if getattr(optimizer, "_step_supports_amp_scaling", False):
+            optimizer.grad_scale, optimizer.found_inf = None, left_out.float()  # type: ignore[attr-defined]
+            with replicated() if is_dtensor(gradients[0]) else nullcontext():
                 optimizer.step()
             return
-        broken = self.age > 0
-        if getattr(optimizer, "_step_supports_amp_scaling", False) and not is_dtensor(gradients[0]):
-            optimizer.grad_scale, optimizer.found_inf = None, broken.float()  # type: ignore[attr-defined]
-        else:
-            for gradient in gradients:
-                local = gradient.to_local() if is_dtensor(gradient) else gradient  # type: ignore[attr-defined]
-                local.masked_fill_(broken, 0)
+        if device.type == "cpu":
+            if not left_out:
+                optimizer.step()
+            return
+        for gradient in gradients:
+            local(gradient).masked_fill_(left_out, 0)
         optimizer.step()
 
 
 def is_dtensor(tensor: Tensor) -> bool:
     """Not by its class, whose import costs each run a second."""
     return hasattr(tensor, "to_local")
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this rank has of it."""
+    return tensor.to_local() if is_dtensor(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def replicated() -> Any:
+    """Within it a plain tensor among split ones is the same on all ranks."""
+    from torch.distributed.tensor.experimental import implicit_replication
+
+    return implicit_replication()

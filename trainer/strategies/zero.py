@@ -16,6 +16,7 @@ from trainer.strategies.base import is_moment, num_bytes, parameters, placed
 from trainer.strategies.engine import load_deepspeed, settings
 from trainer.strategies.hold import LIMIT
 from trainer.strategies.parts import Part, fill
+from trainer.strategies.scale import Scale
 from trainer.strategies.sharded import Sharded
 
 
@@ -25,6 +26,8 @@ class ZeRO(Sharded):
     offload_optimizer: states and their update live in main memory. offload_parameters: so do the weights (stage 3).
     DeepSpeed keeps a second fp32 copy of a rank's share of the weights, which it steps ("master" in `memory`).
     """
+
+    waits = True
 
     def __init__(self, stage: int, offload_optimizer: bool = False, offload_parameters: bool = False, **options: Any):
         if stage not in (1, 2, 3):
@@ -59,13 +62,15 @@ class ZeRO(Sharded):
         return settings(self.stage, sizes, self.reduce_dtype, self.offload_optimizer, self.offload_parameters)
 
     def backward(self, value: Tensor, optimizer: Optimizer, sync: bool = True) -> None:  # type: ignore[override]
-        engine = self.engines[id(optimizer)]
+        engine, hold = self.engines[id(optimizer)], self.hold(optimizer)
+        if isinstance(hold, Scale):
+            engine.optimizer.override_loss_scale(hold.factor.item())
         engine.optimizer.clear_backward_seen_flag()  # as a forward through the engine would: gradients add up
         engine.backward(value, scale_wrt_gas=False)
 
     def optimizer_step(  # type: ignore[override]
         self, optimizer: Optimizer, clip: float | None = None, **_: Any
-    ) -> Tensor | None:
+    ) -> dict[str, Tensor]:
         engine, hold = self.engines[id(optimizer)], self.hold(optimizer)
         engine.optimizer.clip_grad = clip or 0.0
         engine.step()  # leaves out a gradient that is not finite: DeepSpeed waits for the norm in every step
@@ -73,8 +78,7 @@ class ZeRO(Sharded):
             engine.optimizer.grad_partitions_flat_buffer.zero_()  # where no loss comes by, the last one stays
             engine.optimizer.parameter_offload.get_param_coordinator().reset_step()
         norm = torch.as_tensor(engine.get_global_grad_norm(), device=hold.age.device)
-        hold.see(norm)
-        return norm if clip is not None else None
+        return {key: value for key, value in hold.see(norm).items() if key != "gradient_norm" or clip is not None}
 
     def hold_back(self, optimizer: Optimizer, *_: Any) -> None:
         """Before the optimiser reads a rank's share of the gradient, which DeepSpeed has found finite in float64."""
