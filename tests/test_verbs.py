@@ -112,6 +112,7 @@ def test_a_torn_probe_is_trained_again(run, small_probe, tmp_path):
         (["metrics=[inception_score]"], "inception_score needs backbone=inception"),
         (["split=test"], "split=test: expected heldout or train"),
         (["num_images=1"], "expected at least 2"),
+        (["precision=fp8"], "precision=fp8: expected bfloat16, or null for float32"),
     ],
 )
 def test_what_is_missing_is_said(command, run, arguments, said):

@@ -44,6 +44,7 @@ class Evaluation(Measuring):
     batch_size: int | None = None
     guidance: float | None = None
     source_guidance: float | None = None
+    precision: str | None = None
     without: str | None = None
     ema: Any = None
     anchors: bool = True
@@ -73,9 +74,13 @@ def measure(cfg: DictConfig, path: str | Path, device: Any) -> list[Figure]:
     from trainer.evaluation.measures import check_without, data_of, measures, studies, table
     from trainer.evaluation.protocol import run_each
     from trainer.runs import results, run_folder
+    from trainer.runs.export_files import is_program
     from trainer.sampling.pipeline import load
 
-    pipe = load(path, device, cfg.batch_size).conditioned(guidance=cfg.guidance, source_guidance=cfg.source_guidance)
+    if cfg.precision and is_program(Path(path)):
+        raise UserError(f"precision={cfg.precision}: {path} computes as it was exported; leave it out, or give the run")
+    settings = {key: cfg[key] for key in ("guidance", "source_guidance", "precision")}
+    pipe = load(path, device, cfg.batch_size).conditioned(**settings)
     check_without(cfg.without, pipe)
     folder = run_folder.of(pipe.path)
     results.read(folder)  # a file that cannot be added to is told before the work

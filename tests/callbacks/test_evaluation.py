@@ -46,6 +46,16 @@ def evaluation(backbone=None, **options):
     return Evaluation(**({"backbone": backbone or Means(), "num_images": 6} | options))
 
 
+def test_samples_in_bf16_are_other_figures(objective, data, make_trainer):
+    for precision in (None, "bfloat16"):
+        trainer = make_trainer([EMA(halflife_kimg=0.1), evaluation(times=1, precision=precision)], max_steps=1)
+        trainer.fit(objective, data)
+        (figure,) = results.read(trainer.default_root_dir)[-1:]
+        assert figure.protocol.get("precision") == precision
+    with pytest.raises(UserError, match="precision=half: expected bfloat16"):
+        evaluation(precision="half")
+
+
 def test_distance_of_ema_samples_at_even_points(objective, data, make_trainer, tmp_path, capsys):
     callbacks = [EMA(halflife_kimg=0.1), evaluation(effnet_lite.load(32), times=2)]
     trainer = make_trainer(callbacks, max_steps=5, logger=CSV(str(tmp_path / "metrics.csv")))

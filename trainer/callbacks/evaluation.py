@@ -20,6 +20,7 @@ from trainer.process.progress import say
 from trainer.runs import results
 from trainer.runs.checkpoint_files import kimg_name
 from trainer.runs.judges import require_untaught
+from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.sampler import Sampler
 
 _AT_ONCE = 64  # images; on one CPU core a sixth quicker than the 16 of a sampler
@@ -32,7 +33,8 @@ class Evaluation(Callback):
     FID. A run that draws nothing, but reconstructs, is measured by its reconstructions: `val/rfd_effnet`, `val/psnr`,
     `val/ssim`; one of an image task by held-out images beside what it makes of their sources. Sample i has the same
     caption and latent every time. Compare values of the same data, backbone, num_images and num_references only: the
-    fewer images, the larger the distance, also between two sets of real ones.
+    fewer images, the larger the distance, also between two sets of real ones. precision: bfloat16, in which samples are
+    drawn, or None for float32.
     The last values of a run go into RUN/metrics.json with their protocol.
 
     A signal breaks a measurement off; the run that goes on makes it before its first step, with the same values.
@@ -43,7 +45,7 @@ class Evaluation(Callback):
 
     def __init__(
         self, backbone: Any, metrics: Sequence[str] = ("fd",), times: int = 10, num_images: int = 500,
-        num_references: int = 5000,
+        num_references: int = 5000, precision: str | None = None,
     ) -> None:  # fmt: skip
         if times < 0 or min(num_images, num_references) < 2:
             raise UserError(
@@ -55,6 +57,7 @@ class Evaluation(Callback):
         self.times = times
         self.num_images = num_images
         self.num_references = num_references
+        self.conditioning = Conditioning(precision=precision)
         self.broken_off = self._lent = False
         self._study: Study | None = None
 
@@ -93,7 +96,8 @@ class Evaluation(Callback):
             return
         fidelity = Fidelity(self.backbone, data.cache_dir, self.metrics)
         draws = bool(objective.draws_with)
-        sampler = Sampler(objective, data.text, _AT_ONCE)  # one for the run: it remembers conditions of captions
+        # one for the run: it remembers conditions of captions
+        sampler = Sampler(objective, data.text, _AT_ONCE, conditioning=self.conditioning)
         self._measures: list[Measure] = [fidelity]
         if not draws:
             self._measures.append(Reconstruction())

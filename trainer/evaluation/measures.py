@@ -199,4 +199,6 @@ def table(found: Sequence[Figure]) -> str:
     lines = [report.plain(rows[0], rows[1:], left=(0, 2, 5, 8))]
     if pictures := dict.fromkeys(figure.anchors["pictures"] for figure in found if figure.anchors):
         lines.append(f"real: pictures {', '.join(pictures)}; shuffled: of training, captions ignored")
+    if drawn := dict.fromkeys(known["precision"] for figure in found if "precision" in (known := figure.protocol)):
+        lines.append(f"samples are made in {', '.join(drawn)}: these do not compare with figures of float32")
     return "\n".join(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ class Conditioning:
     descriptions for it to go by.
     truncation: how far a style is from the mean style of its caption, of what it was: 0.7 for images that are more
     typical and less varied, 1 for all. Only of a generator that has styles.
+    precision: bfloat16 for products in it, by autocast: other images than those of float32, which None is.
     """
 
     compose: str | None = None
@@ -48,10 +50,13 @@ class Conditioning:
     truncation: float | None = None
     enrich: str | None = None
     enrich_examples: str | None = None
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         if self.compose not in (None, *COMPOSITIONS):
             raise UserError(f"compose={self.compose}: expected {', '.join(COMPOSITIONS)} or null")
+        if self.precision not in (None, "bfloat16"):
+            raise UserError(f"precision={self.precision}: expected bfloat16, or null for float32")
         if self.negative is not None and not self.negative.strip():
             raise UserError("negative: expected a caption, as in negative='a dog'; leave it out for none")
         for key in ("negative_scale", "guidance", "source_guidance", "truncation"):
@@ -87,6 +92,12 @@ class Conditioning:
         """What is said of the caption of an image, for its metadata."""
         return {"prompt": caption} | ({"enriched": self.enriched([caption])[0]} if self.enrich else {})
 
+    def computing(self, device: Any) -> AbstractContextManager[Any]:
+        """Within it a network on `device` computes in the precision that is asked for."""
+        import torch
+
+        return torch.autocast(device.type, torch.bfloat16) if self.precision else nullcontext()
+
     @property
     def _enricher(self) -> Any:
         from trainer.text.enrichment import enricher
@@ -110,7 +121,7 @@ class Conditioning:
 
     def require(self, config: dict[str, Any], wordless: bool) -> None:
         """UserError where a run of this configuration, or one that reads no captions, cannot be drawn so."""
-        if wordless and replace(self, truncation=None, source_guidance=None) != Conditioning():
+        if wordless and replace(self, truncation=None, source_guidance=None, precision=None) != Conditioning():
             raise UserError(f"{self}: this model reads no captions, so there is nothing to compose or to guide by")
         if self.guidance is not None and not (config.get("text") or {}).get("caption_dropout"):
             raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +15,7 @@ from trainer.errors import UserError
 from trainer.sampling.batch_invariance import FULL, TOKENS, SameBits, pad_rows, padded_batch_size
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.features import resized
-from trainer.sampling.runtime import beside, is_compiled
+from trainer.sampling.runtime import beside, device_of, is_compiled
 from trainer.tasks.examples import examples, source_size
 
 SEED = 0  # a sampling seed means the same latent in every run, whatever seed that was trained with
@@ -51,7 +50,7 @@ class Sampler:
         if conditioning != PLAIN:
             conditioning.require(objective.config, getattr(text, "wordless", False))
         self.objective, self.text, self.conditioning = objective, text, conditioning
-        self.device = next(itertools.chain(objective.parameters(), objective.buffers())).device
+        self.device = device_of(objective)
         self.batch_size = batch_size or (FULL if self.device.type == "cpu" else 64)
         self.fixed = fixed or self.device.type != "cpu" or any(map(is_compiled, objective.modules()))
         self.network: Any = objective.get_submodule(objective.draws_with)
@@ -119,12 +118,12 @@ class Sampler:
     @torch.no_grad()
     def reconstruct(self, images: Tensor, captions: Sequence[str]) -> Tensor:
         """What an autoencoder keeps of images (N, 3, H, W) uint8 with these captions, the same on its device."""
-        with self._evaluating(), self.objective.ema_weights():
+        given = self.conditions(captions)
+        with self._evaluating(), self.objective.ema_weights(), self.conditioning.computing(self.device):
             parts = [slice(i, i + self.batch_size) for i in range(0, len(images), self.batch_size)]
             kept = [
                 self.objective.reconstruct(
-                    images[part].to(self.device).float().div(127.5).sub(1),
-                    self.conditions(captions[part]).to(self.device),
+                    images[part].to(self.device).float().div(127.5).sub(1), given.rows(part).to(self.device)
                 )
                 for part in parts
             ]
@@ -214,13 +213,14 @@ class Sampler:
 
     def _draw(self, latents: Tensor, condition: Condition) -> Tensor:
         """(N, 3, H, W) in [-1, 1]."""
-        if self.conditioning.truncation is None:
-            return self._guided(latents, condition)
-        self.network.truncation = self.conditioning.truncation
-        try:
-            return self._guided(latents, condition)
-        finally:
-            self.network.truncation = 1.0
+        with self.conditioning.computing(self.device):
+            if self.conditioning.truncation is None:
+                return self._guided(latents, condition)
+            self.network.truncation = self.conditioning.truncation
+            try:
+                return self._guided(latents, condition)
+            finally:
+                self.network.truncation = 1.0
 
     def _guided(self, latents: Tensor, condition: Condition) -> Tensor:
         scale, source_scale = self.conditioning.guidance, self.conditioning.source_guidance
