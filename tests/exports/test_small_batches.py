@@ -240,6 +240,13 @@ def test_truncated_styles_are_drawn_by_the_network(batch):
     assert not network._compiled_call_impl.programs
 
 
+def test_another_precision_is_the_networks(batch):
+    network, plain = small_batches.onnxruntime(make(node_of("dcgan")), 4), make(node_of("dcgan"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(network(*rows(batch, 2)), plain(*rows(batch, 2)))
+    assert not network._compiled_call_impl.programs
+
+
 def test_what_it_refuses():
     network = make(node_of("dcgan"))
     with pytest.raises(UserError, match=r"passes\.onnxruntime\.max_batch=5000: expected 1 to 4096"):

@@ -135,8 +135,8 @@ def register_trained(arguments: list[str]) -> None:
         network = saved["objective"].get(group)
         if key == "tokenizer" and "bottleneck" not in (network or {}):
             raise UserError(f"{key}={path} has no codes: give a run of experiment={EXAMPLES[key]}, vqvae or vqgan")
-        if network is None or network.get("_partial_"):  # there is none of images
-            network = {"defaults": ["dcgan", "_self_"], "base_channels": 16, "max_channels": 128}  # a wider one ran away
+        if network is None or network.get("_partial_"):  # there is none of images; of scenes a wider one ran away
+            network = {"defaults": ["dcgan", "_self_"], "base_channels": 16, "max_channels": 128}
         nodes = {"data": saved["data"], "text": saved["text"], group: network, "generator": drawing(saved["objective"])}
         for name, node in nodes.items():
             ConfigStore.instance().store(f"of_{key}", node, group=name)

@@ -18,7 +18,7 @@ from trainer.errors import UserError
 from trainer.exports.aot_inductor import PackageLoader
 from trainer.exports.making import patience, quiet
 from trainer.exports.program import FromFeatures, FromIds, inputs, reason
-from trainer.exports.small_batches import fingerprint
+from trainer.exports.small_batches import drawn_as_exported, fingerprint
 from trainer.process import caches
 from trainer.process.progress import say
 from trainer.sampling.batch_invariance import FULL, GREY_LEVEL, unpatched
@@ -68,7 +68,7 @@ class AheadOfTime:
         fits = size in self.batch_sizes and len(latent) % size == 0
         parts = [slice(i, i + size) for i in range(0, len(latent), size)]
         program = None
-        if fits and getattr(self.network, "truncation", 1.0) == 1.0:
+        if fits and drawn_as_exported(self.network):
             program = self.program(latent[parts[0]], condition.rows(parts[0]))
         if program is None:
             images: Tensor = self.otherwise(latent, condition)

@@ -66,8 +66,8 @@ class SmallBatches:
         if torch.compiler.is_exporting():
             traced: Tensor = self.network._call_impl(latent, condition)
             return traced
-        as_exported = getattr(self.network, "truncation", 1.0) == 1.0
-        images = self.small(latent, condition) if as_exported and len(latent) <= self.max_batch else None
+        fits = len(latent) <= self.max_batch and drawn_as_exported(self.network)
+        images = self.small(latent, condition) if fits else None
         drawn: Tensor = self.otherwise(latent, condition) if images is None else images
         return drawn
 
@@ -113,6 +113,11 @@ class SmallBatches:
                 os.replace(Path(folder, path.name), path)
         caches.used(path)
         return onnx.Generator(str(path), latent.shape[1])
+
+
+def drawn_as_exported(network: nn.Module) -> bool:
+    """Whether what is asked of it now is what a program of it draws: whole styles, in float32."""
+    return getattr(network, "truncation", 1.0) == 1.0 and not torch.is_autocast_enabled("cpu")
 
 
 def without_padding(condition: Condition) -> Condition:
