@@ -63,7 +63,7 @@ def test_alone_it_is_the_saved_run(composed, run, key):
 CHOSEN = {
     "strategy=fsdp": {
         "strategy._target_": "trainer.strategies.fsdp.FSDP", "strategy.unit_parameters": 1000000,
-        "strategy.replicas": 1,
+        "strategy.replicas": 1, "strategy.gather_dtype": "float32", "strategy.offload_parameters": False,
     },
     "strategy=zero2": {
         "strategy._target_": "trainer.strategies.zero.ZeRO", "strategy.stage": 2, "strategy.offload_optimizer": False,
@@ -116,6 +116,7 @@ def test_values_and_own_parts_as_ever(composed, run):
     found = composed(f"resume={run}", "strategy=fsdp", "strategy.unit_parameters=5", own, "kimg=7")
     assert found.changed == {
         "strategy._target_": "trainer.strategies.fsdp.FSDP", "strategy.unit_parameters": 5, "strategy.replicas": 1,
+        "strategy.gather_dtype": "float32", "strategy.offload_parameters": False,
         "callbacks.mine._target_": "trainer.callbacks.stop.Stop", "kimg": 7,
     }  # fmt: skip
 
