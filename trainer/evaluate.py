@@ -74,11 +74,8 @@ def measure(cfg: DictConfig, path: str | Path, device: Any) -> list[Figure]:
     from trainer.evaluation.measures import check_without, data_of, measures, studies, table
     from trainer.evaluation.protocol import run_each
     from trainer.runs import results, run_folder
-    from trainer.runs.export_files import is_program
     from trainer.sampling.pipeline import load
 
-    if cfg.precision and is_program(Path(path)):
-        raise UserError(f"precision={cfg.precision}: {path} computes as it was exported; leave it out, or give the run")
     settings = {key: cfg[key] for key in ("guidance", "source_guidance", "precision")}
     pipe = load(path, device, cfg.batch_size).conditioned(**settings)
     check_without(cfg.without, pipe)

@@ -1,5 +1,7 @@
 """precision=bfloat16: what draws runs in it, what judges does not, and figures of the two do not compare."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.runs.results import Figure, difference
 from trainer.sampling.conditioning import Conditioning
+from trainer.sampling.pipeline import Pipeline
 from trainer.sampling.sampler import Sampler
 
 HALF = Conditioning(precision="bfloat16")
@@ -24,7 +27,7 @@ class Network(torch.nn.Module):
 
 
 class Objective(torch.nn.Module):
-    latent_channels, draws_with, ema, config = 4, "network", {}, {}
+    latent_channels, draws_with, ema, config, trained_steps = 4, "network", {}, {}, 0
 
     def __init__(self):
         super().__init__()
@@ -86,9 +89,8 @@ def test_values():
     HALF.require({}, wordless=True)
 
 
-def test_a_program_computes_as_it_was_exported(command):
-    from trainer import evaluate
-
-    done = command("checkpoint=export/model.onnx", "precision=bfloat16", main=evaluate.main)
-    assert done.code == 2
-    assert "precision=bfloat16: export/model.onnx computes as it was exported; leave it out" in done.err
+def test_a_program_computes_as_it_was_exported():
+    sampler = Sampler(Objective(), text)
+    assert Pipeline(Path("run/kimg1.ckpt"), sampler).conditioned(precision="bfloat16").sampler.conditioning == HALF
+    with pytest.raises(UserError, match=r"precision=bfloat16: export/model.onnx computes as it was exported; leave"):
+        Pipeline(Path("export/model.onnx"), sampler).conditioned(precision="bfloat16")

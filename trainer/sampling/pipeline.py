@@ -75,7 +75,13 @@ class Pipeline:
         >>> pipe("a red apple", enrich="smollm2").images        # a language model makes a description of it first
         >>> pipe.conditioned(guidance=3, negative="a dog").interpolate(["a cat", "a fox"]).grid()
         """
-        return Pipeline(self.path, self.sampler.conditioned(Conditioning(**settings)))
+        conditioning = Conditioning(**settings)
+        if conditioning.precision and is_program(self.path):
+            raise UserError(
+                f"precision={conditioning.precision}: {self.path} computes as it was exported; leave it out, or give "
+                "the run"
+            )
+        return Pipeline(self.path, self.sampler.conditioned(conditioning))
 
     def __call__(
         self,
