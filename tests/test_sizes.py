@@ -5,10 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from hydra.utils import instantiate
 from PIL import Image
 
 from trainer import load
+from trainer.batch import Condition
+from trainer.config.entry import Training, entry
 from trainer.size import Size
+from trainer.tasks.examples import examples
 
 SIZES = [Size(48, 48), Size(48, 80)]
 EXPERIMENTS = sorted(file.stem for file in (Path(__file__).parent.parent / "conf" / "experiment").glob("*.yaml"))
@@ -54,6 +59,23 @@ def arguments(experiment, pictures, size, *more):
     parts = [f"data.source.path={pictures}", f"data.resolution={size.resolution}", "data.batch_size=4"]
     without = ["callbacks.samples=null", "callbacks.evaluation=null", "callbacks.throughput=null", "logger.wandb=null"]
     return [f"experiment={experiment}", "data=folder", *parts, *without, *OWN.get(experiment, []), *more]
+
+
+@pytest.mark.parametrize("experiment", sorted({*EXPERIMENTS} - {*LEARNERS, *SAME}))
+def test_networks_of_an_experiment_draw_rectangles(experiment, command, pictures):
+    composed = []
+    given = arguments(experiment, pictures, SIZES[1])
+    result = command(*given, main=lambda: entry(composed.append, "config", Training))
+    assert result.code == 0, result.err
+    objective = instantiate(composed[0].objective, _convert_="all").eval()
+    if not objective.draws_with:
+        return
+    sources = examples(objective.get_submodule(objective.draws_with), torch.arange(2))
+    frozen, width = composed[0].text.network._target_ == "torch.nn.Identity", composed[0].text.width
+    words = torch.randn(2, 4, width) if frozen else torch.ones(2, 4, dtype=torch.int64)  # else ids
+    condition = Condition(words, torch.ones(2, 4, dtype=torch.bool), torch.randn(2, width), sources)
+    with torch.no_grad():
+        assert objective.sample(torch.randn(2, objective.latent_channels), condition).shape == (2, 3, 48, 80)
 
 
 def train(command, out, *options):

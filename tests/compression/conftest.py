@@ -27,7 +27,7 @@ CONVOLUTIONAL = {"base_channels": 16, "max_channels": 48}
 TRANSFORMER = {"width": 48, "depth": 2, "num_heads": 2}
 
 
-def node_of(family: str, resolution: int = 16, **sizes: Any) -> dict[str, Any]:
+def node_of(family: str, resolution: int | list[int] = 16, **sizes: Any) -> dict[str, Any]:
     family, _, upsampling = family.partition("-")
     return {
         "_target_": f"trainer.networks.{family}.Generator",
@@ -52,7 +52,7 @@ def make(node: dict[str, Any]) -> nn.Module:
     return network.to(memory_format=torch.channels_last)
 
 
-@pytest.fixture(params=[(family, resolution) for family in FAMILIES for resolution in (16, 32)], ids=str)
+@pytest.fixture(params=[(family, resolution) for family in FAMILIES for resolution in (16, [24, 32])], ids=str)
 def generator(request: pytest.FixtureRequest) -> tuple[dict[str, Any], nn.Module]:
     """A node and the generator built from it."""
     node = node_of(*request.param)

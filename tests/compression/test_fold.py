@@ -62,7 +62,7 @@ def test_folding_twice_changes_nothing(generator, inputs):
     assert torch.equal(once(*inputs[0]), twice(*inputs[0]))
 
 
-@pytest.mark.parametrize("resolution", [16, 52])  # by way of 6, 13 and 26 pixels
+@pytest.mark.parametrize("resolution", [16, [52, 72]])  # by way of 6, 13 and 26 rows
 @pytest.mark.parametrize("family", ["dcgan", "dcgan-nearest", "residual", "r3gan", "stylegan2"])
 def test_a_pruned_network_folds(family, resolution, inputs, saved):
     node = node_of(family, resolution)

@@ -124,7 +124,7 @@ def test_effects_are_what_the_images_change_by(inputs):
 
 
 @pytest.mark.parametrize("family", ["dcgan", "dcgan-nearest", "residual"])  # random whole groups need not obey
-@pytest.mark.parametrize("resolution", [16, 32])
+@pytest.mark.parametrize("resolution", [16, [16, 32]])
 def test_the_least_effect_is_nearer_than_the_smallest_norm(family, resolution, inputs):
     network = make(node_of(family, resolution))
     image = network(*inputs[0])

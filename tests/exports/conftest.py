@@ -22,12 +22,12 @@ HASHES = {"_target_": "trainer.text.scratch.HashTokenizer", "vocabulary": 64, "m
 
 
 def save_run(folder: Path, family: str, encoder: dict[str, Any], text: dict[str, Any], **sizes: int) -> Path:
-    """A checkpoint of a GAN at 16 pixels whose images are far from grey."""
+    """A checkpoint of a GAN of 16 x 24 pixels whose images are far from grey."""
     import torch
     from hydra.utils import instantiate
 
     torch.manual_seed(0)
-    small = {"resolution": 16, "text_channels": WIDTH, "text": text}
+    small = {"resolution": [16, 24], "text_channels": WIDTH, "text": text}
     small |= sizes or {"base_channels": 8, "max_channels": 16}
     adam = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 0.001}
     objective = {
@@ -52,7 +52,7 @@ def save_run(folder: Path, family: str, encoder: dict[str, Any], text: dict[str,
             parameter.data.mul_(8)
     gan.config = {
         "name": "small", "objective": objective, "text": {"encoder": encoder},
-        "data": {"resolution": 16, "source": source}, "callbacks": {"mine": 1},
+        "data": {"resolution": [16, 24], "source": source}, "callbacks": {"mine": 1},
     }  # fmt: skip
     gan.images_seen = 1500
     gan.ema = {f"generator.{k}": p * 1.25 for k, p in gan.generator.state_dict().items()}

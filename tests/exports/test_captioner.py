@@ -36,7 +36,7 @@ def save_run(folder, family):
     network, kind, more = FAMILIES[family]
     text = {"_target_": "trainer.text.pieces.Pieces", "name": "minilm", "width": 384, "max_tokens": TOKENS}
     captioner = {
-        "_target_": f"trainer.networks.{network}", "resolution": 16, "vocabulary": 30522, "max_tokens": TOKENS,
+        "_target_": f"trainer.networks.{network}", "resolution": [16, 32], "vocabulary": 30522, "max_tokens": TOKENS,
         "base_channels": 4, "max_channels": 8, "word_channels": 8, "width": 16, "num_layers": 2, "num_heads": 2, **more,
     }  # fmt: skip
     adam = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 0.001}
@@ -50,7 +50,7 @@ def save_run(folder, family):
             parameter.data.mul_(3)
     source = {"_target_": "trainer.data.shapes.Shapes", "num_images": 100}
     run.config = {"name": family, "objective": objective, "text": {"encoder": text},
-                  "data": {"resolution": 16, "source": source}}  # fmt: skip
+                  "data": {"resolution": [16, 32], "source": source}}  # fmt: skip
     run.images_seen, run.ema = 1500, {f"captioner.{k}": p * 1.1 for k, p in run.captioner.named_parameters()}
     (folder / "checkpoints").mkdir(parents=True)
     content = {"state_dict": run.state_dict(), "global_step": 30}
@@ -68,7 +68,7 @@ def exported(request, tmp_path_factory):
                                    "formats=[safetensors,onnx]"])  # fmt: skip
         main()
     draw = np.random.default_rng(0)
-    for name, size in (("wide", (40, 24)), ("clear", (20, 20)), ("small", (16, 16))):
+    for name, size in (("wide", (40, 24)), ("clear", (20, 20)), ("small", (32, 16))):
         image = Image.fromarray(draw.integers(0, 256, (5, 5, 3), dtype=np.uint8)).resize(size)
         if name == "clear":
             image.putalpha(Image.linear_gradient("L").resize(size))
@@ -86,7 +86,8 @@ def test_it_writes_what_the_run_writes(exported, without, command):
         from trainer.data.build import fit
         from trainer.data.files import open_image
 
-        pixels = [np.asarray(fit(open_image(out / f"{name}.png", 16), 16)) for name in ("wide", "clear", "small")]
+        size = [16, 32]
+        pixels = [np.asarray(fit(open_image(out / f"{name}.png", size), size)) for name in ("wide", "clear", "small")]
         images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
         with pipe.objective.ema_weights():
             ids, _ = beam_search(pipe.objective.captioner.eval(), images, pipe.text.end, 1, torch.zeros(3, 3))
@@ -102,7 +103,7 @@ def test_the_programs_say_what_they_take_and_what_is_never_written(exported):
     run, out = exported
     told, card = json.loads((out / "config.json").read_text()), (out / "README.md").read_text()
     encoder = told["programs"]["encoder.onnx"]["inputs"]
-    assert encoder == {"image": "(N, 3, 16, 16) float32"} | (
+    assert encoder == {"image": "(N, 3, 16, 32) float32"} | (
         {"latent": "(N, 3) float32"} if "vae" in out.parent.name else {}
     )
     assert "python infer.py photo.png" in card and f"(N, L <= {TOKENS}) int64" in card
@@ -127,6 +128,8 @@ def test_what_cannot_be_made_is_one_line(exported, command, tmp_path):
 def test_a_picture_of_16_bits_is_read_as_in_training(tmp_path):
     values = np.linspace(0, 65535, 64 * 48).reshape(64, 48).astype(np.uint16)
     Image.fromarray(values).save(tmp_path / "grey.png")
-    expected = np.asarray(fit(Image.open(tmp_path / "grey.png"), 16), np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
-    assert np.array_equal(pixels(str(tmp_path / "grey.png"), 16, 16), expected)
+    for size in ((16, 16), (16, 24), (40, 16)):
+        image = fit(Image.open(tmp_path / "grey.png"), size)
+        expected = np.asarray(image, np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
+        assert np.array_equal(pixels(str(tmp_path / "grey.png"), *size), expected)
     assert expected.std() > 0.3  # and not white, but for its darkest part

@@ -118,7 +118,7 @@ def test_the_card(export):
     assert (front["license"], front["pipeline_tag"], front["library_name"]) == ("cc-by-4.0", "text-to-image", "trainer")
     assert "pytorch_model_hub_mixin" in front["tags"]
     assert "| fd_effnet | 41.5 | lower | 123 |" in body and "99.5" not in body, "figures of this checkpoint"
-    assert "Shapes at 16 pixels" in body and "read by minilm, at most 24 tokens" in body
+    assert "Shapes at 16x24 pixels" in body and "read by minilm, at most 24 tokens" in body
     assert "read by a text encoder inside, at most 24 tokens" in about(load("shapes").config, 1.0)
     assert "![samples](samples.png)" in body and (export / "samples.png").read_bytes() == b"a picture"
 

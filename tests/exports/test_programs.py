@@ -131,7 +131,7 @@ def test_the_axes_of_a_program_have_names(exports, exports_of_ids):
             for each in [*graph.input, *graph.output]
         }
 
-    images = {"latent": ["N", 8], "images": ["N", 3, 16, 16]}
+    images = {"latent": ["N", 8], "images": ["N", 3, 16, 24]}
     features = {"tokens": ["N", "L", WIDTH], "mask": ["N", "L"], "pooled": ["N", WIDTH]}
     assert axes(exports / "model.onnx") == images | features
     ids = {"input_ids": ["N", TOKENS], "attention_mask": ["N", TOKENS]}
@@ -161,7 +161,7 @@ def test_open_dimensions_have_their_names(exports):
     }
     assert shapes["latent"] == ["N", 8]
     assert shapes["tokens"] == ["N", "L", WIDTH]
-    assert shapes["images"] == ["N", 3, 16, 16]
+    assert shapes["images"] == ["N", 3, 16, 24]
     open_sizes = [size for shape in shapes.values() for size in shape if isinstance(size, str)]
     assert {word for size in open_sizes for word in findall(r"[a-zA-Z]\w*", size)} == {"N", "L"}
 

@@ -30,7 +30,7 @@ def save_run(folder, family, kind, sizes, **task):
     """A checkpoint of a generator that starts from a picture, far from what that starts as."""
     torch.manual_seed(0)
     adam = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 0.001}
-    shared = {"resolution": 32, "text_channels": WIDTH, "text": TRANSFORMER}
+    shared = {"resolution": [32, 48], "text_channels": WIDTH, "text": TRANSFORMER}
     generator = {"_target_": f"trainer.networks.{family}.Generator", "latent_channels": 8, "style_channels": 16,
                  **shared, **sizes, "task": {"_target_": f"trainer.tasks.{kind}", **task}}  # fmt: skip
     objective = {
@@ -47,7 +47,7 @@ def save_run(folder, family, kind, sizes, **task):
             torch.nn.init.normal_(parameter, std=0.1)
     source = {"_target_": "trainer.data.shapes.Shapes", "num_images": 100}
     run.config = {"name": "small", "objective": objective, "text": {"encoder": HASHES, "caption_dropout": 0.1},
-                  "data": {"resolution": 32, "source": source}}  # fmt: skip
+                  "data": {"resolution": [32, 48], "source": source}}  # fmt: skip
     run.images_seen, run.ema = 1500, {f"generator.{key}": p for key, p in run.generator.named_parameters()}
     (folder / "checkpoints").mkdir(parents=True)
     content = {"state_dict": run.state_dict(), "global_step": 30}

@@ -54,7 +54,7 @@ def test_a_page_has_all_it_needs_inside(run, packages, tmp_path, capsys):
     facts = json.loads(re.search(r"^const facts = (.*)$", page, re.M)[1])
     assert facts["prompts"] == ["a </script><b>red apple"]
     assert page.count("</script>") == 1 + len(parts)
-    assert (facts["channels"], facts["size"], facts["tokens"], facts["open"]) == (8, [16, 16], TOKENS, True)
+    assert (facts["channels"], facts["size"], facts["tokens"], facts["open"]) == (8, [16, 24], TOKENS, True)
     assert not re.findall(r'(?:src|href)="|https?://', re.sub(r"<script.*", "", page)), "nothing comes from elsewhere"
     assert "index.html: " in capsys.readouterr().out
     assert "index.html" in (out / "README.md").read_text()
