@@ -50,7 +50,7 @@ def train(cfg: DictConfig) -> float | None:
     visible = torch.cuda.device_count()
     ranks.check_devices(visible, cfg.gpus_per_node, cfg.trainer.accelerator, cfg.trainer.get("devices", 1))
     ranks.check(cfg.nodes, cfg.gpus_per_node, visible)
-    if cfg.trainer.precision == "16-mixed" and cfg.trainer.accelerator == "cpu":  # Lightning would take bf16
+    if cfg.trainer.get("precision") == "16-mixed" and cfg.trainer.accelerator == "cpu":  # Lightning would take bf16
         raise UserError("trainer.precision=16-mixed: of GPUs; a CPU has 32-true and bf16-mixed")
     ranks.tell_lightning()
     if cfg.tf32 is not None:

@@ -70,10 +70,11 @@ EVALUATE = {
     "data=pictures": "where the data of a run lie now is data.source.path=pictures",
     "--gpus 2": "torchrun --nproc-per-node=N -m trainer.evaluate",
     "--output d": "trainer.evaluate keeps them in RUN/metrics.json",
-    "--precision 16": "in training it is trainer.precision=16",
+    "--precision 16": "checkpoint: a value is needed",  # and then that it is bfloat16 or null
 }
 OTHERS = {
     "compress --batch-size 4": "did you mean batch_sizes?",
+    "compress --precision 16": "in training it is trainer.precision=16",
     "export --text x": "did you mean 'prompts=[x]'?",
     "speed --prompt x": "python -m trainer.sample checkpoint=RUN 'prompts=[x]'",
     "benchmark --gpus 2": "did you mean gpus_per_node?",
