@@ -14,8 +14,8 @@ from trainer.exports.small_batches import SmallBatches
 
 
 def sleeping(*ms):
-    """A network that takes so many times 4 ms for 1, 2, 4 and 8 images: a busy machine wakes it later."""
-    return lambda latent, condition: time.sleep(ms[len(latent).bit_length() - 1] / 250)
+    """A network that takes so many times 4 ms for each of the sizes: a busy machine wakes it later."""
+    return lambda latent, condition: time.sleep(ms[batches.TRIED.index(len(latent))] / 250)
 
 
 def inputs(count):
@@ -24,11 +24,11 @@ def inputs(count):
 
 @pytest.mark.parametrize(
     ("other", "expected"),
-    [((2, 4, 9, 20), 4), ((2, 9, 4, 6), 1), ((6, 2, 2, 2), 0), ((1, 1, 1, 1), 8)],
+    [((2, 4, 9, 20, 9, 9), 4), ((2, 9, 4, 6, 9, 9), 1), ((6, 2, 2, 2, 2, 2), 0), ((1, 1, 1, 1, 1, 1), 64)],
     ids=["the smaller ones", "one alone, whatever larger ones take", "none, where one alone is not", "all"],
 )
 def test_the_largest_that_is_drawn_sooner(other, expected, capsys):
-    assert batches.largest("other", sleeping(5, 7, 12, 15), sleeping(*other), inputs) == expected
+    assert batches.largest("other", sleeping(5, 7, 12, 15, 15, 15), sleeping(*other), inputs) == expected
     assert f"other: for up to {expected} images at once; its speed beside" in capsys.readouterr().err
 
 
@@ -55,7 +55,7 @@ def test_programs_of_the_sizes_that_pay_or_were_asked_for(given, able, kept, mon
     [(4, None, True, [4]), (0, None, True, []), (0, 2, True, [2]), (4, None, False, [])],
 )
 def test_it_stays_where_it_pays_or_was_asked_for(found, given, can_be, kept, monkeypatch, tmp_path):
-    monkeypatch.setattr(SmallBatches, "program", lambda self, latent, condition: can_be)
+    monkeypatch.setattr(SmallBatches, "small", lambda self, latent, condition: latent if can_be else None)
     monkeypatch.setattr(batches, "largest", lambda name, network, other, inputs: found)
     node = {"_target_": ONNXRUNTIME, "_partial_": True, "max_batch": given}
     bench = Bench(tmp_path, [inputs(4)], tmp_path)
