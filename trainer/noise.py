@@ -39,18 +39,12 @@ def _columns(count: int, device: torch.device) -> Any:
 
 def bits(seed: int, stream: str, position: Tensor, count: int) -> Tensor:
     """(N, count) int64 with 64 random bits each, for (N,) int64 positions."""
-    raw = _bits(seed, stream, position, count)
-    return torch.from_numpy(raw) if isinstance(raw, np.ndarray) else raw
-
-
-def _bits(seed: int, stream: str, position: Tensor, count: int) -> Any:
-    """The same, on a CPU an array: for the few numbers of one image numpy is there in a fifth of the time."""
     start = _start(seed, stream)
     column = _columns(count, position.device)
-    if position.device.type == "cpu":
+    if position.device.type == "cpu":  # for the few numbers of one image numpy is there in a fifth of the time
         row = _mix(start + position.numpy() * _GOLDEN)
-    else:
-        row = _mix(int(start[0]) + position * _GOLDEN)
+        return torch.from_numpy(_mix(row[:, None] + column))
+    row = _mix(int(start[0]) + position * _GOLDEN)
     return _mix(row[:, None] + column)
 
 
@@ -61,11 +55,7 @@ def uniform(seed: int, stream: str, position: Tensor, count: int) -> Tensor:
 
 def normal(seed: int, stream: str, position: Tensor, count: int) -> Tensor:
     """(N, count) float32, standard normal."""
-    raw = _bits(seed, stream, position, count)
-    if isinstance(raw, np.ndarray):  # every step but log and cos is rounded in one way everywhere
-        radius = torch.from_numpy((((raw >> 32) & 0xFFFFFFFF) + 1) / float(1 << 32))  # (0, 1], never log 0
-        angle = torch.from_numpy((raw & 0xFFFFFFFF) / float(1 << 32))
-    else:
-        radius = ((raw >> 32) & 0xFFFFFFFF).double().add_(1).div_(1 << 32)
-        angle = (raw & 0xFFFFFFFF).double().div_(1 << 32)
+    raw = bits(seed, stream, position, count)
+    radius = ((raw >> 32) & 0xFFFFFFFF).double().add_(1).div_(1 << 32)  # (0, 1], never log 0
+    angle = (raw & 0xFFFFFFFF).double().div_(1 << 32)
     return radius.log_().mul_(-2).sqrt_().mul_(angle.mul_(2 * torch.pi).cos_()).float()
