@@ -33,6 +33,7 @@ from trainer.networks.token_generators import Choice, Parallel
 from trainer.networks.worded import WordedGenerator
 from trainer.objectives.guidance import DROPPED
 from trainer.objectives.policy import PolicyGradient
+from trainer.size import Size
 from trainer.strategies.single import Single
 
 MAKE = {"reward": make_reward, "reward_tokens": make_reward_tokens}
@@ -170,7 +171,7 @@ def test_the_probability_is_that_of_what_is_drawn():
 class Four(nn.Module):
     """A tokenizer of four places and two codes."""
 
-    num_codes, size = 2, 2
+    num_codes, size = 2, Size(2, 2)
 
     def encode(self, image):
         raise NotImplementedError
