@@ -89,7 +89,7 @@ def bare_gan(objective: Any, phase: Timer) -> Callable[[Batch], None]:
     alter = objective.augment or (lambda images, _: images)
     draws = objective.augment.num_draws if objective.augment else 1
     reuse, count = objective.reuse_fakes, 0
-    sizes = getattr(generator, "sizes", None)  # of the stages
+    sizes = generator.sizes if hasattr(generator, "stages") else None
     draw_images = (lambda *inputs: packed(generator.stages(*inputs))) if sizes else generator
     caption_kl = getattr(objective, "caption_kl", 0.0)
 

@@ -30,8 +30,8 @@ class Sampler:
     """Draws from an objective on the device it is on, in eval mode, with its EMA weights where it has any.
 
     text: the text encoder, captions -> Condition; a caption's features must not depend on those beside it.
-    batch_size: images at a time; 16 on a CPU and 64 on a GPU if None. A caption and a seed are one image, in any
-    company, on CPUs at any batch_size too: to the bit where `exact`, else to a grey level (`batch_invariance`).
+    batch_size: images at a time; if None 16 on a CPU, 64 on a GPU and where onnxruntime draws as many. Caption and seed
+    are one image in any company, on CPUs at any batch_size too: to the bit where `exact`, else to a grey level.
     fixed: the network sees full batches of exactly batch_size and nothing else is done, as always on a GPU or where it
     is compiled. Another batch_size may then choose other kernels, which round otherwise (1e-6 of the range on a CPU).
     conditioning: what is made of captions, and how they guide. UserError if this objective cannot be drawn so.
@@ -51,14 +51,14 @@ class Sampler:
             conditioning.require(objective.config, getattr(text, "wordless", False))
         self.objective, self.text, self.conditioning = objective, text, conditioning
         self.device = device_of(objective)
-        self.batch_size = batch_size or (FULL if self.device.type == "cpu" else 64)
+        few = self.device.type == "cpu" and not any(each.max_batch >= 64 for each in beside(objective.modules()))
+        self.batch_size = batch_size or (FULL if few else 64)
         self.fixed = fixed or self.device.type != "cpu" or any(map(is_compiled, objective.modules()))
         self.network: Any = objective.get_submodule(objective.draws_with)
         if conditioning.truncation is not None and not hasattr(self.network, "truncation"):
-            raise UserError(
-                f"truncation={conditioning.truncation}: {type(self.network).__name__} has no styles to be truncated; "
-                "leave it out, or give a run of stylegan2 or stylevae"
-            )
+            asked = f"truncation={conditioning.truncation}: {type(self.network).__name__}"
+            remedy = "leave it out, or give a run of stylegan2 or stylevae"
+            raise UserError(f"{asked} has no styles to be truncated; {remedy}")
         if conditioning.source_guidance is not None and not getattr(self.task, "source_dropout", 0):
             raise UserError(
                 f"source_guidance={conditioning.source_guidance}: this run has never drawn without a source, to guide "
