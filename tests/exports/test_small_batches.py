@@ -214,7 +214,7 @@ def test_large_batches_by_it_are_the_same_to_a_grey_level_and_to_the_bit_where_a
     small = network._compiled_call_impl.small
     network._compiled_call_impl.small = lambda *given: drawn.append(len(given[0])) or small(*given)
     images, expected = fast(captions, seeds), plain(captions, seeds)
-    assert 16 in drawn
+    assert max(drawn) > 16
     assert (images.int() - expected.int()).abs().max() <= 1
     assert plain.exact
     assert not fast.exact
