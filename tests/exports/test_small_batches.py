@@ -209,6 +209,7 @@ def run(self, given):
 def test_large_batches_by_it_are_the_same_to_a_grey_level_and_to_the_bit_where_asked(cache):
     fast = Sampler(Drawing(small_batches.onnxruntime(make(node_of("dcgan")), 64)).eval(), encode)
     plain = Sampler(Drawing(make(node_of("dcgan"))).eval(), encode)
+    plain.keep_bits()
     captions, seeds = ["a", "b"] * 10, range(20)
     network, drawn = fast.network, []
     small = network._compiled_call_impl.small
@@ -216,7 +217,6 @@ def test_large_batches_by_it_are_the_same_to_a_grey_level_and_to_the_bit_where_a
     images, expected = fast(captions, seeds), plain(captions, seeds)
     assert max(drawn) > 16
     assert (images.int() - expected.int()).abs().max() <= 1
-    assert plain.exact
     assert not fast.exact
     drawn.clear()
     fast.keep_bits()
