@@ -87,7 +87,11 @@ class Turns(pl.Callback):
             self.rows["together"].append(seconds)
             return
         self.rows["apart"].append(self.passes | {"rest": seconds - sum(self.passes.values())})
-        self.rows["reduce"].append({name: self.reductions(objective, name) for name in objective.phases})
+        self.rows["reduce"].append(self.collectives(objective))
+
+    def collectives(self, objective: Any) -> Any:
+        """Seconds of what the ranks send each other in a step, each by itself."""
+        return {name: self.reductions(objective, name) for name in objective.phases}
 
     def meet(self) -> None:
         if self.world > 1:

@@ -35,7 +35,7 @@ from trainer.benchmark.programs import collectives, program
 from trainer.benchmark.timeline import Cluster, Compute, Jitter, simulate
 from trainer.report.table import markdown
 
-PAIRS, WARM_UP, RANKS = 12, 4, 2
+PAIRS, RANKS = 12, 2
 ARGUMENTS = ["experiment=cgan", "objective.penalty_interval=1", f"data.batch_size={RANKS * fidelity.IMAGES}"]
 
 
@@ -85,21 +85,18 @@ class Turns(fidelity.Turns):
         self.wanted, self.mode = wanted, mode
 
     def plan(self, objective: Any) -> int:
-        return WARM_UP + 2 * PAIRS
+        return fidelity.WARM_UP + 2 * PAIRS
 
     def on_train_batch_start(self, trainer: Any, objective: Any, *rest: Any) -> None:
         super().on_train_batch_start(trainer, objective, *rest)
         self.mode.silent = not self.together
 
     def on_train_batch_end(self, trainer: Any, objective: Any, *rest: Any) -> None:
-        seconds, self.mode.silent = time.perf_counter() - self.start, False
-        if trainer.global_step <= WARM_UP:
-            return
-        if self.together:
-            self.rows["together"].append(seconds)
-            return
-        self.rows["apart"].append(self.passes | {"rest": seconds - sum(self.passes.values())})
-        self.rows["reduce"].append([self.taken(each) for each in self.wanted])
+        self.mode.silent = False
+        super().on_train_batch_end(trainer, objective, *rest)
+
+    def collectives(self, objective: Any) -> list[float]:
+        return [self.taken(each) for each in self.wanted]
 
     def taken(self, collective: Collective) -> float:
         """Seconds of one such collective."""
