@@ -10,6 +10,7 @@ import signal
 import tarfile
 import time
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -277,6 +278,41 @@ def test_processes_share_the_work(tmp_path):
     looked = log.read_text().splitlines()
     assert len(looked) == len(set(looked)) == 6 * 13
     assert (open_index(source, 16, cache).images[:] == open_cache(source, 16, cache).images[:]).all()
+
+
+@pytest.mark.parametrize("moment", [(Path, "mkdir"), (parts, "_claim"), (joining, "join")])
+def test_another_is_ready_sooner(tmp_path, monkeypatch, moment):
+    source, cache = tars(tmp_path / "data"), tmp_path / "cache"
+    folder = open_index(source, 16, cache).folder
+    of_another = folder.rename(tmp_path / "ready")
+    owner, name = moment
+    original = getattr(owner, name)
+
+    def late(*args, **more):
+        if of_another.exists() and (owner is not Path or args[0].name == "locks"):
+            of_another.rename(folder)
+            shutil.rmtree(folder.with_suffix(".parts"), ignore_errors=True)
+        return original(*args, **more)
+
+    monkeypatch.setattr(owner, name, late)
+    index.build(source, folder)
+    assert not of_another.exists() and [path for path in cache.iterdir() if path.is_dir()] == [folder]
+    assert len(open_index(source, 16, cache).images) == 36
+
+
+def test_without_locks_the_second_to_join_is_content(tmp_path, monkeypatch):
+    source, cache = tars(tmp_path / "data"), tmp_path / "cache"
+    monkeypatch.setattr("trainer.data.cache.acquire", lambda *_, **__: None)
+    original = joining.join
+
+    def slow(*args):
+        original(*args)
+        monkeypatch.setattr(joining, "join", original)
+        index.build(source, index.index_folder(source, cache))
+
+    monkeypatch.setattr(joining, "join", slow)
+    assert len(open_index(source, 16, cache).images) == 36
+    assert len([path for path in cache.iterdir() if path.is_dir()]) == 1
 
 
 def test_without_locks_it_is_built_all_the_same(tmp_path, monkeypatch):

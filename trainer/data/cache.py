@@ -130,7 +130,7 @@ def place(building: Path, folder: Path) -> None:
     try:
         building.rename(folder)
     except OSError as error:  # where there are no locks, or over NFS: another node was quicker, with the same content
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not (folder / "captions.json").is_file():
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not (folder / "heldout.npy").is_file():
             raise
 
 

@@ -87,15 +87,14 @@ def build(source: Source, folder: Path, threads: int | None = None, tell: bool =
     progress = Progress(f"indexing {folder.name}:", "pictures") if tell else None
     unfinished = folder.with_suffix(".parts")
     with disk_errors(folder.parent):
-        unfinished.mkdir(parents=True, exist_ok=True)
         done = parts.make_all(source, unfinished, progress, threads, stop=folder.exists)
-    with locked(folder.with_suffix(".lock")):
+    with locked(folder.with_suffix(".lock")) as alone:
         if not folder.exists():
             building = folder.with_suffix(f".building-{uuid.uuid4().hex[:12]}")
-            for left in folder.parent.glob(f"{folder.name}.building-*"):  # by a process that was killed
+            for left in folder.parent.glob(f"{folder.name}.building-*") if alone else ():  # by one that was killed
                 shutil.rmtree(left, ignore_errors=True)
             try:
-                with disk_errors(folder.parent):
+                with disk_errors(folder.parent), parts.unless(folder.exists):
                     building.mkdir()
                     joining.join(unfinished, building, folder.name)
                     place(building, folder)

@@ -50,33 +50,39 @@ def make_all(
 ) -> int:
     """Makes the parts that no living process has; returns when all are there, or `stop`. How many pictures it read."""
     looked = 0
-    (folder / "locks").mkdir(exist_ok=True)
     base: str = source.base  # type: ignore[attr-defined]
-    try:
-        with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
-            while not stop():
-                waits, total = False, 0
-                for number, items in parts_of(source):
-                    total = number + 1
-                    if _part(folder, number).exists():
-                        continue
-                    with _claim(folder, number) as mine:
-                        if not mine:
-                            waits = True
-                        elif not _part(folder, number).exists():
-                            for count in _make(items(), _part(folder, number), base, pool):
-                                if progress:
-                                    progress(looked + count)
-                            looked += count
-                if not waits:
-                    _complete(folder, total)
-                    break
-                while not stop() and any(_held(folder, n) for n in range(total) if not _part(folder, n).exists()):
-                    time.sleep(0.2)
-    except FileNotFoundError:  # another process has made the last part, and joined them
-        if not stop():
-            raise
+    with unless(stop), ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
+        (folder / "locks").mkdir(parents=True, exist_ok=True)
+        while not stop():
+            waits, total = False, 0
+            for number, items in parts_of(source):
+                total = number + 1
+                if _part(folder, number).exists():
+                    continue
+                with _claim(folder, number) as mine:
+                    if not mine:
+                        waits = True
+                    elif not _part(folder, number).exists():
+                        for count in _make(items(), _part(folder, number), base, pool):
+                            if progress:
+                                progress(looked + count)
+                        looked += count
+            if not waits:
+                _complete(folder, total)
+                break
+            while not stop() and any(_held(folder, n) for n in range(total) if not _part(folder, n).exists()):
+                time.sleep(0.2)
     return looked
+
+
+@contextmanager
+def unless(done: Callable[[], bool]) -> Iterator[None]:
+    """Others may be at the same work: once one of them has done it, its parts are gone from under the rest."""
+    try:
+        yield
+    except OSError:
+        if not done():
+            raise
 
 
 def made(folder: Path) -> list[Path]:

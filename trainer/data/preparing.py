@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -87,16 +88,18 @@ class Kept(NamedTuple):
     whole: bool
 
 
-def kept(cache_dir: str | Path) -> Iterator[Kept]:
+def kept(cache_dir: str | Path) -> list[Kept]:
     """Caches and indices, and what is unfinished, the longest unused first."""
     root = Path(cache_dir).expanduser()
-    folders = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
-    for folder in sorted(folders, key=lambda path: path.stat().st_mtime):
+    found = []
+    for folder in [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []:
         whole = (folder / "heldout.npy").is_file() and (folder / "concepts.npy").is_file()
         if whole or ".building-" in folder.name or (folder.suffix == ".parts" and (folder / "locks").is_dir()):
-            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-            days = (time.time() - folder.stat().st_mtime) / _DAY
-            yield Kept(folder, size, days, whole and ".building-" not in folder.name)
+            with suppress(FileNotFoundError):  # others finish or remove it meanwhile
+                size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+                days = (time.time() - folder.stat().st_mtime) / _DAY
+                found.append(Kept(folder, size, days, whole and ".building-" not in folder.name))
+    return sorted(found, key=lambda each: -each.days)
 
 
 def programs() -> Iterator[Kept]:
