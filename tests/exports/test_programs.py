@@ -1,5 +1,6 @@
 """Programs draw what eager draws, alone in a process of their own and as a checkpoint of this project."""
 
+import math
 import shutil
 import subprocess
 import sys
@@ -229,13 +230,18 @@ def spoilt(exported):
 
 def test_the_bound_is_that_of_the_numbers(run, tmp_path):
     from trainer.exports.generator import TrainedGenerator
-    from trainer.exports.making import Programs
+    from trainer.exports.making import Programs, largest, root_mean_square
 
     drawing = TrainedGenerator.of(run)
     programs = Programs(drawing.generator, drawing.config, tmp_path, with_text=False)
     assert programs.bound == BOUND
     drawing.generator.register_buffer("weight_q", torch.zeros(3, dtype=torch.int8))
     assert programs.bound == 2 / 255
+    level, one_value = torch.full((2, 3, 16, 24), 2 / 255), torch.zeros(2, 3, 16, 24)
+    one_value[0, 0, 0, 0] = 8 / 255
+    assert root_mean_square(level, one_value * 0) == pytest.approx(2 / 255)
+    assert root_mean_square(one_value, one_value * 0) < 1 / 255 < largest(one_value, one_value * 0)
+    assert math.isnan(root_mean_square(level, level[:1])) and math.isnan(root_mean_square(level * math.nan, level))
 
 
 def test_what_cannot_be_made_is_one_line(run, tmp_path, command, monkeypatch):
