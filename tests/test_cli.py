@@ -53,7 +53,7 @@ MISTAKES = {
     "syntax": (["data.batch_size=["], "no viable alternative at input '['"),
     "user error": (["data.source=bad"], "data.source=bad: expected good"),
     "permission": (["data.source=denied"], "/data: Permission denied"),
-    "resume": (["resume=nowhere"], "resume=nowhere: expected a run folder"),
+    "resume": (["resume=nowhere"], "or a checkpoint in one, and nothing is there"),
 }
 
 

@@ -65,7 +65,8 @@ def register_saved_config(arguments: list[str]) -> None:
         return  # a checkpoint without its folder: a new run from it
     if folder is None:
         key = "resume" if resume else "init"
-        raise UserError(f"{key}={path}: expected a run folder (with {COMPOSED} in it) or a checkpoint in one")
+        gone = "" if path.exists() else ", and nothing is there"
+        raise UserError(f"{key}={path}: expected a run folder (with {COMPOSED} in it) or a checkpoint in one{gone}")
     if resume and not any(a.startswith("run_dir=") for a in arguments):
         os.environ[VARIABLE] = str(folder)
     if not experiment:  # beside the path: flags may follow, and argparse takes overrides on one side of them only
