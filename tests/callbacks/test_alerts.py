@@ -37,14 +37,16 @@ def test_a_run_without_trouble_sends_nothing(objective, data, make_trainer, post
     assert post.sent == []
 
 
-def test_worse_again_is_said_once_also_after_a_restart(objective, data, make_trainer, post, tmp_path):
+def test_worse_again_is_said_once_also_after_a_restart(objective, data, make_trainer, post, tmp_path, capsys):
     values = {2: 4.0, 4: 6.1, 6: 9.0}
     make_trainer([Measure(values), Alerts(factor=1.5), Checkpoint(times=1)], 6, post).fit(objective, data)
     assert post.sent == [("Worse again", "val/fd_effnet is 6.1 at kimg 0.0, the best was 4", "WARN")]
+    told = f"init={tmp_path}/checkpoints/best.ckpt begins a run from that one, with a lower lr\n"
+    assert f"worse again: val/fd_effnet is 6.1 at kimg 0.0, the best was 4; {told}" in capsys.readouterr().err
     last = str(tmp_path / "checkpoints/kimg000000.024.ckpt")
     trainer = make_trainer([Measure({8: 9.0}), Alerts(factor=1.5), Checkpoint(times=1)], 8, post)
     trainer.fit(type(objective)(), data, ckpt_path=last, weights_only=True)
-    assert len(post.sent) == 1
+    assert len(post.sent) == 1 and "worse again" not in capsys.readouterr().err
 
 
 def test_worse_is_lower_where_higher_is_better(objective, data, make_trainer, post):

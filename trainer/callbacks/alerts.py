@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 import signal
+from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, Trainer
 
-from trainer.callbacks.checkpoint import beats
+from trainer.callbacks.checkpoint import BEST, beats
 from trainer.callbacks.schedule import last
 from trainer.errors import DivergedError, UserError
+from trainer.process.progress import say
 
 
 class Alerts(Callback):
     """To loggers that take messages, from rank 0, each once:
 
     - the run has left the numbers, or fails in another way
-    - `metric` is `factor` times worse than its best so far; once in a run, restarts included
+    - `metric` is `factor` times worse than its best so far; once in a run, restarts included, and on stderr, too
     - a signal stops the run: preemption, a time limit, Ctrl-C
 
     Stands before `Checkpoint`, which keeps what was said, and behind whatever measures.
@@ -55,6 +57,10 @@ class Alerts(Callback):
             self._warned = True
             text = f"{self.metric} is {value:.4g} at kimg {objective.images_seen / 1000:.1f}, the best was"
             send(trainer, "Worse again", f"{text} {self._best:.4g}", "WARN")
+            best = Path(trainer.default_root_dir, "checkpoints", BEST)
+            if trainer.is_global_zero:
+                remedy = f"; init={best} begins a run from that one, with a lower lr" if best.exists() else ""
+                say(f"worse again: {text} {self._best:.4g}{remedy}")
 
     def on_train_end(self, trainer: Trainer, objective: Any) -> None:
         number = max((getattr(callback, "signal", 0) for callback in trainer.callbacks), default=0)  # type: ignore[attr-defined]
