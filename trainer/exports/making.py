@@ -38,8 +38,8 @@ BOUND = 1e-4  # of a value in [-1, 1]: 0.013 of the 255 grey levels, so a rounde
 # differs by 1.1e-3, one of 1 kimg by 4e-5.
 BOUND_WITH_TEXT = 1 / 255
 # Activations of 8 bits that lie between two steps, too, and what follows from them: one grey level in the root mean
-# square of an image. A `cgan` of 2 kimg differs by half of one, and by four where it is furthest off; read from features
-# it differs by 1e-6.
+# square of an image. A `cgan` of 2 kimg differs by half of one, and by four where it is furthest off; read from
+# features it differs by 1e-6.
 BOUND_OF_8_BITS = 2 / 255
 BATCHES = (1, 3, 16)
 CAPTIONS = (
