@@ -159,10 +159,12 @@ def test_a_run_goes_on_bit_for_bit_with_either_reader(tmp_path, command, monkeyp
     tars(tmp_path / "data")
     own = [*SMALL, "data=webdataset", "data.source.path=data", "data.cache_dir=cache"]
     assert command(*own, "kimg=0.032", "run_dir=straight").code == 0
+    (tmp_path / "cache").rename("of_the_other")  # an index alone is enough for a resumed run to trust the folder
     assert command(*own, "kimg=0.016", "run_dir=run", "data.decoded=false", "data.num_workers=1").code == 0
     result = command("resume=run", "kimg=0.032", "data.num_workers=0")
     assert result.code == 0, result.err
     straight, resumed = (checkpoint.read(checkpoint.newest(run)) for run in ("straight", "run"))
+    assert f"cache_dir: {tmp_path}/cache" in (tmp_path / "run/composed.yaml").read_text()
     assert resumed["config"]["data"]["decoded"] is False and resumed["DataModule"] == straight["DataModule"]
     assert resumed["images_seen"] == straight["images_seen"] == 32
     for name, tensor in straight["state_dict"].items():

@@ -233,7 +233,7 @@ def test_caches_are_made_where_the_user_has_them_alone(tmp_path):
     node = {"data": {"cache_dir": str(tmp_path)}}
     assert allowlist.check_config(node, "FILE") == {"data": {"cache_dir": None}}
     (tmp_path / "shapes-16px-0").mkdir()
-    (tmp_path / "shapes-16px-0" / "images.npy").touch()
+    (tmp_path / "shapes-16px-0" / "heldout.npy").touch()
     assert allowlist.check_config(node, "FILE") == node
 
 

@@ -239,4 +239,4 @@ class _Check:
 def has_caches(folder: Path) -> bool:
     """Whether it has images or text features of this package, so that a file cannot have others made."""
     folder = folder.expanduser()
-    return (folder / "text").is_dir() or next(folder.glob("*/images.npy"), None) is not None
+    return (folder / "text").is_dir() or next(folder.glob("*/heldout.npy"), None) is not None
