@@ -3,6 +3,7 @@
     python tests/time_data.py make FOLDER pictures=200000 captions=10 pixels=64 per_tar=5000
     python tests/time_data.py start FOLDER cache=CACHE          # seconds and memory from the index to the first batch
     python tests/time_data.py loaders FOLDER cache=CACHE        # CPU time an image of ours, of webdataset, of the cache
+                                                            # (without=cache: then not all are decoded first)
 
 Captions are distinct sentences. Figures are CPU seconds (user and system, of this process and its children), which a
 busy machine changes little, and wall clock beside them. `loaders` needs `pip install webdataset`.
@@ -94,7 +95,7 @@ def start(folder: Path, cache: Path, pixels: int, decoded: bool) -> None:
     print(f"{sizes}: memory {own:.0f} MiB of its own and {shared:.0f} MiB mapped, {before[0]:.0f} before", flush=True)
 
 
-def loaders(folder: Path, cache: Path, pixels: int, images: int, repeats: int) -> None:
+def loaders(folder: Path, cache: Path, pixels: int, images: int, repeats: int, without: str) -> None:
     def ours(decoded: bool) -> Any:
         module = data(folder, cache, pixels, decoded, workers=1)
         return (batch.image for batch in module.train_dataloader())
@@ -113,7 +114,8 @@ def loaders(folder: Path, cache: Path, pixels: int, images: int, repeats: int) -
         loader = webdataset.WebLoader(chain.batched(64), batch_size=None, num_workers=1)
         return (batch[0] for batch in loader)
 
-    kinds = {"index": lambda: ours(False), "webdataset": theirs, "decoded cache": lambda: ours(True)}
+    kinds = {"index": lambda: ours(False), "webdataset": theirs, "cache": lambda: ours(True)}
+    kinds = {kind: opened for kind, opened in kinds.items() if kind not in without.split(",")}
     spent: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(repeats):
         for kind, opened in kinds.items():
@@ -164,7 +166,8 @@ def main() -> None:
     elif verb == "start":
         start(Path(folder), cache, pixels, given.get("decoded") == "true")
     else:
-        loaders(Path(folder), cache, pixels, int(given.get("images", 12_800)), int(given.get("repeats", 5)))
+        numbers = (int(given.get(key, of)) for key, of in (("images", 12_800), ("repeats", 5)))
+        loaders(Path(folder), cache, pixels, *numbers, given.get("without", ""))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"peak memory {peak:.0f} MiB, {cpu():.1f} s CPU", flush=True)
 

@@ -24,7 +24,7 @@ from trainer.size import Resolution, Size
 
 PLACE = np.dtype([("file", "<u4"), ("size", "<u4"), ("offset", "<u8")])
 KEPT = 1 << 31  # file numbers from here on: bytes that lie in no file of the source as they are, kept in the index
-_OPEN = 64  # files at a time
+_OPEN = 128  # files at a time; macOS grants a process 256
 
 
 class Placed:
