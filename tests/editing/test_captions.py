@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.editing.test_directions import JUDGE
 from trainer import load
@@ -43,3 +44,13 @@ def test_captions_are_those_of_the_data_evenly_spread(trained, monkeypatch):
     pipe.config["data"]["source"] = {"_target_": "trainer.data.folder.Folder", "path": "gone"}
     with pytest.raises(UserError, match=r"gone.*; or say what the picture shows: caption="):
         captions.of_data(pipe)
+
+
+def test_the_captions_of_data_that_stay_where_they_are_cost_no_decoded_copy(trained, tmp_path):
+    for number, caption in enumerate(["a red star", "a blue star"]):
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text(caption)
+    pipe, source = load(trained), {"_target_": "trainer.data.folder.Folder", "path": str(tmp_path)}
+    pipe.config["data"] = {"source": source, "resolution": 16, "cache_dir": str(tmp_path / "kept"), "decoded": False}
+    assert captions.of_data(pipe) == ["a red star", "a blue star"]
+    assert all("-index-" in path.name for path in (tmp_path / "kept").iterdir())
