@@ -41,11 +41,12 @@ class Probe(nn.Module):
 
 
 def fit(
-    probe: Probe, images: Tensor, labels: Tensor, epochs: int = 5, report: Callable[[int, float], None] | None = None
+    probe: Probe, images: Tensor, labels: Tensor, epochs: int = 5, report: Callable[[int], None] | None = None
 ) -> Probe:
     """Trains on images (N, 3, H, W) uint8 and labels (N, A) int64, one column an attribute; the probe in eval mode.
 
     AdamW with one cycle of the learning rate, batches of 128, a generator of its own: the global state is not touched.
+    report: called with the number of images behind it, of epochs * N.
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -55,7 +56,7 @@ def fit(
         num_batches = len(images) // 128
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=epochs * num_batches)
         for epoch in range(epochs):
-            total = 0.0
+            done = epoch * len(images)
             for rows in torch.randperm(len(images))[: num_batches * 128].split(128):
                 logits = probe(images[rows])
                 loss = sum(F.cross_entropy(logit, labels[rows, i]) for i, logit in enumerate(logits))
@@ -63,9 +64,9 @@ def fit(
                 loss.backward()  # type: ignore[union-attr]
                 optimizer.step()
                 schedule.step()
-                total += float(loss.detach())  # type: ignore[union-attr]
-            if report:
-                report(epoch + 1, total / num_batches)
+                done += len(rows)
+                if report:
+                    report(done)
     return probe.eval()
 
 

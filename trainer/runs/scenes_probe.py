@@ -18,10 +18,10 @@ from trainer.data.scenes import BACKGROUNDS, COLOURS, POSITIONS, SHAPES, SIZES, 
 from trainer.data.shapes import Shapes
 from trainer.data.source import digest
 from trainer.metrics.attributes import Probe, fit, read
-from trainer.process.progress import say
+from trainer.process.progress import Progress, say
 from trainer.size import Resolution, Size
 
-NUM_SCENES, NUM_TESTS = 16000, 2000
+NUM_SCENES, NUM_TESTS, EPOCHS = 16000, 2000, 5
 BOX = Path(__file__).with_name("probes")  # of data=shapes_single at 32 and 64 pixels, and of data=shapes
 WORDS = {"colour": list(COLOURS), "shape": list(SHAPES), "size": list(SIZES)}  # of an object
 # what a probe reads: of each place, the words of what stands there, 0 for nothing; then the background
@@ -53,12 +53,13 @@ def scenes_probe(resolution: Resolution, max_objects: int, cache_dir: str | Path
 
 
 def train_probe(probe: Probe, resolution: Resolution, max_objects: int) -> tuple[dict[str, Tensor], float]:
-    say(f"training the probe that reads scenes of up to {max_objects} objects: once, a minute or two")
+    say(f"training the probe that reads scenes of up to {max_objects} objects, once")
     rng = random.Random("probe")
     scenes = [random_scene(rng, max_objects) for _ in range(NUM_SCENES + NUM_TESTS)]
     images = torch.stack([torch.from_numpy(np.array(scene.render(resolution))).permute(2, 0, 1) for scene in scenes])
     labels = torch.tensor([label(scene) for scene in scenes])
-    fit(probe, images[:NUM_SCENES], labels[:NUM_SCENES], report=lambda n, loss: say(f"  epoch {n}, loss {loss:.3f}"))
+    progress = Progress("the probe has trained on", "scenes", EPOCHS * NUM_SCENES)
+    fit(probe, images[:NUM_SCENES], labels[:NUM_SCENES], EPOCHS, progress)
     for tensor in (each for each in probe.state_dict().values() if each.is_floating_point()):
         tensor.copy_(tensor.half())  # as it is kept
     right = (read(probe, images[NUM_SCENES:]) == labels[NUM_SCENES:]).all(1).double().mean().item()
