@@ -159,3 +159,20 @@ def test_a_machine_without_kernels_says_so(inputs, monkeypatch, capsys):
 def test_subpixel_keeps_one_scale_a_phase():
     up = of_transposed(nn.ConvTranspose2d(4, 6, 4, stride=2, padding=1))
     assert QuantizedConv2d.like(up.conv, "int8", "float").scale.shape == (24,)
+
+
+@pytest.mark.parametrize("asked", [52, 62])
+def test_images_stay_as_near_as_asked(inputs, asked, capsys):
+    network = fold(make(node_of("dcgan")), inputs)
+    small = quantize(network, inputs, activations="float", psnr=asked)
+    near = min(psnr(small(*batch), network(*batch)) for batch in inputs)
+    assert near > asked - 2  # errors of several layers add up within that
+    kept = [layer for layer in small.modules() if isinstance(layer, (QuantizedConv2d, QuantizedLinear))]
+    assert f"8 bits: {len(kept)} of " in capsys.readouterr().err
+    more = quantize(network, inputs, activations="float", psnr=asked - 12)
+    assert len(kept) < len([each for each in more.modules() if isinstance(each, (QuantizedConv2d, QuantizedLinear))])
+
+
+def test_nearer_than_any_layer_is_refused(inputs):
+    with pytest.raises(UserError, match=r"psnr=150: in 8 bits no layer leaves images so near; expected up to \d\d"):
+        quantize(make(node_of("dcgan")), inputs, psnr=150)

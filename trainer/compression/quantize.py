@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from math import log10
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +22,7 @@ from trainer.compression.quantized import (
 from trainer.compression.structure import as_loaded
 from trainer.compression.subpixel import is_subpixel, of_transposed
 from trainer.errors import UserError
-from trainer.process.progress import say
+from trainer.process.progress import Progress, say
 
 SAMPLES = 1 << 14  # activations of a layer and batch that its range is chosen by
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)  # parts of the range from the least to the largest that are tried
@@ -32,12 +34,15 @@ def quantize(
     weights: str = "int8",
     activations: str = "static",
     skip: Sequence[str] = (),
+    psnr: float | None = None,
 ) -> nn.Module:
     """The network with its convolutions and linear layers in 8 bits, as `quantized.Quantized` describes them.
 
     inputs: batches that activations are measured on. weights: "int8" or "fp8". activations: "float" stores 8 bits and
     computes in float; "static" and "dynamic" compute convolutions in int8. skip: names of parts that stay as
-    they are. Transposed convolutions become sub-pixel ones first. UserError where nothing is left to do.
+    they are. psnr: in dB; layers stay as they are, too, those first whose rounding moves the images of `inputs` most
+    for each weight of theirs, until the weights of the others together leave these images so near.
+    Transposed convolutions become sub-pixel ones first. UserError where nothing is left to do.
     """
     if weights not in FORMATS or activations not in ACTIVATIONS or (weights == "fp8" and activations != "float"):
         raise UserError(
@@ -60,18 +65,14 @@ def quantize(
         layers = {path: layer for path, layer in quantizable_layers(network, skip) if is_quantizable(layer)}
         if not layers:
             raise UserError(f"quantize: {type(network).__name__} has no float layer left: one pass of 8 bits is enough")
+        if psnr is not None:
+            layers = within(psnr, network, layers, inputs, weights)
         convolutions = {path: layer for path, layer in layers.items() if isinstance(layer, nn.Conv2d)}
         ranges = {} if activations == "float" else calibrated(network, convolutions, inputs)
         if activations != "float":  # what draws nothing, as the small images of attngan, stays as it is
             layers = {path: layer for path, layer in layers.items() if path in ranges or path not in convolutions}
         for path, layer in layers.items():
-            small: QuantizedConv2d | QuantizedLinear
-            if isinstance(layer, nn.Conv2d):
-                small = QuantizedConv2d.like(layer, weights, activations)
-            else:
-                small = QuantizedLinear.like(layer, weights)  # type: ignore[arg-type]
-            small.to(layer.weight.device)  # type: ignore[arg-type]
-            small.fill(layer)
+            small = in_8_bits(layer, weights, activations)
             if path in ranges:
                 small.read(*ranges[path])  # type: ignore[operator]
             network.set_submodule(path, small.train(layer.training))
@@ -90,6 +91,52 @@ def is_quantizable(layer: nn.Module) -> bool:
     if isinstance(layer, nn.Conv2d):
         return layer.padding_mode == "zeros" and isinstance(layer.padding, tuple)
     return isinstance(layer, nn.Linear)
+
+
+def within(
+    psnr: float, network: nn.Module, layers: dict[str, Any], inputs: Sequence[tuple[Tensor, Condition]], weights: str
+) -> dict[str, Any]:
+    """Those of the layers whose weights in 8 bits, together, leave images at least `psnr` dB near.
+
+    What each adds to the squared error of the images is measured alone; small errors of several add up.
+    """
+    drawn = [network(*batch) for batch in inputs]
+    progress, errors = Progress("8 bits: tried with", "layers", len(layers)), {}
+    for path, layer in layers.items():
+        whole = layer.weight.data
+        layer.weight.data = in_8_bits(layer, weights, "float").float_weight()
+        off = [(network(*batch) - images).square().mean() for batch, images in zip(inputs, drawn, strict=True)]
+        layer.weight.data = whole
+        errors[path] = float(torch.stack(off).mean())
+        progress(len(errors))
+    sizes = {path: layer.weight.numel() for path, layer in layers.items()}
+    kept, used = [], 0.0
+    for path in sorted(layers, key=lambda path: errors[path] / sizes[path]):
+        if decibels(used + errors[path]) >= psnr:
+            used += errors[path]
+            kept.append(path)
+    if not kept:
+        nearest = decibels(min(errors.values()))
+        raise UserError(f"psnr={psnr}: in 8 bits no layer leaves images so near; expected up to {nearest:.0f}")
+    share = sum(sizes[path] for path in kept) / sum(sizes.values())
+    say(f"8 bits: {len(kept)} of {len(layers)} layers, {share:.0%} of their weights, {decibels(used):.0f} dB")
+    return {path: layers[path] for path in layers if path in kept}
+
+
+def decibels(error: float) -> float:
+    """Of the squared error of images in [-1, 1]."""
+    return 10 * log10(4 / max(error, 1e-12))
+
+
+def in_8_bits(layer: nn.Module, weights: str, activations: str) -> QuantizedConv2d | QuantizedLinear:
+    small: QuantizedConv2d | QuantizedLinear
+    if isinstance(layer, nn.Conv2d):
+        small = QuantizedConv2d.like(layer, weights, activations)
+    else:
+        small = QuantizedLinear.like(layer, weights)  # type: ignore[arg-type]
+    small.to(layer.weight.device)  # type: ignore[arg-type]
+    small.fill(layer)
+    return small
 
 
 def calibrated(
