@@ -11,7 +11,7 @@ from torch import nn
 from trainer.batch import Condition
 from trainer.compression import quantized
 from trainer.compression.fold import fold
-from trainer.compression.quantize import closest, quantize
+from trainer.compression.quantize import closest, decibels, in_8_bits, quantize, within
 from trainer.compression.quantized import QuantizedConv2d, QuantizedLinear, has_int8_kernels
 from trainer.compression.subpixel import of_transposed
 from trainer.errors import UserError
@@ -171,6 +171,31 @@ def test_images_stay_as_near_as_asked(inputs, asked, capsys):
     assert f"8 bits: {len(kept)} of " in capsys.readouterr().err
     more = quantize(network, inputs, activations="float", psnr=asked - 12)
     assert len(kept) < len([each for each in more.modules() if isinstance(each, (QuantizedConv2d, QuantizedLinear))])
+
+
+def test_of_two_layers_the_one_stays_that_moves_images_more_for_its_size():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(8, 64), nn.Linear(64, 3)).requires_grad_(False)
+
+    class Drawing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = network
+
+        def forward(self, latent, condition):
+            return self.layers(latent)[:, :, None, None]
+
+    latent, moved = torch.randn(32, 8), {}
+    layers = {path: layer for path, layer in Drawing().named_modules() if isinstance(layer, nn.Linear)}
+    for number, path in enumerate(layers):
+        other = deepcopy(network)
+        other[number].weight.copy_(in_8_bits(network[number], "int8", "float").float_weight())
+        moved[path] = float((other(latent) - network(latent)).square().mean())
+    either = decibels(1.01 * max(moved.values()))  # each alone is near enough, both are not
+    cheaper = min(moved, key=lambda path: moved[path] / layers[path].weight.numel())
+    for order in (layers, dict(reversed(layers.items()))):
+        assert list(within(either, Drawing(), order, [(latent, None)], "int8")) == [cheaper]
+    assert len(within(either - 6, Drawing(), layers, [(latent, None)], "int8")) == 2
 
 
 def test_nearer_than_any_layer_is_refused(inputs):

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from trainer.data import joining, parts
-from trainer.data.cache import disk_errors, locked, place
+from trainer.data.cache import disk_errors, locked, open_cache, place
 from trainer.data.placed import Placed
-from trainer.data.reader import Pictures
+from trainer.data.reader import Pictures, Reader
 from trainer.data.rows import damaged
 from trainer.data.source import Source, digest
 from trainer.data.texts import Texts, mapped
@@ -77,6 +77,11 @@ def open_index(source: Source, resolution: Resolution, cache_dir: str | Path) ->
         return Index(folder, str(source.base), resolution)  # type: ignore[attr-defined]
     except (ValueError, EOFError, FileNotFoundError) as error:
         raise damaged(folder, str(error)) from error
+
+
+def open_reader(source: Source, resolution: Resolution, cache_dir: str | Path, decoded: bool) -> Reader:
+    """The source's cache, or its index where nothing is decoded beforehand (`data.decoded`)."""
+    return (open_cache if decoded else open_index)(source, resolution, cache_dir)
 
 
 def build(source: Source, folder: Path, threads: int | None = None, tell: bool = True) -> int:

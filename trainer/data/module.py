@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader
 
 from trainer.batch import Batch
 from trainer.data.augment import Augment
-from trainer.data.cache import cache_folder, open_cache
+from trainer.data.cache import cache_folder
 from trainer.data.encoded import encoded
-from trainer.data.index import index_folder, open_index
+from trainer.data.index import index_folder, open_reader
 from trainer.data.loader import Loader
 from trainer.data.reader import Reader
 from trainer.data.rows import Rows
@@ -100,8 +100,7 @@ class DataModule(LightningDataModule):
         """Decode the images and encode the captions, or find both done; any number of calls and processes."""
         if self._prepared:
             return
-        opened = open_cache if self.decoded else open_index
-        cache: Reader = opened(self.source, self.resolution, self.cache_dir)
+        cache = open_reader(self.source, self.resolution, self.cache_dir, self.decoded)
         self.features = self.text.prepare(cache.captions)
         grouped = getattr(self.text, "grouped", True)
         train, heldout = kept_split(cache, self.fraction, self.split_seed, grouped, self.by_images, self.most)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,8 +12,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import Tensor
 
-from trainer.data.cache import open_cache
-from trainer.data.index import open_index
+from trainer.data.index import open_reader
 from trainer.data.module import default_cache_dir
 from trainer.data.source import digest
 from trainer.editing.edits import Judge
@@ -35,8 +34,8 @@ def of_data(pipe: Pipeline) -> list[str]:
         if not node.get("source"):
             raise UserError(f"{pipe.path} does not say what data it learned from")
         source = instantiate(node["source"], _convert_="all")
-        opened: Any = open_cache if node.get("decoded", True) else open_index  # as the run has them
-        captions = opened(source, node["resolution"], node.get("cache_dir") or default_cache_dir()).captions
+        cache_dir, decoded = node.get("cache_dir") or default_cache_dir(), node.get("decoded", True)
+        captions = open_reader(source, node["resolution"], cache_dir, decoded).captions
     except (UserError, InstantiationException) as error:
         reason = error.__cause__ if isinstance(error, InstantiationException) else error
         raise UserError(f"{reason}; or say what the picture shows: caption='a red star'") from error
