@@ -1,7 +1,10 @@
 """W&B's process, frozen and killed: nothing of a training waits for it for long, and it is one line."""
 
+import asyncio
+import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -70,6 +73,22 @@ def test_the_end_of_a_run(logger, tmp_path, capsys, name):
     line_of(capsys, WHY[name])
     assert [row["loss"] for row in history(records(tmp_path))] == [1.0]
     assert cores(os.getpid()) == []
+
+
+def test_words_to_a_lost_socket_are_no_lines(logger, caplog):
+    """W&B's queue holds several where the machine is busy, and asyncio tells each after the fifth."""
+
+    async def speak():
+        ours, theirs = socket.socketpair()
+        _, writer = await asyncio.open_connection(sock=ours)
+        theirs.close()
+        for _ in range(20):
+            writer.write(b"word")
+        logging.getLogger("asyncio").warning("another")
+
+    asyncio.run(speak())
+    logger.finalize("success")
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == ["another"]
 
 
 def image(logger):

@@ -6,6 +6,7 @@ middle of a training, in `finish`, and once more when Python ends.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -50,6 +51,16 @@ def within(seconds: float, word: Callable[[], Any]) -> Any:
         return answer.result(seconds)
     except TimeoutError as error:
         raise TimeoutError(str(error) or f"its process has not answered for {seconds:.0f} s") from None
+
+
+def quiet() -> None:
+    """Leaves out asyncio's own lines, one for each word in W&B's queue, about a process that is gone: one of ours tells
+    it."""
+    logging.getLogger("asyncio").addFilter(_is_of_others)
+
+
+def _is_of_others(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("socket.send() raised")
 
 
 def is_lost(error: Exception) -> bool:

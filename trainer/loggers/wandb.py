@@ -118,6 +118,7 @@ class WandB(WandbLogger):
     def _init(self) -> Any:
         import wandb  # here: it takes a second
 
+        service.quiet()
         stored = self.folder / "wandb_id"
         # An offline log is otherwise written every 15 s, and artifacts are kept in the home folder.
         os.environ.setdefault("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "2")
