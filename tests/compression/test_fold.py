@@ -12,6 +12,7 @@ from trainer.compression.prune import prune
 from trainer.compression.subpixel import SubPixel, is_subpixel, of_resized, of_transposed
 from trainer.networks.layers import ModulatedNorm, TextVector
 from trainer.networks.residual import UpBlock
+from trainer.networks.worded import WordedGenerator
 
 from .conftest import make, node_of
 
@@ -60,6 +61,12 @@ def test_folding_twice_changes_nothing(generator, inputs):
     twice = fold(once, inputs)
     assert [type(module) for module in once.modules()] == [type(module) for module in twice.modules()]
     assert torch.equal(once(*inputs[0]), twice(*inputs[0]))
+
+
+def test_behind_a_text_encoder_it_is_folded_as_on_its_own(generator, inputs):
+    alone, behind = fold(generator[1], inputs), fold(WordedGenerator(nn.Identity(), generator[1])).generator
+    assert [type(module) for module in behind.modules()] == [type(module) for module in alone.modules()]
+    assert torch.equal(behind(*inputs[0]), alone(*inputs[0]))
 
 
 @pytest.mark.parametrize("resolution", [16, [52, 72]])  # by way of 6, 13 and 26 rows

@@ -29,14 +29,9 @@ def fold(network: nn.Module, inputs: Sequence[tuple[Tensor, Condition]] = ()) ->
     """
     network = deepcopy(network)
     with torch.no_grad():
-        if isinstance(network, dcgan.Generator):
-            for index, up in enumerate(network.ups):
-                if (conv := behind_resizing(up)) is not None:
-                    network.ups[index] = of_resized(conv)
-            first = math.prod(network.sizes[0])
-            for index, (maker, norm) in enumerate(zip([network.start, *network.ups], network.norms, strict=True)):
-                if is_plain(norm) and center_outputs(maker, first if maker is network.start else 1):
-                    network.norms[index] = FoldedNorm.of(norm, centred=True)
+        for module in list(network.modules()):  # of its own, or behind a text encoder
+            if isinstance(module, dcgan.Generator):
+                fold_dcgan(module)
         for path, module in list(network.named_modules()):
             if (
                 type(module) is residual.UpBlock
@@ -54,6 +49,17 @@ def fold(network: nn.Module, inputs: Sequence[tuple[Tensor, Condition]] = ()) ->
             elif is_subpixel(module) and module.out_channels <= NARROW:
                 network.set_submodule(path, of_transposed(module))
     return network
+
+
+def fold_dcgan(network: dcgan.Generator) -> None:
+    """In place: resizing and convolution as one, and norms of what has mean 0 already."""
+    for index, up in enumerate(network.ups):
+        if (conv := behind_resizing(up)) is not None:
+            network.ups[index] = of_resized(conv)
+    first = math.prod(network.sizes[0])
+    for index, (maker, norm) in enumerate(zip([network.start, *network.ups], network.norms, strict=True)):
+        if is_plain(norm) and center_outputs(maker, first if maker is network.start else 1):
+            network.norms[index] = FoldedNorm.of(norm, centred=True)
 
 
 def is_plain(module: nn.Module) -> TypeGuard[ModulatedNorm]:
