@@ -200,3 +200,26 @@ with torch.no_grad():
     )
     assert done.returncode == 0, done.stderr
     assert [*(tmp_path / "inductor").rglob("*.py")]
+
+
+@pytest.mark.slow
+def test_what_was_compiled_for_other_kernels_is_left_alone(tmp_path):
+    """As on nodes that share a cache. It can fail only where the processor has AVX-512: elsewhere both are one."""
+    code = """
+import torch
+from trainer.sampling import runtime
+class Network(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("low", torch.tensor(-torch.inf))
+    def forward(self, x):
+        return torch.where(x, 0.0, self.low)
+with torch.no_grad():
+    network, x = Network(), torch.arange(240) % 3 == 1
+    assert torch.equal(runtime.compiled(network)(x), network.forward(x))
+"""
+    kept = {key: value for key, value in os.environ.items() if key != "TORCHINDUCTOR_CACHE_DIR"}
+    for capability in ("avx512", "avx2"):
+        env = kept | {"TRAINER_CACHE": str(tmp_path), "ATEN_CPU_CAPABILITY": capability}
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr

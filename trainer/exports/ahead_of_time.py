@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,9 +19,9 @@ from trainer.exports.making import patience, quiet
 from trainer.exports.program import FromFeatures, FromIds, inputs, reason
 from trainer.exports.small_batches import drawn_as_exported, fingerprint
 from trainer.process import caches
+from trainer.process.compiling import keep_code, processor
 from trainer.process.progress import say
 from trainer.sampling.batch_invariance import FULL, GREY_LEVEL, unpatched
-from trainer.sampling.runtime import keep_code
 
 SIZES = (1, 2, 4, 8, FULL)  # in which the sampler draws; more images are so many times 16
 # weights are laid out as the kernels of this processor want them; float16 that features are rounded to stays
@@ -122,12 +121,3 @@ def write(network: nn.Module, example: dict[str, Tensor], path: Path) -> None:
 def run(program: Any, latent: Tensor, condition: Condition) -> Tensor:
     images: Tensor = program.run([each.contiguous() for each in inputs(latent, condition).values()])[0]
     return images
-
-
-def processor() -> str:
-    """What machine code is for: the name and instructions of this processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    return " ".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
