@@ -10,7 +10,7 @@ from conftest_objectives import LATENT, make_gan, make_progressive, random_batch
 from trainer.errors import UserError
 from trainer.networks.progressive import Discriminator, Generator
 from trainer.objectives.progressive import Progressive
-from trainer.runs.drawing import draws
+from trainer.runs.drawing import draws, require_grown
 
 
 def test_level_follows_the_images():
@@ -77,6 +77,18 @@ def test_a_generator_alone_knows_its_level():
     assert draws(gan)["generator"] == {"latent_channels": LATENT, "level": 1.5}
     gan.images_seen = 100
     assert draws(gan)["generator"] == {"latent_channels": LATENT}
+
+
+def test_a_run_that_grows_starts_no_other_and_its_export_does():
+    gan = make_progressive()
+    gan.config = {"objective": {"generator": {"latent_channels": LATENT}}}
+    gan.images_seen = 60
+    export = draws(gan)["generator"]  # what an export has as its configuration, and a new run takes from there
+    require_grown("teacher=export", export, export)
+    with pytest.raises(UserError, match=r"teacher=run has not grown to its end: let it finish, or give its export"):
+        require_grown("teacher=run", export, gan.config["objective"]["generator"])
+    gan.images_seen = 100
+    require_grown("teacher=run", draws(gan)["generator"], gan.config["objective"]["generator"])
 
 
 def test_mistakes_are_told():

@@ -21,7 +21,7 @@ from trainer.exports.program import MAX_IMAGES, FromFeatures, FromIds, exported,
 from trainer.process import caches
 from trainer.process.distribution import install
 from trainer.process.progress import say
-from trainer.sampling.batch_invariance import GREY_LEVEL, truncate_tokens, unpatched
+from trainer.sampling.batch_invariance import GREY_LEVEL, longest, truncate_tokens, unpatched
 
 
 def onnxruntime(network: nn.Module, max_batch: int | None = None) -> nn.Module:
@@ -122,8 +122,7 @@ def drawn_as_exported(network: nn.Module) -> bool:
 
 def without_padding(condition: Condition) -> Condition:
     """Cut to its longest caption: a program that is open in tokens takes the time of those that it sees."""
-    held = torch.nonzero(condition.mask.any(0))
-    return truncate_tokens(condition, int(held[-1]) + 1 if len(held) else condition.mask.shape[1])
+    return truncate_tokens(condition, longest(condition.mask))
 
 
 def fingerprint(network: nn.Module, example: dict[str, Tensor], open_tokens: bool) -> str:

@@ -16,6 +16,7 @@ from trainer.objectives.base import Objective
 from trainer.objectives.guidance import DROPPED
 from trainer.objectives.rewards import Reward
 from trainer.runs import checkpoint
+from trainer.runs.drawing import require_grown
 
 
 class Rewarded(Objective):
@@ -41,8 +42,8 @@ class Rewarded(Objective):
         if not init:
             raise UserError("init=null: name the run to fine-tune, as in init=outputs/cgan")
         saved = checkpoint.start_from(nn.ModuleDict({"generator": self.generator}), init, draws_only=True)
-        if "level" in saved["objective"]["generator"]:
-            raise UserError(f"init={init} has not grown to its end: let it finish, or give its export")
+        own = self.config["objective"]["generator"]
+        require_grown(f"init={init}", saved["objective"]["generator"], own)
 
     def on_fit_start(self) -> None:
         super().on_fit_start()

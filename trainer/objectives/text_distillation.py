@@ -17,7 +17,7 @@ from trainer.errors import UserError
 from trainer.losses.distillation import feature_distance, pixel_distance
 from trainer.networks.worded import WordedGenerator
 from trainer.objectives.base import Objective
-from trainer.runs.drawing import draws
+from trainer.runs.drawing import draws, require_grown
 from trainer.runs.trained import Teacher
 from trainer.text.pieces import Pieces
 
@@ -75,8 +75,8 @@ class TextDistillation(Objective):
         if not self.teacher:
             raise UserError("teacher=null: name the run to learn from, as in teacher=outputs/cgan")
         teacher = Teacher(self.teacher).objective
-        if "level" in draws(teacher)["generator"]:
-            raise UserError(f"teacher={self.teacher} has not grown to its end: let it finish, or give its export")
+        own = self.config["objective"]["generator"]["generator"]
+        require_grown(f"teacher={self.teacher}", draws(teacher)["generator"], own)
         self.generator.generator.load_state_dict(teacher.get_submodule(teacher.draws_with).state_dict())
         model, _ = instantiate(self.config["text"]["encoder"]).teacher.parts()
         words: Tensor = self.generator.text.words.weight

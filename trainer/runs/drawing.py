@@ -7,7 +7,7 @@ from functools import reduce
 from operator import getitem
 from typing import Any
 
-from trainer.errors import DamagedError
+from trainer.errors import DamagedError, UserError
 from trainer.runs.export_files import DRAWING, of_drawing
 
 
@@ -18,6 +18,13 @@ def draws(objective: Any) -> dict[str, Any]:
     node: dict[str, Any] = reduce(getitem, objective.draws_with.split("."), objective.config["objective"])
     grown = getattr(objective, "drawn_with", {})  # the level of one that grows
     return {"with": objective.draws_with, "generator": node | grown}
+
+
+def require_grown(named: str, drawn: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """UserError where a network that grows was left at another level than `own`, the configuration of a new one, has:
+    a run tells its level in its checkpoints alone. An export has it in its configuration, which the new one takes."""
+    if drawn.get("level") != own.get("level"):
+        raise UserError(f"{named} has not grown to its end: let it finish, or give its export")
 
 
 def alone(content: dict[str, Any]) -> dict[str, Any]:

@@ -61,10 +61,9 @@ class SameBits:
         return all(way.exact for key, way in self.known.items() if key[-2:] == now)
 
     def __call__(self, latents: Tensor, condition: Condition) -> Tensor:
-        count, tokens = len(latents), condition.mask.shape[1]
+        count, tokens = latents.shape[0], condition.mask.shape[1]
         size = padded_batch_size(count)
-        longest = 1 + max(i for row in condition.mask.tolist() for i, token in enumerate(row) if token)
-        length = min(tokens, -(-longest // TOKENS) * TOKENS)
+        length = min(tokens, -(-longest(condition.mask) // TOKENS) * TOKENS)
         if size >= FULL and length == tokens:
             return self.draw(*pad_rows(latents, condition, size))[:count]
         key = size, length, tokens, self.always, torch.get_num_threads()
@@ -118,14 +117,22 @@ def padded_batch_size(count: int) -> int:
 
 def pad_rows(latents: Tensor, condition: Condition, size: int) -> tuple[Tensor, Condition]:
     """`size` rows, those behind the given ones are copies of the first."""
-    if len(latents) == size:
+    if latents.shape[0] == size:
         return latents, condition
     index = [*range(len(latents)), *[0] * (size - len(latents))]
     return latents[index], condition.rows(index)
 
 
+def longest(mask: Tensor) -> int:
+    """Tokens of the longest of captions with this mask (N, L), on the CPU; L where there are none."""
+    held = mask.numpy().any(0).nonzero()[0]  # numpy knows it sooner
+    return int(held[-1]) + 1 if len(held) else mask.shape[1]
+
+
 def truncate_tokens(condition: Condition, length: int) -> Condition:
     """The first `length` tokens of each caption."""
+    if length >= condition.mask.shape[1]:
+        return condition
     return condition._replace(tokens=condition.tokens[:, :length], mask=condition.mask[:, :length])
 
 
