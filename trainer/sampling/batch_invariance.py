@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -125,7 +126,7 @@ def pad_rows(latents: Tensor, condition: Condition, size: int) -> tuple[Tensor, 
 
 def longest(mask: Tensor) -> int:
     """Tokens of the longest of captions with this mask (N, L), on the CPU; L where there are none."""
-    held = mask.numpy().any(0).nonzero()[0]  # numpy knows it sooner
+    held = np.flatnonzero(mask.numpy().any(0))  # numpy knows it sooner
     return int(held[-1]) + 1 if len(held) else mask.shape[1]
 
 
