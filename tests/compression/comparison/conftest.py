@@ -39,7 +39,7 @@ def stages():
         "teacher",
         speed=Speed({"p50": 8.0, "p95": 9.0, "p99": 12.0}, [8.0, 8.0, 8.0], {1: [100.0] * 3, 4: [200.0, 220.0, 210.0]}),
         size=Size(5_000_000, 20 * 2**20, 250_000_000),
-        figures={"fd_effnet": 10.0, "attributes_scene": 0.98},
+        figures={"fd_effnet": 10.0, "attributes_scene": 0.98, "r_precision_matching": 0.9},
     )
     fold = Stage(
         "fold",
@@ -52,7 +52,10 @@ def stages():
         "int8",
         speed=Speed({"p50": 2.0, "p95": 3.0, "p99": 4.0}, [2.0, 2.0, 2.0], {1: [400.0] * 3, 16: [1600, 2200, 1680]}),
         size=Size(5_000_000, 5 * 2**20, 125_000_000),
-        figures={"fd_effnet": 10.3, "attributes_scene": 0.975, "psnr_teacher": 34.56, "ssim_teacher": 0.987},
+        figures={
+            **{"fd_effnet": 10.3, "attributes_scene": 0.975, "r_precision_matching": 0.905},
+            **{"psnr_teacher": 34.56, "ssim_teacher": 0.987},
+        },
         fresh=Fresh(2.5, 0.4, 3.5, 700 * 2**20, 16),
     )
     return [teacher, fold, int8]

@@ -22,6 +22,7 @@ def test_the_cells_of_each_stage(stages):
     assert [row["M multiply-adds"] for row in found] == ["250", "125", "125"]
     assert [row["FD"] for row in found] == ["10", "10 (+0.0%)", "10.3 (+3.0%)"]
     assert [row["attribute accuracy"] for row in found] == ["98.0%", "98.0% (+0.0)", "97.5% (-0.5)"]
+    assert [row["R-precision"] for row in found] == ["90.0%", "", "90.5% (+0.5)"]
     assert [row["PSNR"] for row in found] == ["", "80.0", "34.6"]
     assert [row["SSIM"] for row in found] == ["", "1.000", "0.987"]
 
@@ -35,7 +36,7 @@ def test_columns_of_which_nothing_is_known_are_left_out(stages):
 def test_lines_up_in_a_terminal_and_in_markdown(stages):
     lines = text(stages).splitlines()
     assert lines[0].startswith("stage")
-    assert all(line.startswith("| ") and line.count("|") == 14 for line in markdown(stages).splitlines())
+    assert all(line.startswith("| ") and line.count("|") == 15 for line in markdown(stages).splitlines())
 
 
 def test_what_stands_beside_is_on_no_way_and_a_gain_is_of_the_best_over_the_best(stages):

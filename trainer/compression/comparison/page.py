@@ -23,7 +23,7 @@ from trainer.compression.comparison import charts
 from trainer.compression.comparison.grid import side_by_side
 from trainer.compression.comparison.pareto import FILE as FRONT
 from trainer.compression.comparison.pareto import MS, Point, draw, front, of_stages, svg
-from trainer.compression.comparison.table import MIB, markdown, number, over_the_best, rows, times
+from trainer.compression.comparison.table import MIB, SHARES, markdown, number, over_the_best, rows, times
 from trainer.compression.comparison.variant import Stage
 from trainer.errors import UserError
 from trainer.report import page
@@ -115,9 +115,10 @@ def headline(stages: Sequence[Stage]) -> Iterator[tuple[str, str, str]]:
     if first.distance and last.distance is not None:
         change = f"{100 * (last.distance / first.distance - 1):+.1f}%"
         yield "Fréchet distance", change, f"{first.distance:.4g} → {last.distance:.4g}"
-    before, after = first.figure("attributes_scene"), last.figure("attributes_scene")
-    if before is not None and after is not None:
-        yield "attribute accuracy", f"{100 * (after - before):+.1f} points", f"{100 * before:.1f}% → {100 * after:.1f}%"
+    for name, prefix in SHARES.items():
+        before, after = first.figure(prefix), last.figure(prefix)
+        if before is not None and after is not None:
+            yield name, f"{100 * (after - before):+.1f} points", f"{100 * before:.1f}% → {100 * after:.1f}%"
 
 
 def describe_gain(gain: float, better: str, worse: str) -> str:

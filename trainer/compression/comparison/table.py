@@ -8,6 +8,7 @@ from trainer.compression.comparison.variant import Stage
 from trainer.report import table
 
 MIB = 2**20
+SHARES = {"attribute accuracy": "attributes_scene", "R-precision": "r_precision"}  # name -> figure
 
 Cell = Callable[[Stage, Stage, Stage], str]  # of a stage, the one before it and the first; "" where nothing is known
 
@@ -16,8 +17,8 @@ def rows(stages: Sequence[Stage]) -> tuple[list[str], list[list[str]]]:
     """Head and cells. Columns of which nothing is known are left out.
 
     Speed-ups are of images/s: of the step over the stage before, else over the first. Size ratio: the first's bytes
-    over its own. FD and attribute accuracy with their change from the first, in % and in points. PSNR in dB and SSIM:
-    to the first's images.
+    over its own. FD, attribute accuracy and R-precision with their change from the first, in % and in points. PSNR in
+    dB and SSIM: to the first's images.
     """
     pairs, way = list[tuple[Stage, Stage]](), stages[0]
     for stage in stages:
@@ -107,12 +108,15 @@ def distance(stage: Stage, before: Stage, first: Stage) -> str:
     return f"{value:.4g}{change}"
 
 
-def accuracy(stage: Stage, before: Stage, first: Stage) -> str:
-    value, reference = stage.figure("attributes_scene"), first.figure("attributes_scene")
-    if value is None:
-        return ""
-    change = f" ({100 * (value - reference):+.1f})" if reference is not None and stage is not first else ""
-    return f"{100 * value:.1f}%{change}"
+def share(prefix: str) -> Cell:
+    def cell(stage: Stage, before: Stage, first: Stage) -> str:
+        value, reference = stage.figure(prefix), first.figure(prefix)
+        if value is None:
+            return ""
+        change = f" ({100 * (value - reference):+.1f})" if reference is not None and stage is not first else ""
+        return f"{100 * value:.1f}%{change}"
+
+    return cell
 
 
 def similarity(prefix: str, digits: int) -> Cell:
@@ -134,7 +138,7 @@ COLUMNS: dict[str, Cell] = {
     "size ratio": size_ratio,
     "M multiply-adds": work,
     "FD": distance,
-    "attribute accuracy": accuracy,
+    **{name: share(prefix) for name, prefix in SHARES.items()},
     "PSNR": similarity("psnr", 1),
     "SSIM": similarity("ssim", 3),
 }
