@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,6 +34,18 @@ class Condition(NamedTuple):
     def rows(self, index: Any) -> Condition:
         """Those of some of the captions."""
         return self.map(lambda part: part[index])
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest caption; L where there are none."""
+        held = np.flatnonzero(self.mask.cpu().numpy().any(0))  # of so few numpy knows it sooner
+        return int(held[-1]) + 1 if len(held) else self.mask.shape[1]
+
+    def cut(self, length: int) -> Condition:
+        """With the first `length` tokens of each caption."""
+        if length >= self.mask.shape[1]:
+            return self
+        return self._replace(tokens=self.tokens[:, :length], mask=self.mask[:, :length])
 
     def to(self, *args: Any, **kwargs: Any) -> Condition:
         return self.map(lambda part: part.to(*args, **kwargs))

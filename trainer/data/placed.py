@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from torch.utils.data import get_worker_info
 
 from trainer.data.build import CENTRE, CORRUPT, fit
-from trainer.data.files import open_image
+from trainer.data.files import MAX_PIXELS, open_image
+from trainer.data.jpeg import decoded
 from trainer.data.remote import Range, is_remote, read_all
 from trainer.data.texts import Texts, mapped
 from trainer.errors import UserError
@@ -107,7 +109,11 @@ class Placed:
     def _decode(self, number: int, content: bytes, part: tuple[float, float, float]) -> np.ndarray:
         try:
             whole = [math.ceil(side / part[0]) for side in self.size]  # at which the part has the resolution
-            return np.asarray(fit(open_image(io.BytesIO(content), whole), self.size, part))
+            pixels = decoded(content, whole, MAX_PIXELS)
+            if pixels is not None and pixels.shape[:2] == self.size and part[0] == 1:
+                return pixels
+            image = open_image(io.BytesIO(content), whole) if pixels is None else Image.fromarray(pixels)
+            return np.asarray(fit(image, self.size, part))
         except CORRUPT as error:
             was = f"{self.where(number)}: what was image {number} is no picture any more ({error})"
             raise UserError(f"{was}; put the file back, or delete {self.folder}, which is made anew") from error

@@ -21,7 +21,7 @@ from trainer.exports.program import MAX_IMAGES, FromFeatures, FromIds, exported,
 from trainer.process import caches
 from trainer.process.distribution import install
 from trainer.process.progress import say
-from trainer.sampling.batch_invariance import GREY_LEVEL, longest, truncate_tokens, unpatched
+from trainer.sampling.batch_invariance import GREY_LEVEL, unpatched
 
 
 def onnxruntime(network: nn.Module, max_batch: int | None = None) -> nn.Module:
@@ -122,7 +122,7 @@ def drawn_as_exported(network: nn.Module) -> bool:
 
 def without_padding(condition: Condition) -> Condition:
     """Cut to its longest caption: a program that is open in tokens takes the time of those that it sees."""
-    return truncate_tokens(condition, longest(condition.mask))
+    return condition.cut(condition.longest)
 
 
 def fingerprint(network: nn.Module, example: dict[str, Tensor], open_tokens: bool) -> str:

@@ -141,10 +141,9 @@ class TextDistillation(Objective):
         first = len(self.features) - 1 - len(self.lines)
         numbers = torch.where(others, first + index, batch.caption)  # -1, of a dropped caption, is the empty one
         wanted = self.features[numbers.numpy()]
-        longest = int(wanted.mask.sum(1).max())
-        wanted = wanted._replace(tokens=wanted.tokens[:, :longest], mask=wanted.mask[:, :longest])
-        ids = torch.where(others[:, None], self.ids[index.numpy()].tokens, batch.condition.tokens)[:, :longest]
-        return batch.condition._replace(tokens=ids, mask=wanted.mask), wanted
+        ids = torch.where(others[:, None], self.ids[index.numpy()].tokens, batch.condition.tokens)
+        wanted = wanted.cut(wanted.longest)
+        return batch.condition._replace(tokens=ids[:, : wanted.longest], mask=wanted.mask), wanted
 
 
 def principal(table: Tensor, count: int) -> Tensor:

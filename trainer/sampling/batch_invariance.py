@@ -13,7 +13,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -64,7 +63,7 @@ class SameBits:
     def __call__(self, latents: Tensor, condition: Condition) -> Tensor:
         count, tokens = latents.shape[0], condition.mask.shape[1]
         size = padded_batch_size(count)
-        length = min(tokens, -(-longest(condition.mask) // TOKENS) * TOKENS)
+        length = min(tokens, -(-condition.longest // TOKENS) * TOKENS)
         if size >= FULL and length == tokens:
             return self.draw(*pad_rows(latents, condition, size))[:count]
         key = size, length, tokens, self.always, torch.get_num_threads()
@@ -75,7 +74,7 @@ class SameBits:
         if way.forwards is None:
             return self.draw(*pad_rows(latents, condition, max(size, FULL)))[:count]
         with patched_forwards(way.forwards):
-            return self.draw(*pad_rows(latents, truncate_tokens(condition, way.length), size))[:count]
+            return self.draw(*pad_rows(latents, condition.cut(way.length), size))[:count]
 
     def _learn(self, latents: Tensor, condition: Condition, size: int, length: int) -> tuple[Tensor, Way]:
         """The images, and how others of this size are drawn."""
@@ -84,7 +83,7 @@ class SameBits:
         lengths = [length, tokens] if size < FULL and length < tokens else [length]  # a program may be of one length
         for each in lengths:
             with suppress(Exception):  # other shapes are refused, in as many ways as there are runtimes
-                if found := self._smaller(latents, truncate_tokens(condition, each), size, whole):
+                if found := self._smaller(latents, condition.cut(each), size, whole):
                     return found
         return whole, Way(None, tokens)
 
@@ -122,19 +121,6 @@ def pad_rows(latents: Tensor, condition: Condition, size: int) -> tuple[Tensor, 
         return latents, condition
     index = [*range(len(latents)), *[0] * (size - len(latents))]
     return latents[index], condition.rows(index)
-
-
-def longest(mask: Tensor) -> int:
-    """Tokens of the longest of captions with this mask (N, L), on the CPU; L where there are none."""
-    held = np.flatnonzero(mask.numpy().any(0))  # numpy knows it sooner
-    return int(held[-1]) + 1 if len(held) else mask.shape[1]
-
-
-def truncate_tokens(condition: Condition, length: int) -> Condition:
-    """The first `length` tokens of each caption."""
-    if length >= condition.mask.shape[1]:
-        return condition
-    return condition._replace(tokens=condition.tokens[:, :length], mask=condition.mask[:, :length])
 
 
 def leaves(network: nn.Module) -> Iterator[nn.Module]:

@@ -86,7 +86,7 @@ def resized(condition: Condition, length: int) -> Condition:
     """The same with `length` places for tokens; those that are cut off or added are masked."""
     missing = length - condition.mask.shape[1]
     if missing <= 0:
-        return condition._replace(tokens=condition.tokens[:, :length], mask=condition.mask[:, :length])
+        return condition.cut(length)
     tokens, mask = (
         torch.cat([part, part.new_zeros(len(part), missing, *part.shape[2:])], 1)
         for part in (condition.tokens, condition.mask)

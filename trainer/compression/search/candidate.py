@@ -161,7 +161,6 @@ def calibration(sampler: Sampler, captions: Sequence[str], count: int) -> list[I
     latents = noise.normal(0, "calibration", torch.arange(len(chosen)), sampler.objective.latent_channels)
     conditions = sampler.conditions(chosen)
     conditions = conditions._replace(source=examples(sampler.network, torch.arange(len(chosen))))
-    longest = int(conditions.mask.sum(1).max())  # what is drawn has no more pads either
-    conditions = conditions._replace(tokens=conditions.tokens[:, :longest], mask=conditions.mask[:, :longest])
+    conditions = conditions.cut(conditions.longest)  # what is drawn has no more pads either
     parts = [slice(i, i + ROWS) for i in range(0, len(chosen) - ROWS + 1, ROWS)]
     return [(latents[part].to(sampler.device), conditions.rows(part).to(sampler.device)) for part in parts]
