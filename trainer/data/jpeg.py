@@ -1,4 +1,4 @@
-"""JPEGs by libjpeg-turbo alone: Pillow's pixels, whose decoder is the same, in half of the time and less."""
+"""JPEGs by libjpeg-turbo alone: Pillow's pixels, whose decoder is the same, in half of the time or less."""
 
 from __future__ import annotations
 
