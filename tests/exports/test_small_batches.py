@@ -15,6 +15,7 @@ from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.exports import onnx, small_batches
 from trainer.exports.drawing import Drawing
+from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.runtime import compiled, is_compiled
 from trainer.sampling.sampler import Sampler
 
@@ -230,6 +231,43 @@ def test_a_copy_is_plain_and_a_compiled_network_counts_as_such(monkeypatch):
     assert not is_compiled(network)
     monkeypatch.setattr(nn.Module, "compile", lambda self, **_: setattr(self, "_compiled_call_impl", self._call_impl))
     assert is_compiled(small_batches.onnxruntime(compiled(make(node_of("dcgan"))), 4))
+
+
+def test_few_images_of_a_compiled_network_are_drawn_as_few(cache, monkeypatch):
+    """In full batches one image would take the time of sixteen; truncated or in 16 bits there is no program of them."""
+    seen = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **_: setattr(self, "_compiled_call_impl", count))
+
+    def count(latent, condition):
+        seen.append(len(latent))
+        return network._call_impl(latent, condition)
+
+    network = compiled(make(node_of("dcgan")))
+    few = small_batches.onnxruntime(network, 4)
+    fast, plain = Sampler(Drawing(few).eval(), encode), Sampler(Drawing(make(node_of("dcgan"))).eval(), encode)
+    plain.keep_bits()
+    for captions in (["a"], ["a", "b", "a"], ["b"] * 4):
+        images = fast(captions, range(len(captions)))
+        assert (images.int() - plain(captions, range(len(captions))).int()).abs().max() <= 1
+    assert seen == [] and fast.fixed
+    fast(["a"] * 20, range(20))
+    assert seen == [16], "and the four behind them are few"
+    assert Sampler(Drawing(few).eval(), encode, 8, fixed=True)(["a"], [0]).shape[0] == 1
+    assert seen[1:] == [8], "as asked"
+    bf16 = fast.conditioned(Conditioning(precision="bfloat16"))
+    bf16(["a"], [0])
+    fast.keep_bits()
+    fast(["a"], [0])
+    assert seen[2:] == [16, 16]
+
+
+def test_a_compiled_network_without_a_program_is_drawn_in_full_batches(batch, monkeypatch, capsys):
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **_: setattr(self, "_compiled_call_impl", self._call_impl))
+    monkeypatch.setattr(small_batches, "exported", None)
+    few = small_batches.onnxruntime(compiled(make(node_of("dcgan"))), 4)
+    few(*rows(batch, 2))
+    assert few._compiled_call_impl.max_batch == 0
+    assert capsys.readouterr().err.count("PyTorch draws") == 1
 
 
 def test_truncated_styles_are_drawn_by_the_network(batch):

@@ -33,7 +33,7 @@ class Sampler:
     batch_size: images at a time; if None 16 on a CPU, 64 on a GPU and where onnxruntime draws as many. Caption and seed
     are one image in any company, on CPUs at any batch_size too: to the bit where `exact`, else to a grey level.
     fixed: the network sees full batches of exactly batch_size and nothing else is done, as always on a GPU or where it
-    is compiled. Another batch_size may then choose other kernels, which round otherwise (1e-6 of the range on a CPU).
+    is compiled, but for the few that onnxruntime draws. Another size chooses kernels that round otherwise (by 1e-6).
     conditioning: what is made of captions, and how they guide. UserError if this objective cannot be drawn so.
     """
 
@@ -51,10 +51,12 @@ class Sampler:
             conditioning.require(objective.config, getattr(text, "wordless", False))
         self.objective, self.text, self.conditioning = objective, text, conditioning
         self.device = device_of(objective)
-        few = self.device.type == "cpu" and not any(each.max_batch >= 64 for each in beside(objective.modules()))
-        self.batch_size = batch_size or (FULL if few else 64)
-        self.fixed = fixed or self.device.type != "cpu" or any(map(is_compiled, objective.modules()))
         self.network: Any = objective.get_submodule(objective.draws_with)
+        self._modules = [*self.network.modules()]
+        on_cpu, others = self.device.type == "cpu", beside(self._modules)
+        self.batch_size = batch_size or (FULL if on_cpu and all(each.max_batch < 64 for each in others) else 64)
+        self.fixed = fixed or not on_cpu or any(map(is_compiled, objective.modules()))
+        self._beside = [] if fixed or not on_cpu or conditioning.truncation or conditioning.precision else others
         if conditioning.truncation is not None and not hasattr(self.network, "truncation"):
             asked = f"truncation={conditioning.truncation}: {type(self.network).__name__}"
             remedy = "leave it out, or give a run of stylegan2 or stylevae"
@@ -64,7 +66,6 @@ class Sampler:
                 f"source_guidance={conditioning.source_guidance}: this run has never drawn without a source, to guide "
                 "away from that; train an image task with task.source_dropout=0.1"
             )
-        self._modules = [*self.network.modules()]
         self._same_bits = SameBits(objective, self._draw, always=getattr(self.network, "chooses", False))
         self._conditions: dict[str, Condition] = {}  # the newest last
         self._unconditional: Condition | None = None
@@ -120,13 +121,10 @@ class Sampler:
         """What an autoencoder keeps of images (N, 3, H, W) uint8 with these captions, the same on its device."""
         given = self.conditions(captions)
         with self._evaluating(), self.objective.ema_weights(), self.conditioning.computing(self.device):
-            parts = [slice(i, i + self.batch_size) for i in range(0, len(images), self.batch_size)]
-            kept = [
-                self.objective.reconstruct(
-                    images[part].to(self.device).float().div(127.5).sub(1), given.rows(part).to(self.device)
-                )
-                for part in parts
-            ]
+            kept = []
+            for part in (slice(i, i + self.batch_size) for i in range(0, len(images), self.batch_size)):
+                values = images[part].to(self.device).float().div(127.5).sub(1)
+                kept.append(self.objective.reconstruct(values, given.rows(part).to(self.device)))
             return as_pixels(torch.cat(kept))
 
     def latents(self, seeds: Sequence[int]) -> Tensor:
@@ -168,14 +166,14 @@ class Sampler:
 
     def keep_bits(self) -> None:
         """From now on, whatever it costs: small batches are drawn as full ones where there is no other way."""
-        self._same_bits.always = True
+        self._same_bits.always, self._beside = True, []
         for each in beside(self._modules):
             each.max_batch = min(each.max_batch, FULL - 1)
 
     @torch.no_grad()
     def _in_parts(self, count: int, inputs: Callable[[slice], tuple[Tensor, Condition]]) -> Tensor:
         with self._evaluating() as changing, self.objective.ema_weights():
-            parts = [slice(i, min(i + WINDOW, count)) for i in range(0, count, WINDOW)]
+            parts = (slice(i, min(i + WINDOW, count)) for i in range(0, count, WINDOW))
             return torch.cat([self._ordered(*inputs(part), changing=changing) for part in parts])
 
     @contextmanager
@@ -208,7 +206,9 @@ class Sampler:
     @torch.inference_mode()
     def _batch(self, latents: Tensor, condition: Condition, size: int, changing: bool) -> Tensor:
         rows = latents.to(self.device), condition.to(self.device)
-        images = self._draw(*pad_rows(*rows, size)) if changing or self.fixed else self._same_bits(*rows)
+        few = not changing and any(len(latents) <= each.max_batch for each in self._beside)
+        whole = rows if few or not (changing or self.fixed) else pad_rows(*rows, size)
+        images = self._draw(*whole) if changing or self.fixed else self._same_bits(*rows)
         return as_pixels(images[: len(latents)])
 
     def _draw(self, latents: Tensor, condition: Condition) -> Tensor:
