@@ -254,6 +254,8 @@ def test_few_images_of_a_compiled_network_are_drawn_as_few(cache, monkeypatch):
     assert seen == [16], "and the four behind them are few"
     assert Sampler(Drawing(few).eval(), encode, 8, fixed=True)(["a"], [0]).shape[0] == 1
     assert seen[1:] == [8], "as asked"
+    fast.conditioned(Conditioning(compose="mean"))(["a + b"], [0])
+    assert len(seen) == 2, "another conditioning has few, too"
     bf16 = fast.conditioned(Conditioning(precision="bfloat16"))
     bf16(["a"], [0])
     fast.keep_bits()

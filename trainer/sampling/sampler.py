@@ -77,8 +77,7 @@ class Sampler:
         sources: (N, C, h, w) of a run of an image task, one for each image; UserError without them if it needs them.
         """
         if len(captions) != len(seeds) or not captions:
-            said = f"{len(captions)} captions and {len(seeds)} seeds"
-            raise UserError(f"{said}: expected one seed a caption, at least one")
+            raise UserError(f"{len(captions)} captions and {len(seeds)} seeds: expected one seed a caption, not none")
         given = self._given(sources, len(captions))
 
         def inputs(part: slice) -> tuple[Tensor, Condition]:
@@ -148,7 +147,8 @@ class Sampler:
         if conditioning == self.conditioning:
             return self
         if conditioning not in self._others:
-            self._others[conditioning] = Sampler(self.objective, self.text, self.batch_size, self.fixed, conditioning)
+            fixed = self.fixed and not self._beside  # else it is so by itself
+            self._others[conditioning] = Sampler(self.objective, self.text, self.batch_size, fixed, conditioning)
         return self._others[conditioning]
 
     @property
@@ -207,8 +207,8 @@ class Sampler:
     def _batch(self, latents: Tensor, condition: Condition, size: int, changing: bool) -> Tensor:
         rows = latents.to(self.device), condition.to(self.device)
         few = not changing and any(len(latents) <= each.max_batch for each in self._beside)
-        whole = rows if few or not (changing or self.fixed) else pad_rows(*rows, size)
-        images = self._draw(*whole) if changing or self.fixed else self._same_bits(*rows)
+        draw = self._draw if changing or self.fixed else self._same_bits
+        images = draw(*(rows if few or draw is self._same_bits else pad_rows(*rows, size)))
         return as_pixels(images[: len(latents)])
 
     def _draw(self, latents: Tensor, condition: Condition) -> Tensor:
