@@ -77,7 +77,7 @@ class Sampler:
         sources: (N, C, h, w) of a run of an image task, one for each image; UserError without them if it needs them.
         """
         if len(captions) != len(seeds) or not captions:
-            raise UserError(f"{len(captions)} captions and {len(seeds)} seeds: expected one seed a caption, not none")
+            raise UserError(f"{len(captions)} captions and {len(seeds)} seeds: expected a seed a caption, at least one")
         given = self._given(sources, len(captions))
 
         def inputs(part: slice) -> tuple[Tensor, Condition]:
