@@ -13,7 +13,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
 def test_a_run_with_data_workers_saves_and_says_so_once(tmp_path, number):
+    before = signal.signal(number, signal.SIG_DFL)  # under nohup SIGHUP is ignored, and a run would go on
     process = start(tmp_path, *SMALL, "data.num_workers=2", "kimg=1000", "run_dir=run", "callbacks.checkpoint.times=0")
+    signal.signal(number, before)
     log = tmp_path / "output.txt"
     deadline = time.monotonic() + 120
     while "kimg" not in log.read_text():  # a line of progress: it trains
