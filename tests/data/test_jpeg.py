@@ -91,7 +91,7 @@ def test_a_picture_on_its_side_by_xmp():
     assert decoded(content, 24, MAX_PIXELS) is None
 
 
-def test_what_pillow_has_to_read(monkeypatch):
+def test_what_pillow_has_to_read():
     png = io.BytesIO()
     picture().save(png, "PNG")
     print_colours = saved(picture(mode="CMYK"))
@@ -126,10 +126,13 @@ def test_a_path_and_a_file_within_one(tmp_path, monkeypatch):
 
 def test_an_index_reads_by_it(monkeypatch):
     """Without Pillow where nothing is to be resized."""
-    content = saved(picture(64, 64))
+    content, part = saved(picture(64, 64)), (0.5, 0.2, 0.9)
     expected = by_pillow(content, 64, monkeypatch)
     reader = placed.Placed.__new__(placed.Placed)
     reader.size = placed.Size(64, 64)
-    assert np.array_equal(reader._decode(0, content, (0.5, 0.2, 0.9)).shape, (64, 64, 3))
+    found = reader._decode(0, content, part)
+    with Image.open(io.BytesIO(content)) as whole:
+        assert np.array_equal(found, np.asarray(fit(whole, 64, part)))
+    assert not np.array_equal(found, expected)
     monkeypatch.setattr(placed, "fit", None)
     assert np.array_equal(reader._decode(0, content, placed.CENTRE), expected)

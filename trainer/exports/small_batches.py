@@ -79,7 +79,8 @@ class SmallBatches:
                 self.programs[length] = self._learn(latent.clone(), condition.map(torch.clone))
         if length > self.longest:
             return self.programs[length] and self.programs[length](latent, condition)
-        return self.programs[self.longest](latent, without_padding(condition))
+        # a program that is open in tokens takes the time of those that it sees
+        return self.programs[self.longest](latent, condition.cut(condition.longest))
 
     def _learn(self, latent: Tensor, condition: Condition) -> nn.Module | None:
         """A program for up to as many tokens as these, for as many alone, or none."""
@@ -87,7 +88,7 @@ class SmallBatches:
         for open_tokens in (True, False):
             try:
                 program = self._made(latent, condition, open_tokens)
-                given = without_padding(condition) if open_tokens else condition
+                given = condition.cut(condition.longest) if open_tokens else condition
                 expected = self.network._call_impl(latent, condition)  # compiled, it might take a minute
                 difference = (program(latent, given) - expected).abs().max().item()
                 if not difference <= GREY_LEVEL:
@@ -121,11 +122,6 @@ class SmallBatches:
 def drawn_as_exported(network: nn.Module) -> bool:
     """Whether what is asked of it now is what a program of it draws: whole styles, in float32."""
     return getattr(network, "truncation", 1.0) == 1.0 and not torch.is_autocast_enabled("cpu")
-
-
-def without_padding(condition: Condition) -> Condition:
-    """Cut to its longest caption: a program that is open in tokens takes the time of those that it sees."""
-    return condition.cut(condition.longest)
 
 
 def fingerprint(network: nn.Module, example: dict[str, Tensor], open_tokens: bool) -> str:

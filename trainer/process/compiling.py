@@ -20,8 +20,10 @@ def keep_code() -> None:
     was written for AVX-512 would be built and run for AVX2 by the next node that shares the cache, and crash or draw
     half of each image. Before its compiler is imported, which sets the variable.
     """
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
+        return
     kind = f"{torch.backends.cpu.get_cpu_capability()}-{hashlib.sha256(processor().encode()).hexdigest()[:8]}"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(caches.root() / "inductor" / kind.replace(" ", "_")))
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(caches.root() / "inductor" / kind.replace(" ", "_"))
 
 
 def processor() -> str:
