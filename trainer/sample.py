@@ -46,6 +46,7 @@ class Sampling:
     guidance: float | None = None
     source_guidance: float | None = None
     truncation: float | None = None
+    resolution: Any = None
     precision: str | None = None
     enrich: str | None = None
     enrich_examples: str | None = None

@@ -46,6 +46,7 @@ from trainer.objectives.tokenizer import Autoencoding
 from trainer.objectives.vae import VAE
 from trainer.objectives.vae_gan import VAEGAN
 from trainer.objectives.vqgan import VQGAN
+from trainer.size import Size
 from trainer.strategies.single import Single
 from trainer.tasks.inpainting import Inpainting
 from trainer.tasks.translation import Translation
@@ -71,7 +72,7 @@ def random_batch(size=8, start=0, resolution=RESOLUTION):
         torch.arange(5)[None] < torch.randint(1, 6, (size, 1), generator=draw),
         torch.randn(size, TEXT, generator=draw),
     )
-    image = torch.randint(0, 256, (size, resolution, resolution, 3), generator=draw, dtype=torch.uint8)
+    image = torch.randint(0, 256, (size, *Size.of(resolution), 3), generator=draw, dtype=torch.uint8)
     return Batch(image.permute(0, 3, 1, 2), condition, torch.arange(size) + start, torch.arange(size) + start)
 
 

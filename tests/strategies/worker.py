@@ -63,6 +63,7 @@ from trainer.networks.quantizers import FSQ, VQ
 from trainer.objectives.gsn import GSN
 from trainer.objectives.multilevel import MultiLevelGAN
 from trainer.runs import checkpoint
+from trainer.size import Size
 from trainer.strategies.ddp import DDP
 from trainer.strategies.fsdp import FSDP
 from trainer.strategies.single import Single
@@ -74,6 +75,7 @@ from trainer.tasks.restoration import Restoration
 from trainer.tasks.super_resolution import SuperResolution
 
 STEPS, GLOBAL_BATCH = 20, 8
+SIZES = [Size(16, 24), Size(24, 16), Size(16, 16)]
 
 
 class Mean(torch.nn.Module):
@@ -104,6 +106,13 @@ def spare(make, images=8, **options):
             return value, logs
 
         objective.phases[name] = phase
+    return objective
+
+
+def sized(make, **options):
+    """On batches of several sizes, as data.buckets makes them."""
+    objective = make(**options)
+    objective.require_sizes(SIZES)
     return objective
 
 
@@ -227,6 +236,7 @@ OBJECTIVES = {
     ),
 }
 OBJECTIVES["spare"] = partial(spare, OBJECTIVES["minimax"])
+OBJECTIVES["sizes"] = partial(sized, partial(OBJECTIVES["minimax"], **SPLIT))
 OBJECTIVES["uneven"] = partial(spare, OBJECTIVES["minimax"], images=4)  # of two ranks the first alone has them
 STRATEGIES = {
     "single": partial(Single, "cpu"),
@@ -345,8 +355,9 @@ def train(strategy, case, folder):
     resumed = folder / options["from"] if "from" in options else None
     steps = range(checkpoint.read(resumed)["global_step"] if resumed else 0, STEPS)
     drawn = paired_batch if name.startswith(("pix2pix", "cyclegan")) else random_batch
-    make = partial(drawn, GLOBAL_BATCH, resolution=32 if name in ("attngan", "stages") else RESOLUTION)
-    batches = [make(offset + GLOBAL_BATCH * i)[rank * size : (rank + 1) * size] for i in steps]
+    sizes = SIZES if name == "sizes" else [32 if name in ("attngan", "stages") else RESOLUTION]
+    batches = [drawn(GLOBAL_BATCH, offset + GLOBAL_BATCH * i, sizes[i % len(sizes)]) for i in steps]
+    batches = [batch[rank * size : (rank + 1) * size] for batch in batches]
     trainer.fit(objective, DataLoader(batches, batch_size=None), ckpt_path=resumed)
     final = trainer._checkpoint_connector.dump_checkpoint()  # whole, on rank 0
     result = {

@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 
 from trainer.data.checksums import FILE, Checksums
 from trainer.data.colours import as_rgb
+from trainer.data.files import WHOLE
 from trainer.data.source import Item, Source, digest
 from trainer.errors import UserError
 from trainer.process.progress import Progress
@@ -194,7 +195,7 @@ def fit(image: Image.Image, resolution: Resolution, part: tuple[float, float, fl
     """
     height, width = Size.of(resolution)
     image.load()  # before what follows the pixels is known
-    if image.getexif().get(_ORIENTATION, 1) != 1:
+    if _orientation(image) != 1:
         image = ImageOps.exif_transpose(image)  # else it would copy it
     image = as_rgb(image)
     share, right, down = part
@@ -205,3 +206,15 @@ def fit(image: Image.Image, resolution: Resolution, part: tuple[float, float, fl
     left, top = (image.width - across) * right, (image.height - tall) * down
     box = (left, top, left + across, top + tall)
     return image.resize((width, height), Image.Resampling.LANCZOS, box, reducing_gap=3)
+
+
+def sides_of(image: Image.Image) -> Size:
+    """Height and width of a loaded picture as it is seen: upright, and as large as it was before it was reduced."""
+    width, height = image.info.get(WHOLE, image.size)
+    height, width = (min(side, 0xFFFF) for side in ((width, height) if _orientation(image) >= 5 else (height, width)))
+    return Size(height, width)
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 upright; from 5 on it lies on its side."""
+    return int(image.getexif().get(_ORIENTATION, 1))

@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from trainer.data.jpeg import START, decoded
+from trainer.data.jpeg import START, decoded, sides
 from trainer.data.listing import Remote
 from trainer.data.remote import RemoteFile, is_remote
 from trainer.data.source import Item
@@ -32,6 +32,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM", "TGA", "J
 MAX_PIXELS = 2**26  # of a picture as it is decoded: 200 MB; a JPEG is by then reduced towards the resolution
 MAX_BYTES = 2**28  # of a picture in a tar or table
 POINTER = "a Git LFS pointer in place of the file; run git lfs pull where it was cloned"
+WHOLE = "whole size"  # of `Image.info`: width and height before a picture was reduced
 MAX_TEXT = 2**24  # bytes of the captions of one picture
 Files = dict[str, tuple[int, int | str]]  # bytes, and modification time in ns; in a store, what changes with a file
 
@@ -188,12 +189,16 @@ def _jpeg(file: Any) -> bytes:
 def open_image(file: Any, resolution: Resolution) -> Image.Image:
     """The picture in a path or binary file; a JPEG reduced to no less than twice the resolution, which saves decoding.
 
-    OSError if it is none of FORMATS or no regular file; DecompressionBombError for more pixels than MAX_PIXELS.
+    `info[WHOLE]` is its own width and height. OSError if it is none of FORMATS or no regular file;
+    DecompressionBombError for more pixels than MAX_PIXELS.
     """
     if isinstance(file, str | os.PathLike) and not os.path.isfile(file):
         raise OSError(f"{file} is no regular file")
-    if (pixels := decoded(_jpeg(file), resolution, MAX_PIXELS)) is not None:
-        return Image.fromarray(pixels)
+    jpeg = _jpeg(file)
+    if (pixels := decoded(jpeg, resolution, MAX_PIXELS)) is not None:
+        image = Image.fromarray(pixels)
+        image.info[WHOLE] = sides(jpeg)
+        return image
     try:
         image = Image.open(file, formats=FORMATS)
     except Image.UnidentifiedImageError as error:
@@ -203,9 +208,9 @@ def open_image(file: Any, resolution: Resolution) -> Image.Image:
                 raise OSError(POINTER) from error
         raise
     least = 1 << max(0, math.ceil(math.log2(image.width * image.height / MAX_PIXELS) / 2))  # reduction that fits
-    wanted = Size.of(resolution)
-    sides = zip((wanted.width, wanted.height), image.size, strict=True)
-    image.draft("RGB", tuple(max(1, min(2 * side, own // least)) for side, own in sides))  # type: ignore[arg-type]
+    wanted, image.info[WHOLE] = Size.of(resolution), image.size
+    pairs = zip((wanted.width, wanted.height), image.size, strict=True)
+    image.draft("RGB", tuple(max(1, min(2 * side, own // least)) for side, own in pairs))  # type: ignore[arg-type]
     if image.width * image.height > MAX_PIXELS:
         size = f"{image.width} x {image.height} pixels"
         raise Image.DecompressionBombError(f"{size}, more than the {MAX_PIXELS:,} that are decoded: make it smaller")

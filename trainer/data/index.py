@@ -21,12 +21,13 @@ from trainer.process.caches import used
 from trainer.process.progress import Progress, say
 from trainer.size import Resolution, Size
 
-_VERSION = 1  # raise it when the same source must be indexed anew
+_VERSION = 2  # raise it when the same source must be indexed anew
 
 
 class Index:
-    """A `Reader` of pictures that stay where they are: 16 bytes each, mapped, as all that is kept of them.
+    """A `Reader` of pictures that stay where they are: 20 bytes each, mapped, as all that is kept of them.
 
+    sides: (N, 2) uint16, height and width of each picture as it is seen.
     base: the folder that the files of the source are named from, see `Source`.
     """
 
@@ -38,7 +39,7 @@ class Index:
         self.sources = self._pictures("source_") if (folder / "source_places.npy").exists() else None
         self.captions = Texts(folder, "captions")
         self.concepts, self.individuals = (mapped(folder / f"{name}.npy") for name in ("concepts", "individuals"))
-        self.heldout = mapped(folder / "heldout.npy")
+        self.heldout, self.sides = mapped(folder / "heldout.npy"), mapped(folder / "sides.npy")
 
     def _pictures(self, prefix: str) -> Pictures:
         ids, starts = (mapped(self.folder / f"{prefix}caption_{name}.npy") for name in ("ids", "starts"))
@@ -46,6 +47,9 @@ class Index:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Index, (self.folder, self.base, self.size)
+
+    def at(self, resolution: Resolution) -> Index:
+        return Index(self.folder, self.base, resolution)
 
     def records(self, indices: Iterable[int]) -> list[dict[str, Any]]:
         records = Texts(self.folder, "records")

@@ -26,7 +26,7 @@ def join(unfinished: Path, building: Path, name: str) -> None:
     if not made:
         lines = (building / "skipped.txt").read_text(encoding="utf-8", errors="replace").splitlines()
         raise nothing(name, len(lines), lines[-1] if lines else "")
-    for array in ("concepts", "individuals", "heldout"):
+    for array in ("concepts", "individuals", "heldout", "sides"):
         save(building / f"{array}.npy", np.concatenate([mapped(part / f"{array}.npy") for part in made]))
     _texts(made, building, "records")
     numbers = _captions(made, building)

@@ -39,3 +39,9 @@ def decoded(content: bytes, resolution: Resolution, most: int) -> np.ndarray | N
     except Exception:  # libjpeg's warnings among them, of which Pillow passes over some
         return None
     return pixels if pixels.shape[:2] == size else None
+
+
+def sides(content: bytes) -> tuple[int, int]:
+    """Width and height of a picture that `decoded` reads, before it is reduced."""
+    height, width, *_ = simplejpeg.decode_jpeg_header(content)
+    return width, height

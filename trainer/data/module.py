@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from trainer.batch import Batch
 from trainer.data.augment import Augment
+from trainer.data.buckets import made, parsed
 from trainer.data.cache import cache_folder
 from trainer.data.encoded import encoded
 from trainer.data.index import index_folder, open_reader
@@ -49,7 +51,9 @@ class DataModule(LightningDataModule):
     and a fraction of the concepts.
     paired: of translations, whether an image comes with its own source in training; None: where the data have pairs.
     decoded: whether pictures are decoded once into a cache; false: in each batch, from where they lie, by the workers.
-    block_size: images in a row that are read together. cache_dir: default $TRAINER_CACHE/data or ~/.cache/trainer/data.
+    block_size: images in a row that are read together. buckets: sizes that batches of training have, each of pictures
+    whose proportions are nearest to it (`trainer.data.buckets`); what is held out has `resolution`.
+    cache_dir: default $TRAINER_CACHE/data or ~/.cache/trainer/data.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class DataModule(LightningDataModule):
         decoded: bool = True,
         heldout_images: int | None = None,
         block_size: int = 1,
+        buckets: Sequence[Resolution] | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= heldout < 1:
@@ -77,6 +82,7 @@ class DataModule(LightningDataModule):
         if min(Size.of(resolution)) < 1 or batch_size < 1:
             raise UserError(f"data.resolution={resolution}, data.batch_size={batch_size}: expected at least 1")
         augment.check(decoded)
+        self.buckets: Any = None if buckets is None else parsed(buckets, decoded)
         self.source, self.text, self.augment = source, text, augment
         self.resolution, self.batch_size, self.num_workers, self.seed = resolution, batch_size, num_workers, seed
         self.fraction, self.by_images, self.most = heldout, split_seed is not None, heldout_images
@@ -164,6 +170,9 @@ class DataModule(LightningDataModule):
         self.prepare()  # Lightning calls this in one process a node, setup then in all
 
     def setup(self, stage: str) -> None:
+        objective: Any = getattr(self.trainer, "lightning_module", None)
+        if self.buckets and objective:
+            objective.require_sizes(self.buckets)
         self.prepare()
         config = getattr(self.trainer.lightning_module, "config", {}) if self.trainer else {}
         encoder, names = config.get("text", {}).get("encoder", {}), self.train.cache.captions
@@ -184,7 +193,7 @@ class DataModule(LightningDataModule):
         encoded = self._encoded(cache)
         stream = Stream(
             cache, indices, self.features, self.augment, self.seed, rank * size, size, encoded, self.paired,
-            self._weights(), self.block_size,
+            self._weights(), self.block_size, self.buckets and made(cache, indices, self.buckets, self.batch_size),
         )  # fmt: skip
         return Loader(
             stream,

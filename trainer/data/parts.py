@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data.build import CORRUPT, Told, fit, left_out, save
+from trainer.data.build import CORRUPT, Told, fit, left_out, save, sides_of
 from trainer.data.files import open_image, relative
 from trainer.data.placed import KEPT, PLACE
 from trainer.data.source import Item, Place, Source
@@ -26,6 +26,7 @@ from trainer.data.texts import write_texts
 from trainer.errors import UserError
 from trainer.process.locks import acquire
 from trainer.process.progress import Progress
+from trainer.size import Size
 
 _PER_PART = 8192  # items of a source without shards
 _CHUNK = 256  # pictures decoded at a time
@@ -137,15 +138,17 @@ def _write(items: Iterable[Item], building: Path, base: str, pool: ThreadPoolExe
     captions: dict[str, int] = {}
     images, sources = Plane(building, "", base, captions), Plane(building, "source_", base, captions)
     told = Told()
+    sides: list[Size] = []
     records: list[str] = []
     skipped: list[str] = []
     stream, count = iter(items), 0
     while chunk := list(islice(stream, _CHUNK)):
-        for item, problem in zip(chunk, pool.map(_look, chunk), strict=True):
+        for item, found in zip(chunk, pool.map(_look, chunk), strict=True):
             count += 1
-            if problem is not None:
-                skipped.append(left_out(item, problem))
+            if isinstance(found, Exception):
+                skipped.append(left_out(item, found))
                 continue
+            sides.append(found)
             images.add(item)
             if item.source is not None:
                 sources.add(item.source)
@@ -159,6 +162,7 @@ def _write(items: Iterable[Item], building: Path, base: str, pool: ThreadPoolExe
     if len(sources):
         sources.save()
     told.save(building)
+    save(building / "sides.npy", np.array(sides, np.uint16).reshape(-1, 2))
     write_texts(building, "captions", captions)
     keys = b"".join(hashlib.blake2b(each.encode(errors="surrogatepass"), digest_size=16).digest() for each in captions)
     save(building / "caption_keys.npy", np.frombuffer(keys, np.uint64).reshape(-1, 2))
@@ -166,20 +170,23 @@ def _write(items: Iterable[Item], building: Path, base: str, pool: ThreadPoolExe
     (building / "skipped.txt").write_text("".join(skipped), encoding="utf-8", errors="surrogateescape")
 
 
-def _look(item: Item) -> Exception | None:
-    """Why the item, or its source, cannot be read."""
+def _look(item: Item) -> Size | Exception:
+    """Height and width of the item's picture as it is seen, or why it, or its source, cannot be read."""
+    found = []
     for each in (item, item.source):
         if each is None:
             continue
         if not each.captions:  # an empty one is a choice of the source
             raise UserError(f"{each.key}: image without a caption; give it one or remove it")
         try:
-            fit(open_image(BytesIO(each.place), _SMALL) if isinstance(each.place, bytes) else each.load(_SMALL), _SMALL)
+            image = open_image(BytesIO(each.place), _SMALL) if isinstance(each.place, bytes) else each.load(_SMALL)
+            fit(image, _SMALL)
+            found.append(sides_of(image))
         except UserError:
             raise
         except CORRUPT as error:
             return error
-    return None
+    return found[0]
 
 
 class Plane:

@@ -15,14 +15,14 @@ _ODD = np.uint64(0xD6E8FEB86659FD93)
 _SHIFT = np.uint64(32)
 
 
-def shuffled(seed: int, position: np.ndarray, size: int) -> np.ndarray:
+def shuffled(seed: int, position: np.ndarray, size: int, stream: str = "shuffle") -> np.ndarray:
     """(N,) int64 in [0, size) for (N,) int64 stream positions; each epoch of `size` positions is a permutation.
 
     A Feistel network over the next power of two, keyed by (seed, epoch); results outside the range are permuted again
     until they fall inside (cycle walking, Black and Rogaway 2002). Stores nothing, costs the same anywhere in an epoch.
     """
     epoch, value = np.divmod(position, size)
-    keys = noise.bits(seed, "shuffle", torch.from_numpy(epoch), _NUM_ROUNDS).numpy().view(np.uint64).T
+    keys = noise.bits(seed, stream, torch.from_numpy(epoch), _NUM_ROUNDS).numpy().view(np.uint64).T
     value = value.astype(np.uint64)
     outside = np.arange(len(value))
     while len(outside):
@@ -83,6 +83,27 @@ def aliases(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             less.append(more.pop())
     keep[less] = 1  # left by rounding
     return keep.clip(max=1), other
+
+
+class Order:
+    """Which of M images stands at which position of an endless stream of them.
+
+    block: how many in a row are read together; those that weights put in the place of others are read alone. weights:
+    (M,) how often each image is seen beside the others; None for all alike.
+    """
+
+    def __init__(self, seed: int, count: int, block: int = 1, weights: np.ndarray | None = None) -> None:
+        self.seed, self.count, self.block = seed, count, block
+        self.aliases = None if weights is None else aliases(weights)
+
+    def __call__(self, place: np.ndarray, position: torch.Tensor) -> np.ndarray:
+        """(N,) in [0, M) of places (N,) in this order; position: (N,) of the samples, on which what is drawn hangs."""
+        number = shuffled_blocks(self.seed, place, self.count, self.block)
+        if self.aliases is None:
+            return number
+        keep, other = self.aliases
+        draw = noise.uniform(self.seed, "weight", position, 1)[:, 0].numpy()
+        return np.where(draw < keep[number], number, other[number])
 
 
 class BatchStarts(Sampler[int]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -123,23 +123,31 @@ class Images:
 
 def kept_split(cache: Reader, *rule: Any) -> tuple[np.ndarray, np.ndarray]:
     """As `split`; of many images it is written beside what is kept of them, and mapped by all ranks from then on."""
+    train, heldout = kept(cache, ("train", "heldout"), digest(_VERSION, *rule), lambda: split(cache, *rule))
+    return train, heldout
+
+
+def kept(
+    cache: Reader, names: Sequence[str], key: str, make: Callable[[], Sequence[np.ndarray]]
+) -> Sequence[np.ndarray]:
+    """What `make` finds of the images of a cache; of many it is written to their folder, and mapped from then on."""
     if len(cache.images) < _MANY:
-        return split(cache, *rule)
-    named = {side: cache.folder / f"{side}-{digest(_VERSION, *rule)}.npy" for side in ("train", "heldout")}
-    if not all(file.exists() for file in named.values()):
-        found = split(cache, *rule)
+        return make()
+    files = [cache.folder / f"{name}-{key}.npy" for name in names]
+    if not all(file.exists() for file in files):
+        found = make()
         try:
-            for file, indices in zip(named.values(), found, strict=True):
+            for file, array in zip(files, found, strict=True):
                 writing = file.with_suffix(f".{os.getpid()}.tmp")
                 try:
                     with open(writing, "wb") as stream:
-                        np.save(stream, indices)
+                        np.save(stream, array)
                     writing.replace(file)
                 finally:
                     writing.unlink(missing_ok=True)
         except OSError:  # a folder of others, or a full disk
             return found
-    return mapped(named["train"]), mapped(named["heldout"])
+    return [mapped(file) for file in files]
 
 
 def split(

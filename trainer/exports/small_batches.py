@@ -120,8 +120,9 @@ class SmallBatches:
 
 
 def drawn_as_exported(network: nn.Module) -> bool:
-    """Whether what is asked of it now is what a program of it draws: whole styles, in float32."""
-    return getattr(network, "truncation", 1.0) == 1.0 and not torch.is_autocast_enabled("cpu")
+    """Whether what is asked of it now is what a program of it draws: whole styles, at its own size, in float32."""
+    own = getattr(network, "truncation", 1.0) == 1.0 and getattr(network, "canvas", None) is None
+    return own and not torch.is_autocast_enabled("cpu")
 
 
 def fingerprint(network: nn.Module, example: dict[str, Tensor], open_tokens: bool) -> str:

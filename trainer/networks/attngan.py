@@ -15,6 +15,7 @@ from trainer.errors import UserError
 from trainer.networks.dcgan import Trunk
 from trainer.networks.layers import ModulatedNorm, ProjectionHead, TextVector, channels_at, grown, map_sizes
 from trainer.networks.residual import UpBlock
+from trainer.networks.sized import fitted, maps_at
 from trainer.size import Resolution, Size
 
 
@@ -89,7 +90,7 @@ class ResidualBlock(nn.Module):
 
 
 class First(nn.Module):
-    """F_0: a style (N, S) to maps (N, C, *size), the last of `sizes`."""
+    """F_0: a style (N, S) to maps (N, C, *size), of the last of `sizes` or another one."""
 
     def __init__(self, sizes: list[Size], widths: list[int], style_channels: int):
         super().__init__()
@@ -97,10 +98,11 @@ class First(nn.Module):
         self.start = nn.Linear(style_channels, widths[0] * math.prod(sizes[0]))
         self.ups = nn.ModuleList(UpBlock(a, b, style_channels) for a, b in pairwise(widths))
 
-    def forward(self, style: Tensor) -> Tensor:
-        x = self.start(style).unflatten(1, (*self.sizes[0], -1)).permute(0, 3, 1, 2)
-        for up, size in zip(self.ups, self.sizes[1:], strict=True):
-            x = grown(up(x, style), size)
+    def forward(self, style: Tensor, size: Size) -> Tensor:
+        first, *sizes = maps_at(size, self.sizes)
+        x = fitted(self.start(style).unflatten(1, (*self.sizes[0], -1)).permute(0, 3, 1, 2), first)
+        for up, each in zip(self.ups, sizes, strict=True):
+            x = grown(up(x, style), each)
         return x
 
 
@@ -141,6 +143,9 @@ class Generator(nn.Module):
     an image would hang on those beside it. num_blocks: residual blocks of a stage.
     """
 
+    any_size = True
+    canvas: Size | None = None
+
     def __init__(
         self,
         resolution: Resolution,
@@ -170,15 +175,21 @@ class Generator(nn.Module):
         )
         self.images = nn.ModuleList(ToImage(widths[size], style_channels) for size in self.sizes)
 
+    @property
+    def drawn(self) -> list[Size]:
+        """Sizes of the images that it draws now."""
+        return maps_at(self.canvas, self.sizes)
+
     def maps(self, latent: Tensor, condition: Condition) -> tuple[list[Tensor], Tensor]:
         """Of each stage (N, C, H, W), and the style (N, S)."""
         condition = self.text(condition)
         z, draw = latent.split(self.split, 1)
         mean, log_variance = self.augmentation(condition)
         style = self.style(torch.cat([z, mean + (0.5 * log_variance).exp() * draw], 1))
-        found = [self.first(style)]
-        for refine in self.refinements:
-            found.append(refine(found[-1], style, condition))
+        first, *sizes = self.drawn
+        found = [self.first(style, first)]
+        for refine, size in zip(self.refinements, sizes, strict=True):
+            found.append(grown(refine(found[-1], style, condition), size))
         return found, style
 
     def stages(self, latent: Tensor, condition: Condition) -> list[Tensor]:
@@ -197,6 +208,9 @@ class Discriminator(nn.Module):
     An image (N, 3, H, W) alone is seen at all sizes. A logit has what it thinks of the image and of image and caption
     (projection head), where the paper has one of each.
     """
+
+    any_size = True
+    canvas: Size | None = None  # of packed images
 
     def __init__(
         self,
@@ -217,7 +231,10 @@ class Discriminator(nn.Module):
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Of each stage, as of its trunk."""
-        images = smaller(image, self.sizes) if image.dim() == 4 else unpacked(image, self.sizes)
+        if image.dim() == 4:
+            images = smaller(image, maps_at(Size(*image.shape[2:]), self.sizes))
+        else:
+            images = unpacked(image, maps_at(self.canvas, self.sizes))
         return [trunk(each) for trunk, each in zip(self.trunks.values(), images, strict=True)]
 
     def logits(self, features: list[Tensor], condition: Condition) -> Tensor:

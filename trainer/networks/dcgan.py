@@ -24,6 +24,7 @@ from trainer.networks.layers import (
     map_sizes,
     repeated,
 )
+from trainer.networks.sized import fitted, maps_at
 from trainer.size import Resolution, Size
 
 UPSAMPLING: dict[str, Callable[[int, int], nn.Module]] = {  # (N, a, H, W) -> (N, b, 2H, 2W)
@@ -41,6 +42,9 @@ class Generator(nn.Module):
     upsampling: "nearest" resizes, then convolves 3x3, and leaves none of the checkerboards of "transposed" convolutions
     (Odena et al. 2016), which are DCGAN's; `compress` with `fold` makes it one convolution of the smaller map.
     """
+
+    any_size = True
+    canvas: Size | None = None
 
     def __init__(
         self,
@@ -76,7 +80,9 @@ class Generator(nn.Module):
     def forward(self, noise: Tensor, condition: Condition) -> Tensor:
         style = self.style(noise, self.text(condition))
         x = self.start(style).view(noise.shape[0], *self.sizes[0], -1).permute(0, 3, 1, 2)  # channels last
-        for norm, up, size in zip(self.norms[:-1], self.ups, self.sizes[1:], strict=True):
+        first, *sizes = maps_at(self.canvas and self.canvas.over(self.patch), self.sizes)
+        x = fitted(x, first)
+        for norm, up, size in zip(self.norms[:-1], self.ups, sizes, strict=True):
             x = grown(up(F.leaky_relu(norm(x, style), 0.2)), size)
         image = self.image(F.leaky_relu(self.norms[-1](x, style), 0.2))
         return (shuffled(image, self.patch) if self.patch > 1 else image).tanh()
@@ -118,6 +124,7 @@ class Trunk(nn.Module):
 class Reader(nn.Module):
     """What discriminators and encoders share: `features` sees the image alone, `head` joins the caption."""
 
+    any_size = True
     head: nn.Module
 
     def __init__(self, resolution: Resolution, text: nn.Module, base_channels: int, max_channels: int):

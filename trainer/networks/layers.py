@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from trainer.batch import Condition
 from trainer.errors import UserError
+from trainer.networks.sized import fitted
 from trainer.size import Resolution, Size
 
 START = Size(4, 4)  # pixels of the smallest maps of a square at a power of two; elsewhere up to 7
@@ -166,17 +167,18 @@ class WordAttention(nn.Module):
 class ProjectionHead(nn.Module):
     """Projection discriminator (Miyato & Koyama 2018): w . h + <h, V text> / sqrt(E), h of E channels.
 
-    (N, C, *size), Condition -> (N,).
+    (N, C, *size), or of another size, Condition -> (N,).
     """
 
     def __init__(self, channels: int, text_channels: int, head_channels: int, size: Size = START):
         super().__init__()
+        self.size = size
         self.features = nn.Linear(channels * math.prod(size), head_channels)
         self.text = TextVector(text_channels, head_channels)
         self.unconditional = nn.Linear(head_channels, 1)
 
     def forward(self, x: Tensor, condition: Condition) -> Tensor:
-        h = F.leaky_relu(self.features(x.flatten(1)), 0.2)
+        h = F.leaky_relu(self.features(fitted(x, self.size).flatten(1)), 0.2)
         match = (h * self.text(condition)).sum(1) / math.sqrt(h.shape[1])
         return self.unconditional(h).squeeze(1) + match
 
@@ -184,7 +186,7 @@ class ProjectionHead(nn.Module):
 class PosteriorHead(nn.Module):
     """Image features and caption to mean and log variance of a diagonal Gaussian.
 
-    (N, C, *size), Condition -> (N, Z), (N, Z).
+    (N, C, *size), or of another size, Condition -> (N, Z), (N, Z).
     """
 
     def __init__(
@@ -192,11 +194,12 @@ class PosteriorHead(nn.Module):
     ):
         super().__init__()
         self.text = TextVector(text_channels, head_channels)
+        self.size = size
         self.features = nn.Linear(channels * math.prod(size), head_channels)
         self.out = nn.Linear(2 * head_channels, 2 * latent_channels)
 
     def forward(self, x: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-        joined = torch.cat([self.features(x.flatten(1)), self.text(condition)], 1)
+        joined = torch.cat([self.features(fitted(x, self.size).flatten(1)), self.text(condition)], 1)
         mean, log_variance = self.out(F.leaky_relu(joined, 0.2)).chunk(2, 1)
         beyond = (log_variance - log_variance.clamp(-12, 6)).detach()
         return mean, log_variance - beyond  # a posterior so narrow or wide is a runaway; its gradient brings it back

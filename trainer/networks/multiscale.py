@@ -63,6 +63,8 @@ class Discriminator(nn.Module):
     num_downs: halvings within a scale; a patch of the first is 22 pixels wide with 2, 46 with 3.
     """
 
+    any_size = True
+
     def __init__(
         self,
         resolution: Resolution,

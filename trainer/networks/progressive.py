@@ -14,6 +14,7 @@ from trainer.networks.enlarging import enlarged
 from trainer.networks.filtered_trunk import MinibatchDeviation
 from trainer.networks.layers import ModulatedNorm, ProjectionHead, Style, channels_at, grown, map_sizes
 from trainer.networks.modulation import normalized
+from trainer.networks.sized import fitted, maps_at
 from trainer.size import Resolution, Size
 
 
@@ -52,6 +53,9 @@ class Generator(nn.Module):
     32 say; None for all. An attribute, too, which `trainer.objectives.progressive.Progressive` sets.
     """
 
+    any_size = True
+    canvas: Size | None = None
+
     def __init__(
         self,
         resolution: Resolution,
@@ -79,15 +83,16 @@ class Generator(nn.Module):
 
     def forward(self, noise: Tensor, condition: Condition) -> Tensor:
         style = self.style(normalized(noise), self.text(condition))
-        x = self.start(style).unflatten(1, (*self.sizes[0], -1)).permute(0, 3, 1, 2)
+        first, *sizes = maps_at(self.canvas, self.sizes)
+        x = fitted(self.start(style).unflatten(1, (*self.sizes[0], -1)).permute(0, 3, 1, 2), first)
         before = x = F.leaky_relu(self.norm(x, style), 0.2)
         last, share = parts_of(self.level)
-        for block, size in zip(self.blocks[:last], self.sizes[1:], strict=False):
+        for block, size in zip(self.blocks[:last], sizes, strict=False):
             before, x = x, grown(block(x, style), size)
         image = self.images[last](x)
         if share < 1:
             image = F.interpolate(self.images[last - 1](before), size=image.shape[2:]).lerp(image, share)
-        image = F.interpolate(image, size=self.sizes[-1]) if last < self.most else image
+        image = F.interpolate(image, size=sizes[-1]) if last < self.most else image
         return image if self.training else image.clamp(-1, 1)
 
 
@@ -136,6 +141,8 @@ class DownBlock(nn.Module):
 
 class Discriminator(nn.Module):
     """Images and Condition to logits (N,), higher = real and matching; group: as of `stylegan2.Discriminator`."""
+
+    any_size = True
 
     def __init__(
         self,

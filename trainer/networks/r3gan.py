@@ -20,7 +20,8 @@ from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.networks.layers import Style, TextVector, WordAttention, channels_at, grown, map_sizes
 from trainer.networks.residual import reading
-from trainer.size import Resolution
+from trainer.networks.sized import fitted, maps_at
+from trainer.size import Resolution, Size
 
 GAIN = math.sqrt(2 / (1 + 0.2**2))  # of a leaky ReLU: keeps the variance
 
@@ -61,6 +62,9 @@ class Generator(nn.Module):
     num_blocks: of each size.
     """
 
+    any_size = True
+    canvas: Size | None = None
+
     def __init__(
         self,
         resolution: Resolution,
@@ -91,11 +95,13 @@ class Generator(nn.Module):
     def forward(self, noise: Tensor, condition: Condition) -> Tensor:
         condition = self.text(condition)
         style = self.style(noise, condition)
-        x = self.basis * self.start(F.layer_norm(style, style.shape[1:]))[:, :, None, None]  # of unit variance
+        sizes = maps_at(self.canvas, self.sizes)
+        basis = fitted(self.basis[None], sizes[0])
+        x = basis * self.start(F.layer_norm(style, style.shape[1:]))[:, :, None, None]  # of unit variance
         for number, stage in enumerate(self.stages):
             if number:  # 1x1 before resizing: a quarter of the work, and the same
                 x = F.interpolate(self.widths[number - 1](x), scale_factor=2, mode="bilinear")
-                x = grown(x, self.sizes[number])
+                x = grown(x, sizes[number])
             x = stage(x)
             if (side := str(min(self.sizes[number]))) in self.attention:
                 x = self.attention[side](x, condition)
@@ -142,6 +148,8 @@ class Discriminator(nn.Module):
     `features` sees the image alone, `logits` joins the caption, so one image is judged against several cheaply.
     """
 
+    any_size = True
+
     def __init__(
         self,
         resolution: Resolution,
@@ -158,6 +166,7 @@ class Discriminator(nn.Module):
         self.text = text
         self.features = Trunk(resolution, base_channels, max_channels, num_blocks, expansion, group)
         sizes = map_sizes(resolution)
+        self.size = sizes[0]
         width = channels_at(sizes[0], resolution, base_channels, max_channels)
         depth = num_blocks * len(sizes)
         self.attention = WordAttention(self.features.out_channels, text_channels)
@@ -171,7 +180,8 @@ class Discriminator(nn.Module):
     def logits(self, features: Tensor, condition: Condition) -> Tensor:
         condition = self.text(condition)
         x = self.width(F.avg_pool2d(self.attention(features, condition), 2))
-        h = self.head(self.basis(F.leaky_relu(self.stage(x), 0.2)).flatten(1))
+        x = fitted(F.leaky_relu(self.stage(x), 0.2), self.size)
+        h = self.head(self.basis(x).flatten(1))
         match = (h * self.caption(condition)).sum(1) / math.sqrt(h.shape[1])
         return self.unconditional(h).squeeze(1) + match
 

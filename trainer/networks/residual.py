@@ -22,6 +22,7 @@ from trainer.networks.layers import (
     grown,
     map_sizes,
 )
+from trainer.networks.sized import fitted, maps_at
 from trainer.size import Resolution, Size
 
 READING = range(8, 32)  # shorter sides of the maps at which pixels read words: 8 and 16, where they are powers of two
@@ -85,6 +86,9 @@ class DownBlock(nn.Module):
 class Generator(nn.Module):
     """Latent (N, latent_channels) and Condition to images (N, 3, H, W) in [-1, 1]; `text` as in `dcgan.Generator`."""
 
+    any_size = True
+    canvas: Size | None = None
+
     def __init__(
         self,
         resolution: Resolution,
@@ -111,9 +115,11 @@ class Generator(nn.Module):
         condition = self.text(condition)
         style = self.style(noise, condition)
         x = self.start(style).view(noise.shape[0], *self.sizes[0], -1).permute(0, 3, 1, 2)  # channels last
-        for up, size in zip(self.ups, self.sizes[1:], strict=True):
+        first, *sizes = maps_at(self.canvas, self.sizes)
+        x = fitted(x, first)
+        for up, own, size in zip(self.ups, self.sizes[1:], sizes, strict=True):
             x = grown(up(x, style), size)
-            if (side := str(min(size))) in self.attention:
+            if (side := str(min(own))) in self.attention:
                 x = self.attention[side](x, condition)
         return self.image(F.silu(self.norm(x, style))).tanh()
 
@@ -148,6 +154,7 @@ class WordTrunk(nn.Module):
 class Reader(nn.Module):
     """What discriminators and encoders share: `features` sees the image alone, `words` and `head` join the caption."""
 
+    any_size = True
     head: nn.Module
 
     def __init__(

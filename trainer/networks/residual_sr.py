@@ -26,6 +26,8 @@ class Generator(nn.Module):
     task's bicubic `start`. task, text, resolution: as in `unet.Generator`.
     """
 
+    any_size = True
+
     def __init__(
         self,
         task: Task,

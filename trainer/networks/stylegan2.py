@@ -23,6 +23,7 @@ from trainer.networks.layers import (
 )
 from trainer.networks.modulation import Enlarge, StyledConv, StyledImage, normalized
 from trainer.networks.residual import READING
+from trainer.networks.sized import fitted, maps_at
 from trainer.size import Resolution, Size
 
 MEAN_OF = 64  # latents in the mean style of a caption
@@ -51,27 +52,37 @@ class Mapping(nn.Module):
 class Block(nn.Module):
     """(N, in, H, W) -> (N, out, *size), of two styled convolutions, whose pixels may then read the words.
 
-    size: (2H, 2W), or one more, by which the map grows between the two.
+    size: (2H, 2W), or one more, by which the map grows between the two. own: that of the resolution it is made for.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, style_channels: int, text_channels: int, size: Size, noise: bool
+        self, in_channels: int, out_channels: int, style_channels: int, text_channels: int, own: Size, noise: bool
     ):
         super().__init__()
-        self.size = size
         self.up = StyledConv(in_channels, out_channels, style_channels, up=True, noise=noise)
         self.conv = StyledConv(out_channels, out_channels, style_channels, noise=noise)
-        self.attention = WordAttention(out_channels, text_channels) if min(size) in READING else None
+        self.attention = WordAttention(out_channels, text_channels) if min(own) in READING else None
         self.image = StyledImage(out_channels, style_channels)
 
     def forward(
-        self, x: Tensor, styles: tuple[Tensor, ...], noise: tuple[Tensor | None, ...], condition: Condition
+        self, x: Tensor, styles: tuple[Tensor, ...], noise: tuple[Tensor | None, ...], condition: Condition, size: Size
     ) -> tuple[Tensor, Tensor]:
         """Maps, and what they add to the image."""
-        x = self.conv(grown(self.up(x, styles[0], noise[0]), self.size), styles[1], noise[1])
+        x = self.conv(grown(self.up(x, styles[0], noise[0]), size), styles[1], noise[1])
         if self.attention is not None:
             x = self.attention(x, condition)
         return x, self.image(x, styles[1])
+
+
+def sizes_of_convs(sizes: list[Size]) -> list[Size]:
+    """Of the maps that each convolution makes, of maps of these sizes."""
+    return [sizes[0], *(size for a, b in pairwise(sizes) for size in (Size(2 * a.height, 2 * a.width), b))]
+
+
+def noise_map(values: Tensor, size: Size) -> Tensor:
+    """(N, 1, *size) of values (N, K): the first of them, or where there are too few some of them again."""
+    again = -(-math.prod(size) // values.shape[1])
+    return values.repeat(1, again)[:, : math.prod(size)].unflatten(1, (1, *size))
 
 
 class Synthesis(nn.Module):
@@ -82,9 +93,11 @@ class Synthesis(nn.Module):
     and from there no gradient leads back.
     """
 
+    canvas: Size | None = None
+
     def __init__(self, sizes: list[Size], widths: list[int], style_channels: int, text_channels: int, noise_up_to: int):
         super().__init__()
-        noisy = [min(size) <= noise_up_to for size in sizes]
+        self.sizes, noisy = sizes, [min(size) <= noise_up_to for size in sizes]
         self.constant = nn.Parameter(torch.randn(widths[0], *sizes[0]))
         self.conv = StyledConv(widths[0], widths[0], style_channels, noise=noisy[0])
         self.image = StyledImage(widths[0], style_channels)
@@ -96,11 +109,12 @@ class Synthesis(nn.Module):
 
     def forward(self, styles: Tensor, noise: list[Tensor | None], condition: Condition) -> Tensor:
         each = styles.unbind(1)
-        x = self.conv(self.constant.expand(styles.shape[0], -1, -1, -1), each[0], noise[0])
+        first, *sizes = maps_at(self.canvas, self.sizes)
+        x = self.conv(fitted(self.constant[None], first).expand(styles.shape[0], -1, -1, -1), each[0], noise[0])
         image = self.image(x, each[0])
-        for number, block in enumerate(self.blocks):
+        for number, (block, size) in enumerate(zip(self.blocks, sizes, strict=True)):
             of_it = slice(1 + 2 * number, 3 + 2 * number)
-            x, more = block(x, each[of_it], tuple(noise[of_it]), condition)
+            x, more = block(x, each[of_it], tuple(noise[of_it]), condition, size)
             image = grown(self.enlarge(image), Size(*more.shape[2:])) + more
         return image if self.training else image.clamp(-1, 1)
 
@@ -115,6 +129,8 @@ class Generator(nn.Module):
     varied, more typical images. An attribute, 1 while training.
     """
 
+    any_size = True
+    canvas: Size | None = None
     draws: Tensor
     truncation = 1.0
 
@@ -136,8 +152,8 @@ class Generator(nn.Module):
         sizes = map_sizes(resolution)
         widths = [channels_at(size, resolution, base_channels, max_channels) for size in sizes]
         self.z_channels, self.num_styles = latent_channels, 2 * len(sizes) - 1
-        of_convs = [sizes[0], *(size for a, b in pairwise(sizes) for size in (Size(2 * a.height, 2 * a.width), b))]
-        self.noise_sizes = [size if min(size) <= noise_up_to else Size(0, 0) for size in of_convs]
+        self.sizes = sizes
+        self.noise_sizes = [size if min(size) <= noise_up_to else Size(0, 0) for size in sizes_of_convs(sizes)]
         self.latent_channels = latent_channels + sum(map(math.prod, self.noise_sizes))
         self.text = text
         self.mapping = Mapping(latent_channels, text_channels, style_channels, mapping_layers)
@@ -148,8 +164,8 @@ class Generator(nn.Module):
     def unpacked(self, latent: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         """z (N, z_channels) and the noise map (N, 1, H, W) of each convolution, None where it has none."""
         z, *flat = latent.split([self.z_channels, *map(math.prod, self.noise_sizes)], 1)
-        pairs = zip(flat, self.noise_sizes, strict=True)
-        return z, [part.unflatten(1, (1, *size)) if any(size) else None for part, size in pairs]
+        sizes = sizes_of_convs(maps_at(self.canvas, self.sizes))
+        return z, [noise_map(part, size) if part.shape[1] else None for part, size in zip(flat, sizes, strict=True)]
 
     def forward(self, latent: Tensor, condition: Condition) -> Tensor:
         z, noise_maps = self.unpacked(latent)
@@ -165,6 +181,8 @@ class Discriminator(nn.Module):
 
     group: neighbours of a batch that the minibatch deviation compares; 1 leaves it out.
     """
+
+    any_size = True
 
     def __init__(
         self,
@@ -193,6 +211,8 @@ class Discriminator(nn.Module):
 
 class Encoder(nn.Module):
     """Images and Condition to the posterior's mean and log variance, each (N, latent_channels)."""
+
+    any_size = True
 
     def __init__(
         self,

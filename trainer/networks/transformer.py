@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.networks.layers import START, PosteriorHead, Style, TextVector
+from trainer.networks.sized import fitted, maps_at
 from trainer.networks.vit import Block, StyledBlock, image_of, patches_of, scaled, styled, tokens_of
 from trainer.size import Resolution, Size
 
@@ -23,15 +24,22 @@ from trainer.size import Resolution, Size
 class ToImage(nn.Module):
     """Styled tokens, rows and columns of them, to images (N, out_channels, H, W): a square of pixels of each."""
 
-    def __init__(self, channels: int, style_channels: int, patch: int, out_channels: int, tokens: Size):
+    def __init__(self, channels: int, style_channels: int, patch: int, out_channels: int):
         super().__init__()
-        self.patch, self.tokens = patch, tokens
+        self.patch = patch
         self.style = scaled(nn.Linear(style_channels, 2 * channels))
         self.pixels = scaled(nn.Linear(channels, out_channels * patch**2))
 
-    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+    def forward(self, x: Tensor, style: Tensor, tokens: Size) -> Tensor:
         scale, shift = self.style(style)[:, None].chunk(2, 2)
-        return image_of(self.pixels(styled(x, scale, shift)), self.patch, self.tokens)
+        return image_of(self.pixels(styled(x, scale, shift)), self.patch, tokens)
+
+
+def placed(position: Tensor, own: Size, tokens: Size) -> Tensor:
+    """(T, C), what is learned of places, for so many rows and columns of tokens instead of its own."""
+    if tokens == own:
+        return position
+    return fitted(position.T.unflatten(1, own)[None], tokens)[0].flatten(1).T
 
 
 class Generator(nn.Module):
@@ -42,6 +50,9 @@ class Generator(nn.Module):
     The last layer is linear, and nothing is cut off while it trains, or nobody would call it back.
     channels: of an image, if it is a map of a tokenizer's latents; these have no bounds: limit=None cuts nothing off.
     """
+
+    any_size = True
+    canvas: Size | None = None
 
     def __init__(
         self,
@@ -62,7 +73,8 @@ class Generator(nn.Module):
         if not 1 <= levels <= depth:
             raise UserError(f"levels={levels}: expected 1 to depth={depth}, as each is behind a block of its own")
         tokens, branches = tokens_of(resolution, patch), 3 * depth
-        self.latent_channels = latent_channels
+        self.latent_channels, self.sizes, self.tokens = latent_channels, [Size.of(resolution)], tokens
+        self.patch = patch
         self.text = text
         self.style = Style(latent_channels, text_channels, style_channels)
         self.levels, self.channels, self.limit = levels, channels, limit
@@ -71,7 +83,7 @@ class Generator(nn.Module):
         self.blocks = nn.ModuleList(
             StyledBlock(width, style_channels, text_channels, num_heads, branches) for _ in range(depth)
         )
-        self.images = nn.ModuleList(ToImage(width, style_channels, patch, channels, tokens) for _ in range(levels))
+        self.images = nn.ModuleList(ToImage(width, style_channels, patch, channels) for _ in range(levels))
         self.behind = [depth * (level + 1) // levels for level in range(levels)]  # blocks before each image
 
     def forward(self, noise: Tensor, condition: Condition, all_levels: bool = False) -> Tensor:
@@ -79,12 +91,13 @@ class Generator(nn.Module):
         style = self.style(noise, condition)
         style = F.layer_norm(style, style.shape[1:])
         words = F.layer_norm(condition.tokens, condition.tokens.shape[-1:])
-        x = self.position + self.start(style)[:, None]
+        tokens = tokens_of(maps_at(self.canvas, self.sizes)[-1], self.patch)
+        x = placed(self.position, self.tokens, tokens) + self.start(style)[:, None]
         made = []
         for number, block in enumerate(self.blocks, start=1):
             x = block(x, style, words, condition.mask)
             if number in self.behind and (all_levels or number == len(self.blocks)):
-                made.append(self.images[self.behind.index(number)](x, style))
+                made.append(self.images[self.behind.index(number)](x, style, tokens))
         image = torch.cat(made, 1)
         return image if self.training or self.limit is None else image.clamp(-self.limit, self.limit)
 
@@ -103,15 +116,16 @@ class Trunk(nn.Module):
         num_classes: int,
     ):
         super().__init__()
-        self.patch = patch
+        self.patch, self.tokens = patch, tokens_of(resolution, patch)
         self.image = scaled(nn.Linear(in_channels * patch**2, width))
-        self.position = nn.Parameter(torch.randn(math.prod(tokens_of(resolution, patch)), width) / 2)
+        self.position = nn.Parameter(torch.randn(math.prod(self.tokens), width) / 2)
         self.classes = nn.Parameter(torch.randn(num_classes, width)) if num_classes else None
         self.blocks = nn.Sequential(*(Block(width, num_heads, 2 * depth) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, image: Tensor) -> Tensor:
-        x = self.image(patches_of(image, self.patch)) + self.position
+        position = placed(self.position, self.tokens, tokens_of(Size(*image.shape[2:]), self.patch))
+        x = self.image(patches_of(image, self.patch)) + position
         if self.classes is not None:
             x = torch.cat([self.classes.expand(len(x), -1, -1), x], 1)
         return self.norm(self.blocks(x))
@@ -124,6 +138,8 @@ class Discriminator(nn.Module):
     `features` sees the image alone, `logits` joins the caption, so one image is judged against several cheaply.
     levels: images that are judged together, (N, levels * channels, H, W).
     """
+
+    any_size = True
 
     def __init__(
         self,
@@ -160,6 +176,8 @@ class Discriminator(nn.Module):
 class Encoder(nn.Module):
     """Images and Condition to the posterior's mean and log variance, each (N, latent_channels)."""
 
+    any_size = True
+
     def __init__(
         self,
         resolution: Resolution,
@@ -175,9 +193,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.text = text
         self.features = Trunk(resolution, 3, width, depth, num_heads, patch, num_classes=0)
-        self.tokens = tokens_of(resolution, patch)
         self.head = PosteriorHead(width, text_channels, head_channels, latent_channels)
 
     def forward(self, image: Tensor, condition: Condition) -> Any:
-        tokens = self.features(image).transpose(1, 2).unflatten(2, self.tokens)
+        tokens = self.features(image).transpose(1, 2).unflatten(2, Size(*image.shape[2:]).over(self.features.patch))
         return self.head(F.adaptive_avg_pool2d(tokens, START), self.text(condition))

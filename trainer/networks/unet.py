@@ -21,6 +21,7 @@ from trainer.networks.layers import (
     of_source,
 )
 from trainer.networks.residual import Block, DownBlock, UpBlock
+from trainer.networks.sized import fitted
 from trainer.size import Resolution, Size
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ class Generator(nn.Module):
     another pose.
     """
 
+    any_size = True
+
     def __init__(
         self,
         task: Task,
@@ -99,6 +102,7 @@ class Generator(nn.Module):
         sizes = map_sizes(resolution)[::-1]
         widths = [channels_at(size, resolution, base_channels, max_channels) for size in sizes]
         self.task, self.resolution, self.latent_channels = task, resolution, latent_channels
+        self.smallest = sizes[-1]
         self.text = text
         self.style = Style(latent_channels, text_channels, style_channels)
         self.source = of_source(task.source_channels, widths[0])
@@ -130,8 +134,9 @@ class Generator(nn.Module):
         maps = [x]
         for down in self.downs:
             maps.append(down(maps[-1]))
-        wanted = self.start(style).view(-1, *maps[-1].shape[2:], maps[-1].shape[1]).permute(0, 3, 1, 2)
-        x = self.attention[0](maps.pop() + wanted, condition)
+        wanted = self.start(style).view(-1, *self.smallest, maps[-1].shape[1]).permute(0, 3, 1, 2)
+        x = maps.pop()
+        x = self.attention[0](x + fitted(wanted, Size(*x.shape[2:])), condition)
         for number, (up, join) in enumerate(zip(self.ups, self.joins, strict=True), start=1):
             skip = maps.pop()
             x = grown(up(x, style), Size(*skip.shape[2:]))

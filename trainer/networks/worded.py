@@ -50,3 +50,12 @@ class WordedGenerator(nn.Module):
     @truncation.setter
     def truncation(self, value: float) -> None:
         self.generator.truncation = value
+
+    @property
+    def canvas(self) -> Any:
+        """Size that the generator draws at, where it can draw others than its own."""
+        return self.generator.canvas
+
+    @canvas.setter
+    def canvas(self, size: Any) -> None:
+        self.generator.canvas = size

@@ -44,10 +44,10 @@ class AttnGAN(GAN):
         return packed(self.generator.stages(latent, batch.condition)).float()
 
     def last(self, generated: Tensor) -> Tensor:
-        return unpacked(generated, self.generator.sizes)[-1]
+        return unpacked(generated, self.generator.drawn)[-1]
 
     def perceived(self, image: Tensor, batch: Batch, stream: str) -> Tensor:
         """All stages of generated images, or of real ones, augmented alike, `packed`."""
-        sizes = self.generator.sizes
+        sizes = self.generator.drawn
         images = smaller(image, sizes) if image.dim() == 4 else unpacked(image, sizes)
         return packed([self.augmented(each, batch, stream) for each in images])

@@ -16,6 +16,7 @@ from trainer import noise
 from trainer.batch import Batch, Condition
 from trainer.errors import UserError
 from trainer.objectives.guidance import CaptionDropout
+from trainer.objectives.sizes import Sizes
 from trainer.objectives.span import Span
 from trainer.runs import checkpoint
 from trainer.runs.drawing import draws
@@ -24,7 +25,7 @@ Phase = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
 Schedule = Callable[[float], float]
 
 
-class Objective(CaptionDropout, pl.LightningModule):
+class Objective(CaptionDropout, Sizes, pl.LightningModule):
     """A subclass makes its networks, then sets `phases`: for each network that trains, in the order of the steps, a
     loss `Batch -> (scalar, logs)`. A loss never calls backward and never sees a strategy.
 
@@ -56,12 +57,11 @@ class Objective(CaptionDropout, pl.LightningModule):
         schedule(0)  # what it refuses it refuses before anything is read
         self.schedule = schedule
         self.seed, self.clip, self.accumulate = seed, clip, accumulate
-        self.images_seen = 0
+        self.images_seen, self.time_phases = 0, False
         self.config: dict[str, Any] = {}  # the resolved configuration, kept in every checkpoint
         self.logs: dict[str, Tensor] = {}
         self.ema: dict[str, Tensor] = {}
         self.frozen: list[nn.Parameter] = []  # by the phase that runs
-        self.time_phases = False
         self.phase_seconds: dict[str, SupportsFloat] = {}
         self.until_backward = ExitStack()  # a loss may enter contexts that last until its backward is done
 
@@ -82,7 +82,7 @@ class Objective(CaptionDropout, pl.LightningModule):
         micro_batches = self.split(batch)
         self.logs = {}
         for (name, loss), optimizer in zip(self.phases.items(), self.trainer.optimizers, strict=True):
-            with self.only(name), self.timed(name):
+            with self.only(name), self.timed(name), self.at_size_of(batch):
                 optimizer.zero_grad()
                 for number, micro in enumerate(micro_batches, start=1):
                     with ExitStack() as self.until_backward:

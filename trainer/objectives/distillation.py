@@ -30,6 +30,8 @@ class Distillation(GAN):
     augment, matching, r1, matcher and so on as in GAN, all of it within the adversarial term.
     """
 
+    any_size = False  # the teacher draws one
+
     def __init__(
         self,
         teacher: str | None,

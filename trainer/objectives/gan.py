@@ -57,6 +57,7 @@ class GAN(Objective):
 
     averaged: tuple[str, ...] = ("generator",)
     draws_with = "generator"
+    any_size = True
     generator: Any  # nn.Module says of its children only that they may be tensors
     discriminator: Any
     augment: Any

@@ -15,10 +15,12 @@ from trainer import noise
 from trainer.batch import Batch, Condition
 from trainer.errors import UserError
 from trainer.losses.distillation import feature_distance, pixel_distance
+from trainer.networks.sized import canvases
 from trainer.networks.worded import WordedGenerator
 from trainer.objectives.base import Objective
 from trainer.runs.drawing import draws, require_grown
 from trainer.runs.trained import Teacher
+from trainer.size import Size
 from trainer.text.pieces import Pieces
 
 MOST_WORDS = 8  # of a made caption
@@ -67,6 +69,9 @@ class TextDistillation(Objective):
         self.lines: list[str] = []  # captions that are not of the data
         self.ids: Any = None  # of these
         self.features: Any = None  # of the captions of the data, of these, and of the empty one: what is to be learned
+
+    def require_sizes(self, sizes: list[Size]) -> None:
+        self.canvases = canvases(self.modules())  # captions have none
 
     def network(self, name: str) -> nn.Module:
         return super().network(name if name.startswith("generator.") else f"generator.{name}")

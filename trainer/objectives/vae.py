@@ -24,6 +24,7 @@ class VAE(Objective):
     """
 
     averaged = ("autoencoder",)
+    any_size = True
     draws_with = "autoencoder.decoder"
     explains_pixels = True  # the distortion is that of the image's values: held-out bits per value may be measured
     autoencoder: Any

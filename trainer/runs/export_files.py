@@ -54,6 +54,9 @@ def is_program(path: Path) -> bool:
 def of_drawing(config: dict[str, Any]) -> dict[str, Any]:
     """What who only draws reads of a configuration."""
     found: dict[str, Any] = {key: config[key] for key in ("name", "text", "objective", "runtime") if key in config}
+    data = config.get("data")
+    if isinstance(data, dict) and data.get("buckets"):
+        found["data"] = {"buckets": data["buckets"]}
     if isinstance(found.get("objective"), dict) and found["objective"].get("_target_") == TRAINED:
         found["objective"] = found["objective"] | {"_target_": DRAWING}
     return found

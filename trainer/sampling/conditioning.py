@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from trainer.errors import UserError
+from trainer.size import Size
 
 if TYPE_CHECKING:
     from trainer.batch import Condition
@@ -39,6 +40,7 @@ class Conditioning:
     descriptions for it to go by.
     truncation: how far a style is from the mean style of its caption, of what it was: 0.7 for images that are more
     typical and less varied, 1 for all. Only of a generator that has styles.
+    resolution: height and width of the pictures, or a number for both, of a run with data.buckets; None for its own.
     precision: bfloat16 for products in it, by autocast: other images than those of float32, which None is.
     """
 
@@ -50,11 +52,14 @@ class Conditioning:
     truncation: float | None = None
     enrich: str | None = None
     enrich_examples: str | None = None
+    resolution: Any = None
     precision: str | None = None
 
     def __post_init__(self) -> None:
         if self.compose not in (None, *COMPOSITIONS):
             raise UserError(f"compose={self.compose}: expected {', '.join(COMPOSITIONS)} or null")
+        if self.resolution is not None:
+            object.__setattr__(self, "resolution", Size.of(self.resolution))  # to be hashed
         if self.precision not in (None, "bfloat16"):
             raise UserError(f"precision={self.precision}: expected bfloat16, or null for float32")
         if self.negative is not None and not self.negative.strip():
@@ -92,6 +97,11 @@ class Conditioning:
         """What is said of the caption of an image, for its metadata."""
         return {"prompt": caption} | ({"enriched": self.enriched([caption])[0]} if self.enrich else {})
 
+    @property
+    def alters(self) -> bool:
+        """Whether a network draws otherwise than a program of it."""
+        return any(each is not None for each in (self.truncation, self.resolution, self.precision))
+
     def computing(self, device: Any) -> AbstractContextManager[Any]:
         """Within it a network on `device` computes in the precision that is asked for."""
         import torch
@@ -121,13 +131,41 @@ class Conditioning:
 
     def require(self, config: dict[str, Any], wordless: bool) -> None:
         """UserError where a run of this configuration, or one that reads no captions, cannot be drawn so."""
-        if wordless and replace(self, truncation=None, source_guidance=None, precision=None) != Conditioning():
+        without_words = {"truncation": None, "source_guidance": None, "resolution": None, "precision": None}
+        if wordless and replace(self, **without_words) != Conditioning():
             raise UserError(f"{self}: this model reads no captions, so there is nothing to compose or to guide by")
+        if self.resolution is not None and not (config.get("data") or {}).get("buckets"):
+            raise UserError(
+                f"resolution={self.resolution}: this run has learned pictures of one size; train one with data.buckets"
+            )
         if self.guidance is not None and not (config.get("text") or {}).get("caption_dropout"):
             raise UserError(
                 f"guidance={self.guidance}: this run has seen no empty caption to guide away from; train one with "
                 "text.caption_dropout=0.1, or go away from a caption by negative='a dog' alone"
             )
+
+    def require_of(self, network: Any) -> None:
+        """UserError where a network cannot draw so."""
+        if self.truncation is not None and not hasattr(network, "truncation"):
+            asked, remedy = f"truncation={self.truncation}", "leave it out, or give a run of stylegan2 or stylevae"
+            raise UserError(f"{asked}: {type(network).__name__} has no styles to be truncated; {remedy}")
+        if self.resolution is not None:
+            from trainer.networks.sized import check_canvas
+
+            check_canvas(network, self.resolution)
+
+    @contextmanager
+    def altering(self, network: Any) -> Iterator[None]:
+        """Within it a network draws so: styles cut, pictures of another size."""
+        with ExitStack() as until:
+            if self.resolution is not None:
+                from trainer.networks.sized import canvases, drawing
+
+                until.enter_context(drawing(self.resolution, canvases(network.modules())))
+            if self.truncation is not None:
+                network.truncation = self.truncation
+                until.callback(setattr, network, "truncation", 1.0)
+            yield
 
     def settings(self) -> dict[str, str]:
         """What is said of it, as texts: for names and metadata of what is drawn so."""

@@ -56,11 +56,8 @@ class Sampler:
         on_cpu, others = self.device.type == "cpu", beside(self._modules)
         self.batch_size = batch_size or (FULL if on_cpu and all(each.max_batch < 64 for each in others) else 64)
         self.fixed = fixed or not on_cpu or any(map(is_compiled, objective.modules()))
-        self._beside = [] if fixed or not on_cpu or conditioning.truncation or conditioning.precision else others
-        if conditioning.truncation is not None and not hasattr(self.network, "truncation"):
-            asked = f"truncation={conditioning.truncation}: {type(self.network).__name__}"
-            remedy = "leave it out, or give a run of stylegan2 or stylevae"
-            raise UserError(f"{asked} has no styles to be truncated; {remedy}")
+        self._beside = [] if fixed or not on_cpu or conditioning.alters else others
+        conditioning.require_of(self.network)
         if conditioning.source_guidance is not None and not getattr(self.task, "source_dropout", 0):
             raise UserError(
                 f"source_guidance={conditioning.source_guidance}: this run has never drawn without a source, to guide "
@@ -213,14 +210,8 @@ class Sampler:
 
     def _draw(self, latents: Tensor, condition: Condition) -> Tensor:
         """(N, 3, H, W) in [-1, 1]."""
-        with self.conditioning.computing(self.device):
-            if self.conditioning.truncation is None:
-                return self._guided(latents, condition)
-            self.network.truncation = self.conditioning.truncation
-            try:
-                return self._guided(latents, condition)
-            finally:
-                self.network.truncation = 1.0
+        with self.conditioning.computing(self.device), self.conditioning.altering(self.network):
+            return self._guided(latents, condition)
 
     def _guided(self, latents: Tensor, condition: Condition) -> Tensor:
         scale, source_scale = self.conditioning.guidance, self.conditioning.source_guidance
