@@ -60,7 +60,7 @@ def make(cfg: DictConfig) -> None:
             index.build(data.source, folder, threads=1)
     if ranks.rank():  # the rest is the work of one
         return
-    data.prepare()
+    data.prepare_data()
     cache, seconds = data.train.cache, time.monotonic() - began
     skipped = num_lines(data.skipped)
     rows = {

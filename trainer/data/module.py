@@ -168,14 +168,14 @@ class DataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         self.prepare()  # Lightning calls this in one process a node, setup then in all
+        _ = self._in_buckets
 
     def setup(self, stage: str) -> None:
         objective: Any = getattr(self.trainer, "lightning_module", None)
         if self.buckets and objective:
             objective.require_sizes(self.buckets)
         self.prepare()
-        config = getattr(self.trainer.lightning_module, "config", {}) if self.trainer else {}
-        encoder, names = config.get("text", {}).get("encoder", {}), self.train.cache.captions
+        encoder, names = getattr(objective, "config", {}).get("text", {}).get("encoder", {}), self.train.cache.captions
         if "classes" in encoder and len(names) <= encoder["width"]:
             encoder["classes"] = sorted(set(names))  # of the data: checkpoints and exports of this run know no other
 
@@ -189,11 +189,9 @@ class DataModule(LightningDataModule):
         size, rest = divmod(self.batch_size, world_size)
         if rest:
             raise UserError(f"data.batch_size={self.batch_size}: expected a multiple of the {world_size} ranks")
-        cache, indices = self.train.cache, self.train.indices
-        encoded = self._encoded(cache)
         stream = Stream(
-            cache, indices, self.features, self.augment, self.seed, rank * size, size, encoded, self.paired,
-            self._weights(), self.block_size, self.buckets and made(cache, indices, self.buckets, self.batch_size),
+            self.train.cache, self.train.indices, self.features, self.augment, self.seed, rank * size, size,
+            self._encoded(self.train.cache), self.paired, self._weights(), self.block_size, self._in_buckets,
         )  # fmt: skip
         return Loader(
             stream,
@@ -213,6 +211,10 @@ class DataModule(LightningDataModule):
         for each in filter(None, (batch, batch.other) if hasattr(self.text, "on_device") else ()):
             each.condition = self.text.on_device(each.condition)
         return self.augment.of(batch, self.seed)
+
+    @cached_property
+    def _in_buckets(self) -> Any:
+        return self.buckets and made(self.train.cache, self.train.indices, self.buckets, self.batch_size)
 
     def _weights(self) -> np.ndarray | None:
         """How often each training image is seen beside others: those that a machine captioned as the source says."""
