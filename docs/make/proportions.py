@@ -18,10 +18,10 @@ SIDES = [(48, 96), (64, 64), (96, 48)]
 SIZES = [(24, 48), (32, 32), (48, 24), (32, 64)]
 CAPTIONS = [
     "a small red circle on the left on a white background",
-    "a large blue star on the right on a yellow background",
+    "a large yellow star on the right on a brown background",
     "a small green triangle at the top on a black background",
-    "a large red square at the bottom on a gray background",
-    "a small yellow star in the center on a black background",
+    "a large red square at the bottom on a grey background",
+    "a large blue cross in the centre on a white background",
 ]
 
 
