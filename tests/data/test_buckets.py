@@ -1,5 +1,6 @@
 """data.buckets: each batch of one size, pictures of about its proportions, the same stream on any number of ranks."""
 
+import json
 from collections import Counter
 from itertools import islice
 
@@ -194,6 +195,28 @@ def test_parts_anywhere_and_weights_hold_within_a_size(pictures, module):
             seen.update(int(data.train.cache.captions[each].split()[1]) % 10 for each in batch.caption.tolist())
     tall = {number % 10: count for number, count in seen.items() if number in (3, 9)}
     assert 4 < tall[3] / tall[9] < 6.5
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_sources_are_cut_as_their_images_are(tmp_path, module, paired):
+    folder, lines = tmp_path / "pairs", []
+    folder.mkdir()
+    for number in range(24):
+        height, width = [(40, 80), (80, 40)][number % 2]
+        noise(number, height, width).save(folder / f"{number:02}.png")
+        noise(100 + number, height, width).save(folder / f"from{number:02}.png")
+        names = {"file_name": f"{number:02}.png", "source": f"from{number:02}.png"}
+        lines.append(json.dumps({**names, "text": f"to {number}"}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    options = {"resolution": 16, "batch_size": 6, "decoded": False, "buckets": [[16, 32], [32, 16]], "paired": paired}
+    data = module(Folder(str(folder)), **options)
+    for batch in islice(data.train_dataloader(), 8):
+        size = Size(*batch.image.shape[2:])
+        assert batch.other.image.shape == batch.image.shape
+        numbers = [int(data.train.cache.captions[each].split()[1]) for each in batch.caption.tolist()]
+        own = [np.asarray(fit(noise(100 + number, *[(40, 80), (80, 40)][number % 2]), size)) for number in numbers]
+        same = [np.array_equal(a.permute(1, 2, 0).numpy(), b) for a, b in zip(batch.other.image, own, strict=True)]
+        assert all(same) == paired
 
 
 # A run ------------------------------------------------------------------------------------------------------------
