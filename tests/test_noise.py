@@ -1,5 +1,8 @@
 """Counter-based noise: the right distribution, and a pure function of seed, stream and position."""
 
+import math
+import zlib
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -52,6 +55,29 @@ class Copies(TorchDispatchMode):
         here = any(each.device.type == "cpu" for each in tensors)
         self.count += here and isinstance(made, torch.Tensor) and made.device.type != "cpu"
         return made
+
+
+def mixed(z):
+    """SplitMix64's finaliser."""
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+    return z ^ z >> 31
+
+
+@pytest.mark.parametrize("seed", [0, 3, -1])
+def test_numbers_are_those_of_the_formula(seed):
+    """As runs of before drew them, too."""
+    golden, positions = 0x9E3779B97F4A7C15, [0, 5, 2**62, -7]
+    drawn = noise.bits(seed, "sample", torch.tensor(positions), 3)
+    normals = noise.normal(seed, "sample", torch.tensor(positions), 3)
+    for i, position in enumerate(positions):
+        row = mixed((mixed((seed * golden + zlib.crc32(b"sample")) % 2**64) + position * golden) % 2**64)
+        for j in range(3):
+            number = mixed((row + (j + 1) * golden) % 2**64)
+            assert int(drawn[i, j]) % 2**64 == number
+            radius, angle = ((number >> 32) + 1) / 2**32, number % 2**32 / 2**32
+            expected = math.sqrt(-2 * math.log(radius)) * math.cos(2 * math.pi * angle)
+            assert normals[i, j].item() == pytest.approx(expected, rel=1e-6, abs=1e-7)
 
 
 def test_nothing_is_copied_to_the_device():

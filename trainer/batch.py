@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,8 +37,9 @@ class Condition(NamedTuple):
     @property
     def longest(self) -> int:
         """Tokens of the longest caption; L where there are none."""
-        held = np.flatnonzero(self.mask.cpu().numpy().any(0))  # of so few numpy knows it sooner
-        return int(held[-1]) + 1 if len(held) else self.mask.shape[1]
+        mask = self.mask.cpu().numpy()
+        held = mask[0] if len(mask) == 1 else mask.any(0)
+        return held.tobytes().rfind(b"\1") + 1 or self.mask.shape[1]  # of so few bytes Python knows it soonest
 
     def cut(self, length: int) -> Condition:
         """With the first `length` tokens of each caption."""

@@ -44,6 +44,17 @@ class Package:
         return [self.network._call_impl(given[0], Condition(*given[1:])) + self.brighter]
 
 
+class Darker:
+    """In the place of a program of onnxruntime."""
+
+    def __init__(self, network):
+        self.network = network
+
+    def arrays(self, given):
+        latent, *condition = map(torch.from_numpy, given.values())
+        return (self.network._call_impl(latent, Condition(*condition)) - 1e-3).numpy()
+
+
 @pytest.fixture
 def packaged(monkeypatch, cache):
     """Networks whose programs are `Package`s; all that were loaded, and the paths that were written."""
@@ -119,8 +130,7 @@ def test_a_program_is_of_weights_size_threads_and_processor(packaged, batch, mon
 
 
 def test_few_images_in_onnxruntime_and_the_rest_by_it(packaged, batch, monkeypatch):
-    darker = lambda self, *_: lambda *given: self.otherwise(*given) - 1e-3  # noqa: E731
-    monkeypatch.setattr(small_batches.SmallBatches, "_made", darker)
+    monkeypatch.setattr(small_batches.SmallBatches, "_made", lambda self, *_: Darker(self.network))
     monkeypatch.setattr(small_batches.importlib.util, "find_spec", lambda name: name)
     network, plain = small_batches.onnxruntime(packaged[0](), 2), make(node_of("dcgan"))
     assert not is_compiled(network)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from contextlib import nullcontext
 from copy import deepcopy
 
 import pytest
@@ -11,13 +12,14 @@ import torch
 from torch import nn
 
 from tests.compression.conftest import TEXT, inputs, make, node_of  # noqa: F401
+from trainer import noise
 from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.exports import onnx, small_batches
 from trainer.exports.drawing import Drawing
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.runtime import compiled, is_compiled
-from trainer.sampling.sampler import Sampler
+from trainer.sampling.sampler import Sampler, as_pixels
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -46,7 +48,7 @@ def test_few_images_are_drawn_by_it_and_many_by_the_network(batch, cache, monkey
     assert small_batches.onnxruntime(network, 4) is network
     assert network.state_dict().keys() == plain.state_dict().keys()
     ran = []
-    monkeypatch.setattr(onnx.Generator, "run", record(onnx.Generator.run, ran))
+    monkeypatch.setattr(onnx.Generator, "arrays", record(onnx.Generator.arrays, ran))
     with torch.inference_mode():
         for count in (1, 3, 4, 2):
             images = network(*rows(batch, count))
@@ -185,7 +187,7 @@ def test_a_sampler_keeps_to_a_grey_level_and_to_bits_where_asked(inputs, cache):
 
 def test_captions_are_cut_to_what_they_hold(batch, cache, monkeypatch):
     network, seen = make(node_of("dcgan")), []
-    monkeypatch.setattr(onnx.Generator, "run", lambda self, given: seen.append(given) or run(self, given))
+    monkeypatch.setattr(onnx.Generator, "arrays", lambda self, given: seen.append(given) or run(self, given))
     mask = torch.zeros_like(batch[1].mask)
     mask[:, :2] = True
     mask[1, 3] = True  # the longest of the first two, with a hole
@@ -204,7 +206,7 @@ def test_captions_are_cut_to_what_they_hold(batch, cache, monkeypatch):
 
 
 def run(self, given):
-    return torch.from_numpy(self.session.run(["images"], {name: each.numpy() for name, each in given.items()})[0])
+    return self.session.run(["images"], given)[0]
 
 
 def test_large_batches_by_it_are_the_same_to_a_grey_level_and_to_the_bit_where_asked(cache):
@@ -213,8 +215,8 @@ def test_large_batches_by_it_are_the_same_to_a_grey_level_and_to_the_bit_where_a
     plain.keep_bits()
     captions, seeds = ["a", "b"] * 10, range(20)
     network, drawn = fast.network, []
-    small = network._compiled_call_impl.small
-    network._compiled_call_impl.small = lambda *given: drawn.append(len(given[0])) or small(*given)
+    arrays = network._compiled_call_impl._arrays
+    network._compiled_call_impl._arrays = lambda *given: drawn.append(len(given[0])) or arrays(*given)
     images, expected = fast(captions, seeds), plain(captions, seeds)
     assert max(drawn) > 16
     assert (images.int() - expected.int()).abs().max() <= 1
@@ -223,6 +225,79 @@ def test_large_batches_by_it_are_the_same_to_a_grey_level_and_to_the_bit_where_a
     fast.keep_bits()
     assert torch.equal(fast(captions, seeds), expected)
     assert max(drawn, default=0) < 16
+
+
+@pytest.fixture
+def few(cache, monkeypatch):
+    """A sampler whose network draws up to 4 images in onnxruntime; what it was asked for, in both."""
+    sampler = Sampler(Drawing(small_batches.onnxruntime(make(node_of("dcgan")), 4)).eval(), encode)
+    sampler(["a"], [0])
+    ran, called = [], []
+    monkeypatch.setattr(onnx.Generator, "arrays", record(onnx.Generator.arrays, ran))
+    sampler.network.register_forward_pre_hook(lambda _, given: called.append(len(given[0])))
+    return sampler, ran, called
+
+
+def test_few_images_go_to_it_as_they_are_and_come_back_as_pixels(few):
+    sampler, ran, called = few
+    for count in (1, 3, 4):
+        captions = ["a", "b", "a", "c"][:count]
+        images = sampler(captions, range(count))
+        given = sampler.latents(range(count)), sampler.conditions(captions)
+        assert images.dtype == torch.uint8
+        assert torch.equal(images, as_pixels(sampler.network._compiled_call_impl.small(*given)))
+        assert torch.equal(images, sampler.draw(*given))
+    assert ran == [1, 1, 1, 3, 3, 3, 4, 4, 4] and not called, "without pads, and beside the network"
+    sampler(["a"] * 5, range(5))
+    assert 5 not in ran and called
+
+
+def test_few_images_are_still_no_more_at_once_than_was_asked_for(few):
+    sampler, ran, _ = few
+    sampler.batch_size = 2
+    sampler(["a"] * 4, range(4))
+    assert ran == [2, 2]
+
+
+def test_fixed_batches_are_full_there_too(few):
+    sampler, ran, called = few
+    fixed = Sampler(sampler.objective, encode, 2, fixed=True)
+    for count in (1, 2, 3):
+        fixed(["a"] * count, range(count))
+    assert ran == [2, 2, 2, 2] and not called
+
+
+def test_few_images_of_a_training_network_are_drawn_by_it_and_modes_come_back(few):
+    sampler, ran, called = few
+    sampler.network.train()
+    sampler(["a"], [0])
+    assert ran == [] and called == [16]
+    assert all(module.training for module in sampler.network.modules())
+
+
+def test_few_images_have_averaged_weights(few, monkeypatch):
+    sampler, ran, _ = few
+    inside = []
+    monkeypatch.setattr(sampler.objective, "ema_weights", lambda: inside.append(1) or nullcontext())
+    sampler(["a"], [0])
+    assert ran == inside == [1]
+
+
+def differing(captions):
+    ids = torch.tensor([*map(ord, captions)])
+    tokens = noise.normal(1, "tokens", ids, 6 * TEXT).view(-1, 6, TEXT)
+    return Condition(tokens, torch.ones(len(ids), 6, dtype=torch.bool), tokens[:, 0])
+
+
+@pytest.mark.parametrize("settings", [{"guidance": 3.0, "negative": "b"}, {"precision": "bfloat16"}])
+def test_few_images_of_more_than_one_call_are_not_taken_for_one(few, settings):
+    sampler, _, _ = few
+    sampler.objective.config = {"text": {"caption_dropout": 0.1}}
+    plain = Sampler(Drawing(make(node_of("dcgan"))).eval(), encode)
+    plain.objective.config, plain.text, sampler.text = sampler.objective.config, differing, differing
+    images, expected = (each.conditioned(Conditioning(**settings))(["a"], [0]) for each in (sampler, plain))
+    assert (images.int() - expected.int()).abs().max() <= 1
+    assert (images.int() - plain(["a"], [0]).int()).abs().max() > 1
 
 
 def test_a_copy_is_plain_and_a_compiled_network_counts_as_such(monkeypatch):

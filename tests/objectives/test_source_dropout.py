@@ -158,13 +158,13 @@ def test_guidance_by_both_is_equation_3_of_instruct_pix2pix():
         )
         expected = (neither + 1.5 * (image - neither) + 3.0 * (both - image)).clamp(-1, 1)
         given = condition._replace(source=source)
-        found = sampler._guided(latent, given)
+        found = sampler._draw.guided(latent, given)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-        alone = sampler.conditioned(Conditioning(source_guidance=1.5))._guided(latent, given)
+        alone = sampler.conditioned(Conditioning(source_guidance=1.5))._draw.guided(latent, given)
         text = objective.generator(latent, condition._replace(source=task.nothing(2, RESOLUTION)))
         torch.testing.assert_close(alone, (text + 1.5 * (both - text)).clamp(-1, 1), atol=1e-5, rtol=0)
         plain = sampler.conditioned(Conditioning(guidance=1.0, source_guidance=1.0))
-        torch.testing.assert_close(plain._guided(latent, given), both, atol=1e-5, rtol=0)
+        torch.testing.assert_close(plain._draw.guided(latent, given), both, atol=1e-5, rtol=0)
     assert (neither - image).abs().max() > 0.1 and (both - image).abs().max() > 0.01
 
 

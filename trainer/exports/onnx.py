@@ -124,5 +124,8 @@ class Generator(Runtime):
             raise UserError(f"{path} is no ONNX program that onnxruntime reads: {reason(error)}") from error
 
     def run(self, given: dict[str, Tensor]) -> Tensor:
-        arrays = {name: each.cpu().numpy() for name, each in given.items()}
-        return torch.from_numpy(self.session.run(["images"], arrays)[0])
+        return torch.from_numpy(self.arrays({name: each.cpu().numpy() for name, each in given.items()}))
+
+    def arrays(self, given: dict[str, Any]) -> Any:
+        """The same of numpy's arrays."""
+        return self.session.run(["images"], given)[0]

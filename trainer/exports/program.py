@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
@@ -48,6 +49,16 @@ def inputs(latent: Tensor, condition: Condition) -> dict[str, Tensor]:
     if not condition.tokens.is_floating_point():
         text = {"input_ids": condition.tokens, "attention_mask": condition.mask.long()}
     return {"latent": latent, **text, **({} if condition.source is None else {"source": condition.source})}
+
+
+def arrays(latent: Tensor, condition: Condition, length: int) -> dict[str, Any]:
+    """`inputs` on a CPU as numpy has them, of the first `length` tokens."""
+    tokens, mask = condition.tokens.numpy()[:, :length], condition.mask.numpy()[:, :length]
+    if condition.tokens.is_floating_point():
+        given = {"latent": latent.numpy(), "tokens": tokens, "mask": mask, "pooled": condition.pooled.numpy()}
+    else:
+        given = {"latent": latent.numpy(), "input_ids": tokens, "attention_mask": mask.astype(np.int64)}
+    return given if condition.source is None else {**given, "source": condition.source.numpy()}
 
 
 def exported(program: nn.Module, example: dict[str, Tensor], open_tokens: bool) -> ExportedProgram:

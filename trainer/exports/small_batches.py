@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +18,7 @@ from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.exports import onnx
 from trainer.exports.making import patience, quiet
-from trainer.exports.program import MAX_IMAGES, FromFeatures, FromIds, exported, inputs, reason
+from trainer.exports.program import MAX_IMAGES, FromFeatures, FromIds, arrays, exported, inputs, reason
 from trainer.process import caches
 from trainer.process.distribution import install
 from trainer.process.progress import say
@@ -59,7 +60,7 @@ class SmallBatches:
         call = network._compiled_call_impl
         self.otherwise: Any = call or network._call_impl
         self.of_any_size = getattr(call, "of_any_size", call is None)  # else what is not small is compiled for each
-        self.programs: dict[int, Any] = {}  # by number of tokens
+        self.programs: dict[int, onnx.Generator | None] = {}  # by number of tokens
         self.longest = 0  # tokens of the longest captions for which one program takes any number of them
 
     def __call__(self, latent: Tensor, condition: Condition) -> Tensor:
@@ -73,24 +74,45 @@ class SmallBatches:
 
     def small(self, latent: Tensor, condition: Condition) -> Tensor | None:
         """Of a batch of any size, drawn in onnxruntime; None where that cannot be."""
+        images = self._arrays(latent, condition)
+        return None if images is None else torch.from_numpy(images)
+
+    def pixels(self, latent: Tensor, condition: Condition) -> Tensor | None:
+        """The same as uint8, to the nearest level."""
+        images = self._arrays(latent, condition)
+        if images is None:
+            return None
+        images += 1
+        images *= 127.5
+        np.rint(images, out=images)
+        return torch.from_numpy(images.clip(0, 255, out=images).astype(np.uint8))
+
+    @property
+    def draws(self) -> bool:
+        """Whether a program was found for captions seen so far."""
+        return any(self.programs.values())
+
+    def _arrays(self, latent: Tensor, condition: Condition) -> Any:
+        """Images as numpy has them, which calls the program with less ado than PyTorch."""
         length = condition.mask.shape[1]
         if length > self.longest and length not in self.programs:
             with torch.inference_mode(False), torch.no_grad(), unpatched(self.network):
                 self.programs[length] = self._learn(latent.clone(), condition.map(torch.clone))
         if length > self.longest:
-            return self.programs[length] and self.programs[length](latent, condition)
-        # a program that is open in tokens takes the time of those that it sees
-        return self.programs[self.longest](latent, condition.cut(condition.longest))
+            program, held = self.programs[length], length
+        else:  # a program that is open in tokens takes the time of those that it sees
+            program, held = self.programs[self.longest], condition.longest
+        return None if program is None else program.arrays(arrays(latent, condition, held))
 
-    def _learn(self, latent: Tensor, condition: Condition) -> nn.Module | None:
+    def _learn(self, latent: Tensor, condition: Condition) -> onnx.Generator | None:
         """A program for up to as many tokens as these, for as many alone, or none."""
         why = ""
         for open_tokens in (True, False):
             try:
                 program = self._made(latent, condition, open_tokens)
-                given = condition.cut(condition.longest) if open_tokens else condition
+                given = arrays(latent, condition, condition.longest if open_tokens else condition.mask.shape[1])
                 expected = self.network._call_impl(latent, condition)  # compiled, it might take a minute
-                difference = (program(latent, given) - expected).abs().max().item()
+                difference = (torch.from_numpy(program.arrays(given)) - expected).abs().max().item()
                 if not difference <= GREY_LEVEL:
                     raise UserError(f"its images differ by {difference:.1e}")
             except Exception as error:  # exporters and onnxruntime raise what they like
@@ -104,7 +126,7 @@ class SmallBatches:
             self.max_batch = 0  # what is compiled is drawn in full batches alone
         return None
 
-    def _made(self, latent: Tensor, condition: Condition, open_tokens: bool) -> nn.Module:
+    def _made(self, latent: Tensor, condition: Condition, open_tokens: bool) -> onnx.Generator:
         two = [0, *range(len(latent))][: max(2, len(latent))]
         example = inputs(latent[two], condition.rows(two))
         path = caches.root() / "onnxruntime" / f"{fingerprint(self.network, example, open_tokens)}.onnx"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
@@ -106,9 +105,10 @@ def device_of(network: nn.Module) -> torch.device:
     return strategy.root_device if strategy else next(chain(network.parameters(), network.buffers())).device
 
 
-def beside(modules: Iterable[nn.Module]) -> list[Any]:
-    """What draws batches of up to `max_batch` images in the place of one of the modules, and rounds otherwise."""
-    return [each._compiled_call_impl for each in modules if hasattr(each._compiled_call_impl, "max_batch")]
+def beside(network: nn.Module) -> Any:
+    """What draws batches of up to `max_batch` images in its place, and rounds otherwise; None if nothing does."""
+    call = network._compiled_call_impl
+    return call if hasattr(call, "max_batch") else None
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,8 +15,8 @@ from trainer import noise
 from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.sampling.batch_invariance import FULL, TOKENS, SameBits, pad_rows, padded_batch_size
+from trainer.sampling.conditioned import Conditioned
 from trainer.sampling.conditioning import Conditioning
-from trainer.sampling.features import resized
 from trainer.sampling.runtime import beside, device_of, is_compiled
 from trainer.tasks.examples import examples, source_size
 
@@ -53,19 +55,14 @@ class Sampler:
         self.device = device_of(objective)
         self.network: Any = objective.get_submodule(objective.draws_with)
         self._modules = [*self.network.modules()]
-        on_cpu, others = self.device.type == "cpu", beside(self._modules)
-        self.batch_size = batch_size or (FULL if on_cpu and all(each.max_batch < 64 for each in others) else 64)
+        on_cpu, program = self.device.type == "cpu", beside(self.network)
+        self.batch_size = batch_size or (FULL if on_cpu and (program is None or program.max_batch < 64) else 64)
         self.fixed = fixed or not on_cpu or any(map(is_compiled, objective.modules()))
-        self._beside = [] if fixed or not on_cpu or conditioning.alters else others
-        conditioning.require_of(self.network)
-        if conditioning.source_guidance is not None and not getattr(self.task, "source_dropout", 0):
-            raise UserError(
-                f"source_guidance={conditioning.source_guidance}: this run has never drawn without a source, to guide "
-                "away from that; train an image task with task.source_dropout=0.1"
-            )
+        self._asked_fixed = fixed
+        self._draw = Conditioned(objective, self.network, text, conditioning, self.device)
+        self._program = program if on_cpu and self._draw.plain else None
         self._same_bits = SameBits(objective, self._draw, always=getattr(self.network, "chooses", False))
         self._conditions: dict[str, Condition] = {}  # the newest last
-        self._unconditional: Condition | None = None
         self._others: dict[Conditioning, Sampler] = {}
 
     def __call__(self, captions: Sequence[str], seeds: Sequence[int], sources: Tensor | None = None) -> Tensor:
@@ -75,6 +72,9 @@ class Sampler:
         """
         if len(captions) != len(seeds) or not captions:
             raise UserError(f"{len(captions)} captions and {len(seeds)} seeds: expected a seed a caption, at least one")
+        if len(captions) <= WINDOW:
+            condition = self.conditions(captions)
+            return self.draw(self.latents(seeds), condition if sources is None else condition._replace(source=sources))
         given = self._given(sources, len(captions))
 
         def inputs(part: slice) -> tuple[Tensor, Condition]:
@@ -90,12 +90,13 @@ class Sampler:
 
     def draw(self, latents: Tensor, condition: Condition) -> Tensor:
         """The same of latents (N, latent_channels) and N conditions that need not be of any seed or caption."""
-        if len(latents) != len(condition.mask) or not len(latents):
-            raise UserError(
-                f"{len(latents)} latents and {len(condition.mask)} conditions: expected one of each, at least one"
-            )
-        condition = condition._replace(source=self._given(condition.source, len(latents)))
-        return self._in_parts(len(latents), lambda part: (latents[part], condition.rows(part)))
+        count, held = latents.shape[0], condition.mask.shape[0]
+        if count != held or not count:
+            raise UserError(f"{count} latents and {held} conditions: expected one of each, at least one")
+        if self.task is not None or condition.source is not None:
+            condition = condition._replace(source=self._given(condition.source, count))
+        few = self._by_program(latents, condition)
+        return few if few is not None else self._in_parts(count, lambda part: (latents[part], condition.rows(part)))
 
     @property
     def needs_source(self) -> bool:
@@ -125,7 +126,8 @@ class Sampler:
 
     def latents(self, seeds: Sequence[int]) -> Tensor:
         """(N, latent_channels) standard normal, on the CPU and so the same on every device."""
-        return noise.normal(SEED, "sample", torch.tensor([*seeds]), self.objective.latent_channels)
+        positions = torch.from_numpy(np.array([*seeds], np.int64))
+        return noise.normal(SEED, "sample", positions, self.objective.latent_channels)
 
     def conditions(self, captions: Sequence[str]) -> Condition:
         """Of N captions, on the CPU. Those not seen lately are encoded together."""
@@ -135,8 +137,8 @@ class Sampler:
             encoded = self.conditioning(self.text, missing)
             known |= {caption: encoded.rows(slice(row, row + 1)) for row, caption in enumerate(missing)}
         self._conditions |= known
-        for caption in list(self._conditions)[:-REMEMBERED]:
-            del self._conditions[caption]
+        while len(self._conditions) > REMEMBERED:
+            del self._conditions[next(iter(self._conditions))]
         return Condition.cat([known[caption] for caption in captions])
 
     def conditioned(self, conditioning: Conditioning) -> Sampler:
@@ -144,8 +146,8 @@ class Sampler:
         if conditioning == self.conditioning:
             return self
         if conditioning not in self._others:
-            fixed = self.fixed and not self._beside  # else it is so by itself
-            self._others[conditioning] = Sampler(self.objective, self.text, self.batch_size, fixed, conditioning)
+            given = self.objective, self.text, self.batch_size, self._asked_fixed
+            self._others[conditioning] = Sampler(*given, conditioning)
         return self._others[conditioning]
 
     @property
@@ -155,17 +157,17 @@ class Sampler:
         Tried with few images, for this network, machine and number of threads, and for the captions drawn so far; never
         where batches are fixed or another runtime draws full ones: another size of them may round otherwise.
         """
-        if self.fixed or any(each.max_batch >= FULL for each in beside(self._modules)):
+        if self.fixed or getattr(beside(self.network), "max_batch", 0) >= FULL:
             return False
-        for count in (1, 2, 4, 8):
+        for count in (8, 4, 2, 1):
             self(["a"] * count, range(count), examples(self.network, torch.arange(count)))
-        return self._same_bits.exact
+        return self._same_bits.exact and not (self._program and self._program.draws)
 
     def keep_bits(self) -> None:
         """From now on, whatever it costs: small batches are drawn as full ones where there is no other way."""
-        self._same_bits.always, self._beside = True, []
-        for each in beside(self._modules):
-            each.max_batch = min(each.max_batch, FULL - 1)
+        self._same_bits.always, self._program = True, None
+        if program := beside(self.network):
+            program.max_batch = min(program.max_batch, FULL - 1)
 
     @torch.no_grad()
     def _in_parts(self, count: int, inputs: Callable[[slice], tuple[Tensor, Condition]]) -> Tensor:
@@ -202,38 +204,27 @@ class Sampler:
 
     @torch.inference_mode()
     def _batch(self, latents: Tensor, condition: Condition, size: int, changing: bool) -> Tensor:
+        if not changing and (few := self._by_program(latents, condition)) is not None:
+            return few
         rows = latents.to(self.device), condition.to(self.device)
-        few = not changing and any(len(latents) <= each.max_batch for each in self._beside)
-        draw = self._draw if changing or self.fixed else self._same_bits
-        images = draw(*(rows if few or draw is self._same_bits else pad_rows(*rows, size)))
+        images = self._draw(*pad_rows(*rows, size)) if changing or self.fixed else self._same_bits(*rows)
         return as_pixels(images[: len(latents)])
 
-    def _draw(self, latents: Tensor, condition: Condition) -> Tensor:
-        """(N, 3, H, W) in [-1, 1]."""
-        with self.conditioning.computing(self.device), self.conditioning.altering(self.network):
-            return self._guided(latents, condition)
+    def _by_program(self, latents: Tensor, condition: Condition) -> Tensor | None:
+        """Pixels as another runtime draws so many, without what PyTorch needs around it; None where it does not."""
+        program, count = self._program, latents.shape[0]
+        if program is None or count > min(program.max_batch, self.batch_size) or self._is_changing:
+            return None
+        if self._asked_fixed and count < self.batch_size:
+            return None
+        with self.objective.ema_weights():
+            images: Tensor | None = program.pixels(latents, condition)
+        return images
 
-    def _guided(self, latents: Tensor, condition: Condition) -> Tensor:
-        scale, source_scale = self.conditioning.guidance, self.conditioning.source_guidance
-        if scale is None and source_scale is None:
-            return self.objective.sample(latents, condition)
-        if scale is None:
-            return self.objective.guided(latents, condition, self._without_source(condition), source_scale)
-        if self._unconditional is None:
-            self._unconditional = self.text([self.conditioning.negative or ""]).to(self.device)
-        length = condition.mask.shape[1]  # of captions that may have been cut to what they hold
-        if self._unconditional.mask[:, length:].any():
-            condition, length = resized(condition, self._unconditional.mask.shape[1]), self._unconditional.mask.shape[1]
-        unconditional = resized(self._unconditional, length).rows([0] * len(latents))
-        unconditional = unconditional._replace(source=condition.source)
-        if source_scale is None:
-            return self.objective.guided(latents, condition, unconditional, scale)
-        conditions = self._without_source(unconditional), unconditional, condition
-        return self.objective.guided_by_both(latents, conditions, scale, source_scale)
-
-    def _without_source(self, condition: Condition) -> Condition:
-        source: Any = condition.source
-        return condition._replace(source=self.task.nothing(len(source), source.shape[2:]).to(source))
+    @property
+    def _is_changing(self) -> bool:
+        """Whether what draws is in a training."""
+        return any(map(attrgetter("training"), self._modules))
 
 
 def as_pixels(images: Tensor) -> Tensor:

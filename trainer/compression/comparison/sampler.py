@@ -58,10 +58,10 @@ def compare(pipe: Pipeline, batch_sizes: Sequence[int], rounds: int, compile: bo
         batches = SmallBatches(copy.deepcopy(network), MAX_IMAGES)
 
         def alone(latents: Tensor, condition: Condition) -> Tensor:
-            images = batches.small(latents, condition)
-            return network(latents, condition) if images is None else images
+            images = batches.pixels(latents, condition)
+            return as_pixels(network(latents, condition)) if images is None else images
 
-        ways[ONNXRUNTIME] = with_pixels(alone)
+        ways[ONNXRUNTIME] = alone
     if compile:
         fast = copy.deepcopy(pipe.objective)
         compiled(fast.get_submodule(fast.draws_with))
