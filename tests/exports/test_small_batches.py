@@ -300,25 +300,18 @@ def test_few_images_of_more_than_one_call_are_not_taken_for_one(few, settings):
     assert (images.int() - plain(["a"], [0]).int()).abs().max() > 1
 
 
-def test_a_copy_is_plain_and_a_compiled_network_counts_as_such(monkeypatch):
+def test_a_copy_is_plain_and_a_compiled_network_counts_as_such():
     network = small_batches.onnxruntime(make(node_of("dcgan")), 4)
     assert deepcopy(network)._compiled_call_impl is None
     assert not is_compiled(network)
-    monkeypatch.setattr(nn.Module, "compile", lambda self, **_: setattr(self, "_compiled_call_impl", self._call_impl))
     assert is_compiled(small_batches.onnxruntime(compiled(make(node_of("dcgan"))), 4))
 
 
 def test_few_images_of_a_compiled_network_are_drawn_as_few(cache, monkeypatch):
     """In full batches one image would take the time of sixteen; truncated or in 16 bits there is no program of them."""
     seen = []
-    monkeypatch.setattr(nn.Module, "compile", lambda self, **_: setattr(self, "_compiled_call_impl", count))
-
-    def count(latent, condition):
-        seen.append(len(latent))
-        return network._call_impl(latent, condition)
-
-    network = compiled(make(node_of("dcgan")))
-    few = small_batches.onnxruntime(network, 4)
+    monkeypatch.setattr(torch, "compile", lambda call, **_: record_batches(call, seen))
+    few = small_batches.onnxruntime(compiled(make(node_of("dcgan"))), 4)
     fast, plain = Sampler(Drawing(few).eval(), encode), Sampler(Drawing(make(node_of("dcgan"))).eval(), encode)
     plain.keep_bits()
     for captions in (["a"], ["a", "b", "a"], ["b"] * 4):
@@ -332,18 +325,29 @@ def test_few_images_of_a_compiled_network_are_drawn_as_few(cache, monkeypatch):
     fast.conditioned(Conditioning(compose="mean"))(["a + b"], [0])
     assert len(seen) == 2, "another conditioning has few, too"
     bf16 = fast.conditioned(Conditioning(precision="bfloat16"))
-    bf16(["a"], [0])
+    bf16(["a"] * 9, range(9))
     fast.keep_bits()
     fast(["a"], [0])
     assert seen[2:] == [16, 16]
 
 
-def test_a_compiled_network_without_a_program_is_drawn_in_full_batches(batch, monkeypatch, capsys):
-    monkeypatch.setattr(nn.Module, "compile", lambda self, **_: setattr(self, "_compiled_call_impl", self._call_impl))
+def record_batches(call, seen):
+    def recorded(latent, condition):
+        seen.append(len(latent))
+        return call(latent, condition)
+
+    return recorded
+
+
+def test_few_images_of_a_compiled_network_without_a_program_are_drawn_by_its_layers(monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(torch, "compile", lambda call, **_: record_batches(call, seen))
     monkeypatch.setattr(small_batches, "exported", None)
     few = small_batches.onnxruntime(compiled(make(node_of("dcgan"))), 4)
-    few(*rows(batch, 2))
-    assert few._compiled_call_impl.max_batch == 0
+    fast, plain = Sampler(Drawing(few).eval(), encode), Sampler(Drawing(make(node_of("dcgan"))).eval(), encode)
+    for _ in range(2):
+        assert (fast(["a"] * 2, range(2)).int() - plain(["a"] * 2, range(2)).int()).abs().max() <= 1
+    assert not seen
     assert capsys.readouterr().err.count("PyTorch draws") == 1
 
 

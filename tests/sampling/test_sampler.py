@@ -1,6 +1,7 @@
 """One seed is one image: to the bit where a machine's kernels keep it cheaply, else to a grey level."""
 
 from contextlib import contextmanager
+from copy import deepcopy
 
 import pytest
 import torch
@@ -9,7 +10,10 @@ from torch import nn
 from trainer import noise
 from trainer.batch import Condition
 from trainer.errors import UserError
+from trainer.exports.drawing import Drawing
 from trainer.networks import dcgan, residual, stylegan2, transformer
+from trainer.sampling import runtime
+from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.sampler import Sampler
 
 TOKENS, WIDTH, LATENT = 6, 32, 16
@@ -200,6 +204,50 @@ def test_a_training_network_sees_full_batches_alone(objective):
     objective.generator.register_forward_hook(lambda m, given, out: seen.append(len(out)))
     Sampler(objective.train(), Text(), 5)(CAPTIONS[:20], SEEDS[:20])
     assert seen == [16, 16]
+
+
+@pytest.fixture
+def compiling(objective, monkeypatch):
+    """A sampler of a compiled network by its arguments; sizes of the batches that went to what was compiled."""
+    seen = []
+
+    def compile(call, **_):
+        return lambda *given: seen.append(len(given[0])) or call(*given)
+
+    monkeypatch.setattr(torch, "compile", compile)
+    drawing = Drawing(objective.generator).eval().requires_grad_(False)
+    drawing.config = {"text": {"caption_dropout": 0.1}}
+    runtime.compiled(drawing.generator)
+    return lambda *given, **more: Sampler(drawing, Text(), *given, **more), seen
+
+
+@pytest.mark.skipif(not runtime.has_cpp_compiler(), reason="needs a C++ compiler")
+def test_few_images_of_a_compiled_network_wait_for_no_compiler_and_cost_what_they_are(objective, compiling):
+    sampler, seen = compiling
+    fast, plain = sampler(), Sampler(Drawing(deepcopy(objective.generator)).eval(), Text())
+    rows = []
+    objective.generator.register_forward_hook(lambda m, given, out: rows.append(len(out)))
+    for count, compiled, own in ((1, [], 1), (3, [], 4), (8, [], 8), (9, [16], 16), (20, [16], 4)):
+        for _ in range(2):  # the first time is drawn in full
+            seen.clear()
+            images = fast(CAPTIONS[:count], SEEDS[:count])
+            assert (images.int() - plain(CAPTIONS[:count], SEEDS[:count]).int()).abs().max() <= 1
+            assert seen == compiled
+        assert rows[-1] == own
+    assert fast.fixed and not fast.exact
+    fast.conditioned(Conditioning(guidance=2.0))(CAPTIONS[:1], [0])
+    assert seen == [16], "of the twenty"
+
+
+@pytest.mark.skipif(not runtime.has_cpp_compiler(), reason="needs a C++ compiler")
+def test_few_images_are_compiled_for_where_that_is_asked_for(compiling):
+    sampler, seen = compiling
+    for given, count in (((1,), 1), ((None, True), 1), ((4,), 3), ((64,), 33)):
+        sampler(*given)(CAPTIONS[:count], SEEDS[:count])
+    kept = sampler()
+    kept.keep_bits()
+    kept(CAPTIONS[:2], SEEDS[:2])
+    assert seen == [1, 16, 4, 64, 16]
 
 
 def weights_scaled(network):

@@ -122,8 +122,6 @@ class SmallBatches:
                 self.longest = condition.mask.shape[1]
             return program
         say(f"onnxruntime: {why}: PyTorch draws")
-        if not self.of_any_size:
-            self.max_batch = 0  # what is compiled is drawn in full batches alone
         return None
 
     def _made(self, latent: Tensor, condition: Condition, open_tokens: bool) -> onnx.Generator:

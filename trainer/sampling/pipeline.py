@@ -178,8 +178,9 @@ def load(
     >>> pipe("a red apple", seeds=range(4)).images          # 4 PIL images
     >>> pipe(["a red apple", "a blue car"], seeds=range(8)).grid()
 
-    fixed: as of `Sampler`. compiled: the network by torch.compile: minutes at first, then it draws faster; eager, and a
-    line says so, where there is no compiler. as_saved: without what a compressed one has done to it after loading.
+    fixed: as of `Sampler`. compiled: the network by torch.compile: minutes at the first full batch, then it draws
+    faster; eager, and a line says so, where there is no compiler. as_saved: without what a compressed one has done to
+    it after loading.
     allow: packages of your own that the run is made of; from then on this process builds what checkpoints name of them.
     draws_only: without what trained beside the network that draws, which is there sooner: for who reconstructs nothing.
     UserError if there is no such run, its checkpoint cannot be read, it is a program that cannot be compiled again, or

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -61,6 +63,8 @@ def channels_last(network: nn.Module) -> nn.Module:
 def compiled(network: nn.Module, mode: str = "default", dynamic: bool = False) -> nn.Module:
     """Fused and compiled at the first batch of each size, by torch.compile in place, so that state keys stay plain.
 
+    A `Sampler` on a CPU has up to half a batch drawn by the layers as they are, unless it is `fixed` or of that size.
+
     mode: as of torch.compile. dynamic: one graph for all sizes, which takes a few percent of speed. Within 1e-5 of the
     images' range of eager mode. Without a C++ compiler the network stays eager, and a line says so. Changes `network`.
     """
@@ -83,13 +87,49 @@ def cuda_graphs(network: nn.Module) -> nn.Module:
 
 
 def in_graphs(network: nn.Module, dynamic: bool = False, **options: Any) -> nn.Module:
-    keep_code()
-    import torch._dynamo
-
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\._inductor")  # of PyTorch to itself
-    torch._dynamo.config.recompile_limit = max(MAX_GRAPHS, torch._dynamo.config.recompile_limit)
-    network.compile(dynamic=dynamic, **options)
+    network._compiled_call_impl = Graphs(network, {"dynamic": dynamic, **options})
     return network
+
+
+class Graphs:
+    """What calling `network` becomes: graphs that torch.compile makes at the first batch of each size.
+
+    It stands where PyTorch keeps a compiled call, which copies of a network do not take with them.
+    """
+
+    def __init__(self, network: nn.Module, options: dict[str, Any]):
+        self.network, self.options = network, options
+        self._call: Any = None
+        self._off = False
+
+    def __call__(self, *given: Any) -> Any:
+        if self._off:
+            return self.network._call_impl(*given)
+        if self._call is None:  # not before: the import alone takes a second, and few images need none of it
+            keep_code()
+            import torch._dynamo
+
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\._inductor")  # PyTorch's to itself
+            torch._dynamo.config.recompile_limit = max(MAX_GRAPHS, torch._dynamo.config.recompile_limit)
+            self._call = torch.compile(self.network._call_impl, **self.options)
+        return self._call(*given)
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Within it, the network runs as it is."""
+        self._off = True
+        try:
+            yield
+        finally:
+            self._off = False
+
+
+def graphs_of(network: nn.Module) -> Graphs | None:
+    """Those that it is drawn by, or what draws only some sizes in its place else leaves to them."""
+    call: Any = network._compiled_call_impl
+    while hasattr(call, "otherwise"):
+        call = call.otherwise
+    return call if isinstance(call, Graphs) else None
 
 
 def cast(value: Tensor | Condition, kind: torch.dtype) -> Any:

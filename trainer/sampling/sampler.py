@@ -17,7 +17,7 @@ from trainer.errors import UserError
 from trainer.sampling.batch_invariance import FULL, TOKENS, SameBits, pad_rows, padded_batch_size
 from trainer.sampling.conditioned import Conditioned
 from trainer.sampling.conditioning import Conditioning
-from trainer.sampling.runtime import beside, device_of, is_compiled
+from trainer.sampling.runtime import beside, device_of, graphs_of, is_compiled
 from trainer.tasks.examples import examples, source_size
 
 SEED = 0  # a sampling seed means the same latent in every run, whatever seed that was trained with
@@ -34,8 +34,10 @@ class Sampler:
     text: the text encoder, captions -> Condition; a caption's features must not depend on those beside it.
     batch_size: images at a time; if None 16 on a CPU, 64 on a GPU and where onnxruntime draws as many. Caption and seed
     are one image in any company, on CPUs at any batch_size too: to the bit where `exact`, else to a grey level.
-    fixed: the network sees full batches of exactly batch_size and nothing else is done, as always on a GPU or where it
-    is compiled, but for the few that onnxruntime draws. Another size chooses kernels that round otherwise (by 1e-6).
+    fixed: the network sees full batches of exactly batch_size and nothing else is done, as always on a GPU. Another
+    size chooses kernels that round otherwise (by 1e-6).
+    A compiled network sees full batches, too, since it is compiled for each size anew; but on a CPU, unless `fixed`, up
+    to half a batch is drawn by its layers as they are, which nobody waits for. As many as onnxruntime draws go there.
     conditioning: what is made of captions, and how they guide. UserError if this objective cannot be drawn so.
     """
 
@@ -59,6 +61,7 @@ class Sampler:
         self.batch_size = batch_size or (FULL if on_cpu and (program is None or program.max_batch < 64) else 64)
         self.fixed = fixed or not on_cpu or any(map(is_compiled, objective.modules()))
         self._asked_fixed = fixed
+        self._graphs = graphs_of(self.network) if on_cpu and not fixed else None
         self._draw = Conditioned(objective, self.network, text, conditioning, self.device)
         self._program = program if on_cpu and self._draw.plain else None
         self._same_bits = SameBits(objective, self._draw, always=getattr(self.network, "chooses", False))
@@ -165,7 +168,7 @@ class Sampler:
 
     def keep_bits(self) -> None:
         """From now on, whatever it costs: small batches are drawn as full ones where there is no other way."""
-        self._same_bits.always, self._program = True, None
+        self._same_bits.always, self._program, self._graphs = True, None, None
         if program := beside(self.network):
             program.max_batch = min(program.max_batch, FULL - 1)
 
@@ -207,6 +210,9 @@ class Sampler:
         if not changing and (few := self._by_program(latents, condition)) is not None:
             return few
         rows = latents.to(self.device), condition.to(self.device)
+        if self._graphs and not changing and len(latents) <= size // 2:
+            with self._graphs.off():
+                return as_pixels(self._same_bits(*rows))
         images = self._draw(*pad_rows(*rows, size)) if changing or self.fixed else self._same_bits(*rows)
         return as_pixels(images[: len(latents)])
 
