@@ -66,7 +66,7 @@ def uniform(seed: int, stream: str, position: Tensor, count: int) -> Tensor:
 def normal(seed: int, stream: str, position: Tensor, count: int) -> Tensor:
     """(N, count) float32, standard normal."""
     raw = bits(seed, stream, position, count)
-    if raw.device.type == "cpu":  # numpy has the same bits of all but logarithm and cosine, and is there sooner
+    if raw.device.type == "cpu" and type(raw) is Tensor:  # numpy has all but logarithm and cosine sooner, to the bit
         whole = raw.numpy().view(np.uint64)
         logarithm = torch.from_numpy(((whole >> 32) + 1.0) * 2.0**-32).log_().numpy()
         logarithm *= -2
