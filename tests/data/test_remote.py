@@ -229,8 +229,8 @@ def test_a_block_is_one_request(tmp_path, store, module, monkeypatch, block, req
     made = module(source, resolution=16, batch_size=12, block_size=block, decoded=False)
     stream = made.train_dataloader().dataset
     store.asked()
-    index = stream.indices[stream._numbers(np.arange(12), torch.arange(12))]
-    files = stream.cache.images.places["file"][index].reshape(-1, block)
+    index = stream.indices[stream.order(np.arange(12), torch.arange(12))]
+    files = stream.caches[0].images.places["file"][index].reshape(-1, block)
     stream[0]
     asked = store.asked()
     crossed = (files[:, 0] != files[:, -1]).sum()  # from one tar into the next
