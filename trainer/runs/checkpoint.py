@@ -166,15 +166,20 @@ def load(
     objective.config, objective.source = checkpoint["config"], path
     objective.images_seen = checkpoint["images_seen"]
     objective.trained_steps = int(checkpoint.get("global_step", 0))
-    objective.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
-    for layer in objective.modules():
-        if type(layer) is nn.Linear:  # the layout in which few rows are quickest, and only one alone rounds otherwise
-            layer.weight.data = layer.weight.t().contiguous().t()
+    ready_to_draw(objective.to(device))
     passes = [] if as_saved else checkpoint["config"].get("runtime")
     for prepare in instantiate(passes or [], _convert_="all"):
         network = prepare(objective.get_submodule(objective.draws_with))
         objective.set_submodule(objective.draws_with, network)
     return objective
+
+
+def ready_to_draw(network: nn.Module) -> None:
+    """Frozen, in eval mode, its weights as they lie where batches are drawn quickest."""
+    network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for layer in network.modules():
+        if type(layer) is nn.Linear:  # the layout in which few rows are quickest, and only one alone rounds otherwise
+            layer.weight.data = layer.weight.t().contiguous().t()
 
 
 def start_from(objective: nn.Module, path: str | Path, draws_only: bool = False) -> dict[str, Any]:

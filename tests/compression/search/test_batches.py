@@ -18,6 +18,12 @@ def sleeping(*ms):
     return lambda latent, condition: time.sleep(ms[batches.TRIED.index(len(latent))] / 250)
 
 
+def network():
+    layer = torch.nn.Linear(2, 2)
+    layer.latent_channels = 2
+    return layer
+
+
 def inputs(count):
     return torch.zeros(count, 2), Condition(torch.zeros(count, 3, 2), torch.ones(count, 3) > 0, torch.zeros(count, 2))
 
@@ -46,7 +52,7 @@ def test_programs_of_the_sizes_that_pay_or_were_asked_for(given, able, kept, mon
     monkeypatch.setattr(batches, "quicker", lambda name, network, other, inputs, sizes: [s for s in sizes if s > 1])
     bench = Bench(tmp_path, [inputs(4)], tmp_path)
     node = {"_target_": AOT, "_partial_": True, "batch_sizes": given}
-    after = bench.apply(Candidate(torch.nn.Linear(2, 2)), "aot", node)
+    after = bench.apply(Candidate(network()), "aot", node)
     assert [node["batch_sizes"] for node in after.runtime] == kept
 
 
@@ -59,7 +65,7 @@ def test_it_stays_where_it_pays_or_was_asked_for(found, given, can_be, kept, mon
     monkeypatch.setattr(batches, "largest", lambda name, network, other, inputs: found)
     node = {"_target_": ONNXRUNTIME, "_partial_": True, "max_batch": given}
     bench = Bench(tmp_path, [inputs(4)], tmp_path)
-    after = bench.apply(Candidate(torch.nn.Linear(2, 2)), "onnxruntime", node)
+    after = bench.apply(Candidate(network()), "onnxruntime", node)
     assert [node["max_batch"] for node in after.runtime] == kept
     assert after.passes == ("onnxruntime",)
 

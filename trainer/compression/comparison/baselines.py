@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from trainer.compression.comparison.drawn import drawn
 from trainer.compression.comparison.latency import Network
 from trainer.compression.search.candidate import ONNXRUNTIME, RUNTIME, Bench, Candidate
 from trainer.exports.onnx import PACKAGES
@@ -20,10 +21,10 @@ def exact(passes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def baselines(bench: Bench, name: str, first: Candidate, passes: Mapping[str, Any]) -> dict[str, Network]:
-    """Ways to run the network of the first stage, `name`, without a loss: by those of the `passes` that have none, and
-    in onnxruntime."""
+    """Ways to draw with the network of the first stage, `name`, without a loss: by those of the `passes` that have
+    none, and in onnxruntime."""
     free = {each: node for each, node in exact(passes).items() if node["_target_"] != ONNXRUNTIME}
-    folded = {f"{name} + {' + '.join(free)}": bench.steps(first, free.items())[-1].ready()} if free else {}
+    folded = {f"{name} + {' + '.join(free)}": drawn(bench.steps(first, free.items())[-1].ready())} if free else {}
     return folded | in_onnxruntime(bench, name, first)
 
 
@@ -39,4 +40,7 @@ def in_onnxruntime(bench: Bench, name: str, candidate: Candidate) -> dict[str, N
         return {}
     network = replace(candidate, runtime=tuple(candidate.rounding)).ready()  # without what PyTorch alone runs
     program = SmallBatches(network, MAX_IMAGES)
-    return {} if program.small(*bench.inputs[0]) is None else {f"{name} in onnxruntime": program}
+    if program.small(*bench.inputs[0]) is None:
+        return {}
+    network._compiled_call_impl = program
+    return {f"{name} in onnxruntime": drawn(network)}

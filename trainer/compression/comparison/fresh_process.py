@@ -58,6 +58,7 @@ def main() -> None:
     start = time.perf_counter()
     import torch
 
+    from trainer.compression.comparison.drawn import by_sampler
     from trainer.sampling.pipeline import load
     from trainer.tasks.examples import examples
 
@@ -70,8 +71,7 @@ def main() -> None:
     first = time.time() - float(began)
     size = int(batch)
     condition = pipe.condition([caption] * size)._replace(source=sources[1]).to(device)
-    with torch.inference_mode():
-        pipe.objective.sample(pipe.latents(range(size)).to(device), condition)
+    by_sampler(pipe.objective)(pipe.latents(range(size)).to(device), condition)
     peak = torch.cuda.max_memory_allocated() if pipe.sampler.device.type == "cuda" else resident_peak()
     seconds = {"import_s": imported - start, "load_s": loaded - imported, "first_image_s": first}
     print(json.dumps({**seconds, "peak_bytes": peak}))

@@ -32,7 +32,8 @@ HTML, README, FIGURES, GRID = "proof.html", "proof.md", "proof.json", "grid.png"
 FILES = (HTML, README, FIGURES, GRID, FRONT)
 MEASURED = (
     "All stages are timed in turns within each round, after a warm-up; figures are medians over rounds, gains medians "
-    "of the rounds' ratios. ms: the median call with one image; its speed-up is over the first stage. images/s: at the "
+    "of the rounds' ratios. A batch of n goes from latents and conditions to pixels by the sampler, as who asks for "
+    "batch_size=n has it. ms: the median call with one image; its speed-up is over the first stage. images/s: at the "
     "batch size where most are drawn in a second; their speed-ups are over the stage before, and over the first. Rows "
     "without other figures are the stage before them run in another way, without a loss. MiB: "
     "of the saved weights. Text features are ready before the clock starts; fresh processes, where listed, encode "

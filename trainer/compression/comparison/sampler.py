@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from trainer.batch import Condition
+from trainer.compression.comparison.drawn import by_sampler
 from trainer.compression.comparison.latency import Network, Speed, measure
 from trainer.errors import UserError
 from trainer.exports.program import MAX_IMAGES
@@ -18,7 +18,7 @@ from trainer.report import table as report
 from trainer.runs.export_files import is_program
 from trainer.sampling.pipeline import Pipeline
 from trainer.sampling.runtime import compiled
-from trainer.sampling.sampler import Sampler, as_pixels
+from trainer.sampling.sampler import as_pixels
 from trainer.tasks.examples import examples
 
 PLAIN, PROGRAM, ONNXRUNTIME = "plain PyTorch", "the program itself", "onnxruntime alone"
@@ -52,7 +52,7 @@ def compare(pipe: Pipeline, batch_sizes: Sequence[int], rounds: int, compile: bo
         PROGRAM if program else PLAIN: with_pixels(network),
         "sampler": pipe.sampler.draw,
         "of captions and seeds": whole,
-        "mode=latency": fixed_size_network(pipe.objective, pipe.text),
+        "mode=latency": by_sampler(pipe.objective, fixed=True),
     }
     if isinstance(pipe.objective.get_submodule(pipe.objective.draws_with)._compiled_call_impl, SmallBatches):
         batches = SmallBatches(copy.deepcopy(network), MAX_IMAGES)
@@ -65,7 +65,7 @@ def compare(pipe: Pipeline, batch_sizes: Sequence[int], rounds: int, compile: bo
     if compile:
         fast = copy.deepcopy(pipe.objective)
         compiled(fast.get_submodule(fast.draws_with))
-        ways["compile=true"] = fixed_size_network(fast, pipe.text)
+        ways["compile=true"] = by_sampler(fast, fixed=True)
 
     def inputs(size: int) -> tuple[Tensor, Condition]:
         device = pipe.sampler.device
@@ -77,19 +77,6 @@ def compare(pipe: Pipeline, batch_sizes: Sequence[int], rounds: int, compile: bo
 
 def captions(count: int) -> list[str]:
     return [CAPTIONS[i % len(CAPTIONS)] for i in range(count)]
-
-
-def fixed_size_network(objective: Any, text: Any) -> Network:
-    """Draws batches of any size, each with the sampler of that size."""
-    samplers: dict[int, Sampler] = {}
-
-    def draw(latents: Tensor, condition: Condition) -> Tensor:
-        size = len(latents)
-        if size not in samplers:
-            samplers[size] = Sampler(objective, text, size, fixed=True)
-        return samplers[size].draw(latents, condition)
-
-    return draw
 
 
 def table(speeds: Mapping[str, Speed]) -> str:

@@ -8,7 +8,6 @@ from itertools import takewhile
 from statistics import median
 
 import torch
-from torch import nn
 
 from trainer.compression.comparison import latency
 from trainer.process.progress import say
@@ -17,7 +16,7 @@ TRIED = (1, 2, 4, 8, 16, 64)
 QUICKER = 1.05  # times: for less no program is kept
 
 
-def largest(name: str, network: nn.Module, other: nn.Module, inputs: latency.Inputs) -> int:
+def largest(name: str, network: latency.Network, other: latency.Network, inputs: latency.Inputs) -> int:
     """The largest of `TRIED` at which, and at all below it, `other` draws sooner than `network`; 0 if none.
 
     name: of the other way, for the line that tells. Measured in turns, on the device of `inputs`.
@@ -33,7 +32,9 @@ def largest(name: str, network: nn.Module, other: nn.Module, inputs: latency.Inp
     return quicker[-1]
 
 
-def quicker(name: str, network: nn.Module, other: nn.Module, inputs: latency.Inputs, sizes: Sequence[int]) -> list[int]:
+def quicker(
+    name: str, network: latency.Network, other: latency.Network, inputs: latency.Inputs, sizes: Sequence[int]
+) -> list[int]:
     """Those of the sizes at which `other` draws sooner than `network`, whatever it gains at others.
 
     name: of the other way, for the line that tells. Measured in turns, on the device of `inputs`.

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from trainer import noise
 from trainer.batch import Condition
+from trainer.compression.comparison.drawn import drawn
 from trainer.compression.search import batches
 from trainer.compression.search.finetune import finetune
 from trainer.errors import UserError
 from trainer.evaluation.protocol import spread
 from trainer.exports.ahead_of_time import AheadOfTime
 from trainer.exports.small_batches import SmallBatches
+from trainer.runs.checkpoint import ready_to_draw
 from trainer.sampling.batch_invariance import FULL
 from trainer.sampling.runtime import stored
 from trainer.sampling.sampler import Sampler
@@ -70,6 +72,7 @@ class Candidate:
     def ready(self) -> nn.Module:
         """A copy of the network that runs as it will after loading."""
         network = deepcopy(self.network)
+        ready_to_draw(network)
         for node in self.runtime:
             network = instantiate(node, _convert_="all")(network)
         return network
@@ -85,7 +88,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Bench:
-    """run: the checkpoint. inputs: batches of latents and conditions, for passes to see. folder: for fine-tuning."""
+    """run: the checkpoint. inputs: batches of latents and whole conditions. folder: for fine-tuning."""
 
     run: Path
     inputs: Sequence[Inputs]
@@ -104,7 +107,7 @@ class Bench:
                 candidate, passes=passes, network=finetune(self.run, candidate.network, node["kimg"], folder)
             )
         change: Callable[..., nn.Module] = instantiate(node, _convert_="all")
-        return replace(candidate, passes=passes, network=change(candidate.network, self.inputs))
+        return replace(candidate, passes=passes, network=change(candidate.network, self.without_pads))
 
     def steps(self, candidate: Candidate, nodes: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Candidate]:
         """The candidate, and what it is after each of the passes, one upon the other."""
@@ -131,10 +134,10 @@ class Bench:
         if node.get("max_batch"):
             return dict(node)
         other = instantiate({**node, "max_batch": batches.TRIED[-1]}, _convert_="all")(candidate.ready())
-        drawn = other._compiled_call_impl  # where it cannot be, a line has said why, and noise would choose a number
-        if not isinstance(drawn, SmallBatches) or drawn.small(*self.batch(1)) is None:
+        call = other._compiled_call_impl  # where it cannot be, a line has said why, and noise would choose a number
+        if not isinstance(call, SmallBatches) or call.small(*self.batch(1)) is None:
             return {}
-        found = batches.largest("onnxruntime", candidate.ready(), other, self.batch)
+        found = batches.largest("onnxruntime", drawn(candidate.ready()), drawn(other), self.batch)
         return {**node, "max_batch": found} if found else {}
 
     def measured_aot(self, candidate: Candidate, node: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,10 +145,16 @@ class Bench:
         if node.get("batch_sizes"):
             return dict(node)
         other = instantiate({**node, "batch_sizes": [1, FULL]}, _convert_="all")(candidate.ready())
-        drawn = other._compiled_call_impl
-        able = isinstance(drawn, AheadOfTime) and [size for size in (1, FULL) if drawn.program(*self.batch(size))]
-        found = batches.quicker("aot", candidate.ready(), other, self.batch, able) if able else []
+        call = other._compiled_call_impl
+        able = isinstance(call, AheadOfTime) and [size for size in (1, FULL) if call.program(*self.batch(size))]
+        found = batches.quicker("aot", drawn(candidate.ready()), drawn(other), self.batch, able) if able else []
         return {**node, "batch_sizes": found} if found else {}
+
+    @property
+    def without_pads(self) -> list[Inputs]:
+        """Those that passes look at: no more tokens than the longest caption has."""
+        longest = max(condition.longest for _, condition in self.inputs)
+        return [(latents, condition.cut(longest)) for latents, condition in self.inputs]
 
     def batch(self, count: int) -> Inputs:
         """A batch of any size, of the inputs again and again."""
@@ -161,6 +170,5 @@ def calibration(sampler: Sampler, captions: Sequence[str], count: int) -> list[I
     latents = noise.normal(0, "calibration", torch.arange(len(chosen)), sampler.objective.latent_channels)
     conditions = sampler.conditions(chosen)
     conditions = conditions._replace(source=examples(sampler.network, torch.arange(len(chosen))))
-    conditions = conditions.cut(conditions.longest)  # what is drawn has no more pads either
     parts = [slice(i, i + ROWS) for i in range(0, len(chosen) - ROWS + 1, ROWS)]
     return [(latents[part].to(sampler.device), conditions.rows(part).to(sampler.device)) for part in parts]

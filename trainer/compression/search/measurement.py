@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from trainer.compression.comparison import latency, size
+from trainer.compression.comparison.drawn import drawn
 from trainer.compression.comparison.fresh_process import fresh
 from trainer.compression.comparison.latency import Speed
 from trainer.compression.comparison.variant import Stage
@@ -32,12 +33,13 @@ def prove(
 
     places: where the first and the last are saved; new processes load them there. captions: of the images (N, 3, H, W)
     uint8 by name, with seeds from 0. A stage that draws what the one before draws is compared with the first's images,
-    and has its other figures from there: its note says so. beside: name of a stage -> networks that draw as it does and
-    are only timed: their stages are behind it.
+    and has its other figures from there: its note says so. beside: name of a stage -> what draws as it does and is
+    only timed: their stages are behind it.
     """
     networks = {name: candidate.ready() for name, candidate in candidates.items()}
     alone = {name: network for ways in beside.values() for name, network in ways.items()}
-    speeds = latency.measure(networks | alone, bench.batch, list(batch_sizes))
+    ways = {name: drawn(network) for name, network in networks.items()}
+    speeds = latency.measure(ways | alone, bench.batch, list(batch_sizes))
     stages, found, images = list[Stage](), list[Figure](), {}
     last: Candidate | None = None
     for name, network in networks.items():
@@ -54,7 +56,7 @@ def prove(
                 name,
                 note="; ".join(notes),
                 speed=speeds[name],
-                size=size.measure(last.network, bench.inputs[0], last.state()),
+                size=size.measure(last.network, bench.without_pads[0], last.state()),
                 figures={figure.metric: figure.value for figure in found},
             )
         )
@@ -65,8 +67,8 @@ def prove(
             stage.fresh = fresh(place, captions[0], stage.speed.best_batch, bench.inputs[0][0].device.type)
     shown = list[Stage]()
     for stage in stages:
-        ways = beside.get(stage.name, {})
-        shown += [stage, *(Stage(name, speed=speeds[name], beside=True) for name in ways)]
+        others = beside.get(stage.name, {})
+        shown += [stage, *(Stage(name, speed=speeds[name], beside=True) for name in others)]
     return shown, found, images
 
 

@@ -12,6 +12,7 @@ import torch._dynamo
 from torch import Tensor
 
 from trainer.compression.comparison import latency
+from trainer.compression.comparison.drawn import drawn
 from trainer.compression.search.candidate import FINETUNE, Bench, Candidate
 from trainer.compression.search.quality import Quality
 from trainer.compression.search.targets import Goal, Point, search
@@ -65,7 +66,8 @@ class Trials:
         """Against the start, in turns with it."""
         torch._dynamo.reset()  # graphs of earlier candidates fill up what is kept of one class
         networks = {"start": self.original, "this": candidate.ready()}
-        speeds = latency.measure(networks, self.bench.batch, (1, 16, 64), rounds=7, seconds=0.2)
+        ways = {name: drawn(network) for name, network in networks.items()}
+        speeds = latency.measure(ways, self.bench.batch, (1, 16, 64), rounds=7, seconds=0.2)
         stored = [sum(map(bytes_of, state.values())) for state in (self.stored, candidate.state())]
         gains = {
             "latency": speeds["this"].latency_versus(speeds["start"]),
