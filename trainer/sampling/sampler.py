@@ -162,7 +162,7 @@ class Sampler:
         """
         if self.fixed or getattr(beside(self.network), "max_batch", 0) >= FULL:
             return False
-        for count in (8, 4, 2, 1):
+        for count in (1, 2, 4, 8):
             self(["a"] * count, range(count), examples(self.network, torch.arange(count)))
         return self._same_bits.exact and not (self._program and self._program.draws)
 
