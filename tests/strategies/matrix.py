@@ -16,6 +16,7 @@ SEED = {"fp32": 2, "bf16": 1}  # no value within rounding of a kink, or of the b
 HALF = 'reduce_dtype="bfloat16"'
 OPTIONS = {  # strategy of worker.py, ranks -> largest difference from one process in fp32; bf16 rounds gradients
     ("fsdp,replicas=2", 4): 1e-5,
+    **{(f"{strategy},compile=true", 2): 1e-5 for strategy in STRATEGIES if strategy != "zero3"},
     **{(f"{strategy},checkpoint_activations=true", 2): 1e-5 for strategy in STRATEGIES},
     **{(f"{strategy},{HALF}", 2): 5e-2 for strategy in STRATEGIES},
     (f"fsdp,replicas=2,{HALF}", 4): 5e-2,

@@ -142,10 +142,14 @@ def test_an_edge_that_is_repeated_has_a_gradient_when_compiled():
     torch.testing.assert_close(*slopes)
 
 
-@pytest.mark.parametrize("strategy", [DDP, FSDP, partial(ZeRO, stage=1)])
-def test_compile_is_refused_on_several_ranks(strategy):
-    with pytest.raises(UserError, match=r"strategy.compile=true: for one process alone"):
-        strategy(compile=True)
+@pytest.mark.parametrize("strategy", [DDP, FSDP, partial(ZeRO, stage=1), partial(ZeRO, stage=2)])
+def test_networks_are_compiled_on_several_ranks(strategy):
+    assert strategy(compile=True).compile and not strategy().compile
+
+
+def test_compile_is_refused_where_weights_are_split_under_it():
+    with pytest.raises(UserError, match=r"strategy.compile=true: stage 3 of DeepSpeed splits weights under a graph"):
+        ZeRO(stage=3, compile=True)
 
 
 def test_compile_needs_a_compiler(monkeypatch):
@@ -156,9 +160,8 @@ def test_compile_needs_a_compiler(monkeypatch):
 
 def test_options_reach_whatever_auto_chooses():
     given = {"checkpoint_activations": True, "reduce_dtype": "bfloat16"}
-    alone, several = auto("cpu", 1, compile=True, **given), auto("cpu", 2, **given)
+    alone, several = (auto("cpu", ranks, compile=True, **given) for ranks in (1, 2))
     assert (type(alone).__name__, type(several).__name__) == ("Single", "DDP")
-    assert alone.compile and alone.checkpoint_activations and several.checkpoint_activations
+    assert alone.compile and several.compile
+    assert alone.checkpoint_activations and several.checkpoint_activations
     assert several.reduce_dtype == "bfloat16"
-    with pytest.raises(UserError, match="for one process alone"):
-        auto("cpu", 2, compile=True)

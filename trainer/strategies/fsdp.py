@@ -99,7 +99,8 @@ class FSDP(Sharded):
             for block in blocks:
                 block.unshard()
         try:
-            yield
+            with super().full_params(network):
+                yield
         finally:
             for block in blocks:
                 block.set_reshard_after_forward(True, recurse=False)

@@ -35,6 +35,8 @@ class ZeRO(Sharded):
         if offload_parameters and stage < 3:
             raise UserError(f"strategy.offload_parameters with stage {stage}: only strategy=zero3 splits parameters")
         super().__init__(**options)
+        if self.compile and stage == 3:
+            raise UserError("strategy.compile=true: stage 3 of DeepSpeed splits weights under a graph; take fsdp")
         self.stage = stage
         self.offload_optimizer = offload_optimizer
         self.offload_parameters = offload_parameters
@@ -90,7 +92,8 @@ class ZeRO(Sharded):
     @contextmanager
     def full_params(self, network: nn.Module) -> Iterator[None]:
         if self.stage < 3:
-            yield
+            with super().full_params(network):
+                yield
             return
         import deepspeed
 
