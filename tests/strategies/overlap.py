@@ -15,7 +15,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-STRATEGIES = ("ddp", "fsdp", "zero1", "zero2", "zero3")
+STRATEGIES = ("ddp", "ddp strategy.compile=true", "fsdp", "zero1", "zero2", "zero3")
 PAGE = Path(__file__).parents[2] / "docs" / "strategies.md"
 STEP = 3
 RUN = [
@@ -54,12 +54,13 @@ class Trace(pl.Callback):
 
 def measure(strategy: str, folder: Path) -> list[float]:
     """When each collective of the backward passes began, as a share of its pass."""
-    trace = folder / f"{strategy}.json"
+    name, *given = strategy.split()
+    trace = folder / f"{'-'.join([name, *given])}.json"
     here = Path(__file__).parent
     environment = os.environ | {"PYTHONPATH": f"{here}:{here.parents[1]}", "TRACE": str(trace), "OMP_NUM_THREADS": "1"}
     environment |= {"DS_ACCELERATOR": "cpu", "WANDB_MODE": "offline"}
-    words = [*RUN, f"strategy={strategy}", f"run_dir={folder / strategy}", "allow=[overlap]"]
-    words = [word for word in words if strategy == "fsdp" or "unit_parameters" not in word]
+    words = [*RUN, f"strategy={name}", *given, f"run_dir={folder / trace.stem}", "allow=[overlap]"]
+    words = [word for word in words if name == "fsdp" or "unit_parameters" not in word]
     subprocess.run([sys.executable, "-m", "trainer", *words], env=environment, check=True, stdout=subprocess.DEVNULL)
     return shares(Path(f"{trace}.txt").read_text().splitlines())
 

@@ -122,6 +122,12 @@ def test_what_is_compiled_runs_within_a_step_and_not_where_it_is_differentiated_
     assert [*network.state_dict()] == ["0.weight", "0.bias"]
 
 
+def test_on_several_ranks_parts_are_compiled_so_that_gradients_come_one_after_the_other():
+    network = nn.Sequential(nn.Linear(2, 2), nn.ModuleList([nn.Linear(2, 2)]))
+    compiled = Compiled([network], torch.device("cpu"), whole=False)
+    assert [*compiled.calls] == [network[0], network[1][0]]
+
+
 @pytest.mark.slow
 def test_compiled_weights_after_20_steps():
     """With an exact penalty in every other step."""

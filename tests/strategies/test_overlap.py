@@ -5,7 +5,7 @@ from overlap import STRATEGIES, measure
 
 
 @pytest.mark.slow
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_what_is_ready_is_sent_behind_the_backward_pass(strategy, tmp_path):
     shares = measure(strategy, tmp_path)

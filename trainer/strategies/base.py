@@ -49,7 +49,7 @@ class PerNetwork:
         if self.checkpoint_activations:
             recompute(networks)
         if self.compile:
-            self.compiled = Compiled(networks, self.root_device)
+            self.compiled = Compiled(networks, self.root_device, whole=self.world_size == 1)
         super().setup(trainer)  # type: ignore[misc]
         if self.global_rank:  # the networks are built alike; from here on dropout and such are each rank's own
             seed, rank = trainer.lightning_module.seed, torch.tensor([self.global_rank])

@@ -70,9 +70,11 @@ class Compiled:
 
     They are compiled at their first call, in place, so that state keys stay plain. Within `on` the compiled ones run,
     within `off`, in it, those of a network do not: what is compiled cannot be differentiated twice.
+    whole: networks as one graph, too; else by their parts alone, as the gradients of a graph come all at once, and none
+    of them would be on its way to other ranks while the rest is computed.
     """
 
-    def __init__(self, networks: Iterable[nn.Module], device: torch.device):
+    def __init__(self, networks: Iterable[nn.Module], device: torch.device, whole: bool = True):
         if device.type == "cpu" and not has_cpp_compiler():
             raise UserError("strategy.compile=true: no C++ compiler found: install g++ or clang, or set CXX")
         keep_code()
@@ -81,7 +83,7 @@ class Compiled:
         torch._dynamo.config.recompile_limit = max(GRAPHS, torch._dynamo.config.recompile_limit)
         self.calls: dict[nn.Module, Any] = {}
         for network in networks:
-            for module in (network, *called(network)):
+            for module in (*[network] * whole, *called(network)):
                 module.compile()
                 self.calls[module], module._compiled_call_impl = module._compiled_call_impl, None
 
