@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from trainer.batch import Condition
 from trainer.errors import UserError
+from trainer.pretrained.weights import sha256
 from trainer.runs import checkpoint, checkpoint_files
 from trainer.size import Size
 
@@ -163,10 +164,16 @@ def require_alike(config: dict[str, Any], other: dict[str, Any], name: str) -> N
     """UserError, with the key that differs, unless two runs read captions and draw images alike."""
     for group, key in (("data", "resolution"), ("text", "encoder")):
         one, two = (each.get(group, {}).get(key) for each in (config, other))
-        if isinstance(one, dict) and isinstance(two, dict):  # where it keeps its cache is no matter
-            one, two = ({k: v for k, v in each.items() if k != "cache_dir"} for each in (one, two))
-        if one != two:
+        if portable(one) != portable(two):
             raise UserError(unlike(name, f"{group}.{key}", two, one))
+
+
+def portable(node: Any) -> Any:
+    """A part of a configuration but for what is no matter: where it keeps its cache, and where its file lies."""
+    if not isinstance(node, dict):
+        return node
+    files = {key: sha256(Path(value)) for key, value in node.items() if key == "path" and Path(value).is_file()}
+    return {key: value for key, value in (node | files).items() if key != "cache_dir"}
 
 
 def unlike(name: str, key: str, own: object, found: object) -> str:
