@@ -18,3 +18,5 @@ def test_a_tokenizer_is_known_by_what_it_holds_not_by_where_it_lies(tmp_path):
         trained.require_alike(config("one"), config("other"), "teacher=run")
     with pytest.raises(UserError, match=r"text\.encoder="):
         trained.require_alike(config("one"), config("lost"), "teacher=run")
+    nowhere = {"text": {"encoder": {"path": None, "max_tokens": 24}}}
+    trained.require_alike(nowhere, nowhere, "teacher=run")

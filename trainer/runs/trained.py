@@ -172,8 +172,9 @@ def portable(node: Any) -> Any:
     """A part of a configuration but for what is no matter: where it keeps its cache, and where its file lies."""
     if not isinstance(node, dict):
         return node
-    files = {key: sha256(Path(value)) for key, value in node.items() if key == "path" and Path(value).is_file()}
-    return {key: value for key, value in (node | files).items() if key != "cache_dir"}
+    path = node.get("path")
+    file = {"path": sha256(Path(path))} if path and Path(path).is_file() else {}
+    return {key: value for key, value in (node | file).items() if key != "cache_dir"}
 
 
 def unlike(name: str, key: str, own: object, found: object) -> str:
