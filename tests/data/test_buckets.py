@@ -57,7 +57,7 @@ def test_all_pictures_are_seen_as_often_as_others_but_for_a_batch_of_each_size(c
     found, total = made(counts, 64), Counter()
     for batch in range(50 * sum(counts) // 64):
         bucket, place = found.at(3, 64 * batch)
-        assert place == 64 * total[bucket] or place % 64 == 0
+        assert place % 64 == 0
         total[bucket] += 1
         passes = 64 * (batch + 1) / sum(counts)
         if passes == int(passes):
@@ -100,7 +100,7 @@ def test_a_picture_goes_to_the_nearest_proportions():
 def test_what_is_fewer_than_a_batch_goes_to_the_nearest_of_the_others(capsys, monkeypatch):
     sides = np.array([[1, 2]] * 20 + [[1, 1]] * 3 + [[10, 13]] * 2 + [[2, 1]] * 9, np.uint16)
     members, counts = divided(sides, SIZES, 8)
-    assert counts.tolist() == [20, 0, 14] or counts.tolist() == [25, 0, 9] or counts.tolist() == [22, 0, 12]
+    assert counts.tolist() == [25, 0, 9], "squares are as far from both: the first"
     assert sorted(members.tolist()) == [*range(34)]
     wide = members[: counts[0]].tolist()
     assert {*range(20), 23, 24} <= {*wide} and not {*range(25, 34)} & {*wide}
@@ -174,7 +174,7 @@ def test_of_many_pictures_sizes_are_found_once(pictures, module, monkeypatch):
     monkeypatch.setattr(split, "_MANY", 1)
     for _ in range(2):
         found = module(Folder(str(pictures)), **options).train_dataloader().dataset
-        assert isinstance(found.buckets.members, np.memmap) or found.buckets.members.base is not None
+        assert len([*found.caches[0].folder.glob("buckets-*.npy")]) == 1
         assert torch.equal(found[24].image, plain.image)
         monkeypatch.setattr(buckets, "divided", None)  # the second time it is read
     with pytest.raises(TypeError):  # of other sizes it is another one
