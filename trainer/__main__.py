@@ -97,7 +97,7 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     text = instantiate(config["text"]["encoder"])
     data = instantiate(config["data"], text=text, _convert_="all")
-    objective = instantiate(config["objective"], _convert_="all")
+    objective = strategy.build(config["objective"])
     objective.config = config
     if not saved:
         objective.begin()

@@ -21,7 +21,7 @@ from trainer.benchmark import __main__ as verb
 from trainer.benchmark.bare import LOOPS, Bare
 from trainer.benchmark.fit import build, device, fit
 from trainer.benchmark.step_time import Clock
-from trainer.strategies.fsdp import units
+from trainer.strategies.sharded import units
 
 ROOT = Path(__file__).parents[2]
 RUNS, STEPS, IMAGES = 3, 16, 16

@@ -10,7 +10,8 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from torch.utils.data import DataLoader
 
 from trainer.errors import UserError
-from trainer.strategies.fsdp import FSDP, units
+from trainer.strategies.fsdp import FSDP
+from trainer.strategies.sharded import units
 from trainer.strategies.single import Single
 from trainer.strategies.zero import ZeRO
 

@@ -332,12 +332,7 @@ def train(strategy, case, folder):
     name, precision, *options = case.split("/")
     options = dict(option.split("=", 1) for option in options)
     seed = int(options.get("seed", 0))
-    objective = OBJECTIVES[name](seed=seed)
     offset = 10_000 * seed
-    if os.environ.get("RANK", "0") != "0":  # other weights on the other rank: the engines must make them equal
-        with torch.no_grad():
-            for parameter in filter(lambda each: each.requires_grad, objective.parameters()):
-                parameter.add_(1.0)
     watch = Watch(options)
     saved = options.get("save") or options.get("sharded")
     save = Save(folder / saved if saved else None, "sharded" in options)
@@ -350,6 +345,16 @@ def train(strategy, case, folder):
         callbacks=callbacks, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, use_distributed_sampler=False, default_root_dir=folder,
     )  # fmt: skip
+    objective = OBJECTIVES[name](seed=seed)
+    if os.environ.get("RANK", "0") != "0":  # other weights on the other rank: the engines must make them equal
+        with torch.no_grad():
+            for parameter in filter(lambda each: each.requires_grad, objective.parameters()):
+                parameter.add_(1.0)
+        if trainer.strategy.splits_weights:  # which builds it so from a configuration
+            for module in (each for name in objective.phases for each in objective.network(name).modules()):
+                for key, parameter in module._parameters.items():
+                    if parameter is not None:
+                        module._parameters[key] = torch.nn.Parameter(parameter.data.to("meta"), parameter.requires_grad)
     trainer.strategy.checkpoint_io = AtomicCheckpointIO()
     size, rank = GLOBAL_BATCH // ranks, trainer.global_rank
     resumed = folder / options["from"] if "from" in options else None

@@ -30,7 +30,7 @@ from trainer.benchmark.hollow import empty, unknown, without_values
 from trainer.benchmark.saved import Saved
 from trainer.process.progress import Progress, say
 from trainer.strategies.base import PerNetwork
-from trainer.strategies.fsdp import units
+from trainer.strategies.sharded import units
 
 IMAGES = 8  # of the step that is counted: all that it asks for is taken to grow with them
 

@@ -18,7 +18,7 @@ from trainer.benchmark.fit import fit, penalty_cycle
 from trainer.benchmark.flops import Flops
 from trainer.benchmark.saved import Saved
 from trainer.callbacks.throughput import peak_gib
-from trainer.strategies.fsdp import units
+from trainer.strategies.sharded import units
 from trainer.strategies.traffic import Traffic
 
 WARM_UP = 3  # steps: reducers arrange their buckets, optimisers make their state

@@ -42,6 +42,12 @@ class PerNetwork:
     holds: list[Hold]  # of each optimiser's network
     waits = False  # for the device in every step, and so leaves one out with any optimiser
 
+    def build(self, node: dict[str, Any], **built: Any) -> Any:
+        """The objective that a configuration's `objective` describes, with what is `built` of it already."""
+        from hydra.utils import instantiate
+
+        return instantiate(node, _convert_="all", **built)
+
     def setup(self: Any, trainer: Any) -> None:
         if trainer.precision not in PRECISIONS:
             raise UserError(f"trainer.precision={trainer.precision}: expected one of {', '.join(PRECISIONS)}")

@@ -17,12 +17,12 @@ from torch.nn.utils import get_total_norm
 
 from trainer.errors import UserError
 from trainer.strategies.ddp import REDUCED
+from trainer.strategies.meta import receive
 from trainer.strategies.parts import Part
-from trainer.strategies.sharded import Sharded
+from trainer.strategies.sharded import Sharded, units
 
 # of an operation in place on what a block returns; ours work on nothing in place that has a gradient
 warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-CONTAINERS = (nn.ModuleList, nn.ModuleDict)  # are never called, so nothing would gather them
 
 
 class FSDP(Sharded):
@@ -59,6 +59,8 @@ class FSDP(Sharded):
         self.offload_parameters = offload_parameters
         self.rests = CPUOffloadPolicy() if offload_parameters else OffloadPolicy()
 
+    splits_weights = True
+
     def configure_ddp(self) -> None:
         if self.offload_parameters and self.root_device.type == "cpu":
             raise UserError("strategy.offload_* moves state from a GPU to main memory, and there is no GPU: leave it")
@@ -76,6 +78,7 @@ class FSDP(Sharded):
         mesh = self.mesh if self.replicas > 1 else self.mesh["shards"]
         for unit in [*units(network, self.unit_parameters), network]:
             # None, the default, would leave the root gathered: a player that is frozen meanwhile then goes stale
+            receive(unit, self.root_device)
             fully_shard(unit, mesh=mesh, reshard_after_forward=True, mp_policy=policy, offload_policy=self.rests)
             if self.gathers:
                 unit.set_custom_all_gather(self.gathers)  # type: ignore[operator]
@@ -144,16 +147,3 @@ class Rounded:
         dist.all_gather_into_tensor(gathered, input_tensor.to(torch.bfloat16), group=group)
         output_tensor.copy_(gathered)  # in the stream of the gather
         return None
-
-
-def units(module: nn.Module, size: int, top: bool = True) -> list[nn.Module]:
-    """Blocks below `module` to be gathered one by one, inner ones first."""
-    found: list[nn.Module] = []
-    for child in module.children():
-        inner = units(child, size, top and isinstance(child, CONTAINERS))
-        taken = {id(p) for unit in inner for p in unit.parameters()}
-        left = sum(p.numel() for p in child.parameters() if id(p) not in taken)
-        found += inner
-        if not isinstance(child, CONTAINERS) and left and (top or left >= size):
-            found.append(child)
-    return found

@@ -15,9 +15,10 @@ from trainer.errors import UserError
 from trainer.strategies.base import is_moment, num_bytes, parameters, placed
 from trainer.strategies.engine import load_deepspeed, settings
 from trainer.strategies.hold import LIMIT
+from trainer.strategies.meta import receive
 from trainer.strategies.parts import Part, fill
 from trainer.strategies.scale import Scale
-from trainer.strategies.sharded import Sharded
+from trainer.strategies.sharded import Sharded, units
 
 
 class ZeRO(Sharded):
@@ -37,11 +38,25 @@ class ZeRO(Sharded):
         super().__init__(**options)
         if self.compile and stage == 3:
             raise UserError("strategy.compile=true: stage 3 of DeepSpeed splits weights under a graph; take fsdp")
-        self.stage = stage
+        self.stage, self.splits_weights = stage, stage == 3
         self.offload_optimizer = offload_optimizer
         self.offload_parameters = offload_parameters
         self.engines: dict[int, Any] = {}  # under the id of the optimiser
         self.owned: dict[int, list[nn.Parameter]] = {}
+
+    def shard(self, network: nn.Module) -> None:
+        if self.stage < 3:
+            return super().shard(network)
+        zero, config = load_deepspeed().zero, self.config(network)
+        split: list[Any] = []
+        for unit in [*units(network, 1_000_000), network]:
+            receive(unit, self.root_device)
+            whole = [parameter for parameter in unit.parameters() if not hasattr(parameter, "ds_tensor")]
+            if split:
+                split[0].convert_to_zero_parameters(param_list=whole)
+            elif whole:
+                zero.Init(module=unit, config_dict_or_path=config)
+                split = whole
 
     def setup_optimizers(self, trainer: Any) -> None:
         super().setup_optimizers(trainer)
@@ -60,7 +75,7 @@ class ZeRO(Sharded):
                 self.engines[id(optimizer)].optimizer.parameter_offload.fwd_pre_hook.remove()
 
     def config(self, network: nn.Module) -> dict[str, Any]:
-        sizes = [parameter.numel() for parameter in network.parameters()]
+        sizes = [getattr(parameter, "ds_numel", parameter.numel()) for parameter in network.parameters()]
         return settings(self.stage, sizes, self.reduce_dtype, self.offload_optimizer, self.offload_parameters)
 
     def backward(self, value: Tensor, optimizer: Optimizer, sync: bool = True) -> None:  # type: ignore[override]
