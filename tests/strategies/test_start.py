@@ -1,5 +1,7 @@
 """Where weights are split, no GPU has a network whole at the start, and no rank but the first has it in main memory."""
 
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -78,6 +80,41 @@ def test_experiments_are_built_so(experiment, command):
     main = partial(entry, task, "config", Training, earlier.register_earlier_runs)
     done = command(f"experiment={experiment}", main=main)
     assert (done.code, found) == (0, [True, True]), done.err[-2000:]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    run = tmp_path_factory.mktemp("trained") / "run"
+    quick = ["kimg=0.032", "data.batch_size=16", "data.source.num_images=64", "callbacks.evaluation=null"]
+    command = [sys.executable, "-m", "trainer", "+experiment=cgan_shapes", *quick, "callbacks.samples=null"]
+    subprocess.run([*command, "logger.wandb=null", f"run_dir={run}"], check=True, capture_output=True)
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("given", [["cgan_shapes", "init="], ["distill", "teacher="], ["distill_text", "teacher="]])
+def test_what_comes_of_other_runs_finds_no_values(given, trained, command):
+    """On ranks but the first, which have them from the first."""
+    found = []
+
+    def task(cfg):
+        config = OmegaConf.to_container(cfg, resolve=True)
+        objective = of_rank(1, FSDP).build(config["objective"])
+        objective.config = config
+        objective.begin()
+        found.extend(p.is_meta for name in objective.phases for p in objective.network(name).parameters())
+
+    main = partial(entry, task, "config", Training, earlier.register_earlier_runs)
+    done = command(f"experiment={given[0]}", f"{given[1]}{trained}", main=main)
+    assert (done.code, {*found}) == (0, {True}), done.err[-2000:]
+
+
+def test_what_is_read_into_no_memory_is_not_told():
+    lines = "import torch", "from trainer.strategies.meta import without_values", "with without_values():"
+    code = "\n".join([*lines, " a = torch.nn.Linear(2, 2)", "a.load_state_dict(torch.nn.Linear(2, 2).state_dict())"])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
 
 
 def test_what_has_two_names_stays_one():

@@ -72,7 +72,8 @@ class Objective(CaptionDropout, Sizes, pl.LightningModule):
         return self.get_submodule(self.draws_with)(latent, condition)
 
     def begin(self) -> None:
-        """What a new run, unlike one that goes on, takes from earlier ones; its configuration is known by then."""
+        """What a new run, unlike one that goes on, takes from earlier ones; its configuration is known by then. Where a
+        strategy splits weights, those of ranks but the first are still on the meta device."""
         if init := self.config.get("init"):
             checkpoint.start_from(self, init)
 

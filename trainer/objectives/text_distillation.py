@@ -87,7 +87,7 @@ class TextDistillation(Objective):
         words: Tensor = self.generator.text.words.weight
         tables = [each.weight for each in model.modules() if isinstance(each, nn.Embedding)]
         if known := [table for table in tables if len(table) == len(words) and table.shape[1] >= words.shape[1]]:
-            words.data.copy_(principal(known[0], words.shape[1]) * words.data.std())
+            words.data.copy_(principal(known[0], words.shape[1]).to(words.device) * words.data.std())
         super().begin()
 
     def on_fit_start(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn.modules.module import register_module_parameter_registration_hook
+
+# of `init=RUN`, where only the first rank has something to copy to
+warnings.filterwarnings("ignore", "for .*: copying from a non-meta parameter in the checkpoint to a meta parameter")
 
 
 @contextmanager
