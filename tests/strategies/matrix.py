@@ -20,7 +20,7 @@ OPTIONS = {  # strategy of worker.py, ranks -> largest difference from one proce
     **{(f"{strategy},checkpoint_activations=true", 2): 1e-5 for strategy in STRATEGIES},
     **{(f"{strategy},{HALF}", 2): 5e-2 for strategy in STRATEGIES},
     (f"fsdp,replicas=2,{HALF}", 4): 5e-2,
-    ('fsdp,gather_dtype="bfloat16"', 2): 5e-2,
+    **{(f'{strategy},gather_dtype="bfloat16"', 2): 5e-2 for strategy in ("fsdp", "zero3")},
     ("fsdp,offload_parameters=true", 2): 1e-5,  # by a GPU's policy, on CPUs
 }
 HALVES = {"hinge+split": "cgan, hinge, x2, clip", "rpgan": OBJECTIVES["rpgan"], "cvae": "cvae"}  # in fp16

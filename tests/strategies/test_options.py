@@ -24,12 +24,22 @@ def test_ranks_equal_one_process(strategy, alone, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.sampled(3)
-def test_what_asks_for_whole_weights_has_those_of_float32(tmp_path):
+@pytest.mark.parametrize("strategy", ["fsdp", "zero3"])
+def test_what_asks_for_whole_weights_has_those_of_float32(strategy, tmp_path):
     """The images of the average are those that one process draws with the checkpoint."""
     case, further = "hinge/fp32/seed=2/save=half.ckpt", "hinge/fp32/seed=2/from=half.ckpt"
-    run('fsdp,gather_dtype="bfloat16"', 2, tmp_path, [case])
+    run(f'{strategy},gather_dtype="bfloat16"', 2, tmp_path, [case])
     run("single", 1, tmp_path, [further])
     assert torch.equal(result(tmp_path, case, 2)["images"], result(tmp_path, further, 1)["images"])
+
+
+@pytest.mark.slow
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("strategy", ["fsdp", "zero3"])
+def test_exact_penalties_see_float32(strategy, tmp_path):
+    case = "rpgan/fp32/seed=2"
+    run(f'{strategy},gather_dtype="bfloat16"', 2, tmp_path, [case])
+    assert {*result(tmp_path, case, 2)["seen"]["rounded"]} == {False}
 
 
 @pytest.mark.slow
@@ -43,6 +53,18 @@ def test_ranks_of_a_replica_split_and_replicas_repeat(tmp_path):
         assert part.equal(held[2][key])
         assert held[1][key].equal(held[3][key])
         assert part.numel() + held[1][key].numel() == result(tmp_path, case, 4)["weights"][key].numel()
+
+
+@pytest.mark.slow
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("strategy", ["fsdp", "zero3"])
+def test_a_step_gathers_half_the_bytes(strategy, tmp_path):
+    case, counted = "hinge/fp32/seed=2/traffic=4", {}
+    for given in ("float32", "bfloat16"):
+        (tmp_path / given).mkdir()
+        run(f'{strategy},gather_dtype="{given}"', 2, tmp_path / given, [case])
+        counted[given] = result(tmp_path / given, case, 2)["seen"]["gathered"]
+    assert counted["bfloat16"] * 2 == counted["float32"] > 0
 
 
 def test_half_the_bytes_of_weights():

@@ -63,7 +63,9 @@ def test_offload_of_what_is_not_split():
         ZeRO(stage=2, offload_parameters=True)
 
 
-@pytest.mark.parametrize("make", [lambda: ZeRO(stage=4), lambda: FSDP(unit_parameters=0)])
+@pytest.mark.parametrize(
+    "make", [lambda: ZeRO(stage=4), lambda: ZeRO(2, gather_dtype="bfloat16"), lambda: FSDP(unit_parameters=0)]
+)
 def test_values(make):
     with pytest.raises(UserError, match="expected"):
         make()

@@ -3,12 +3,14 @@
 worker.py STRATEGY[,OPTION=VALUE] FOLDER CASE...
 a case is OBJECTIVE/PRECISION with /seed=1 /save=NAME /sharded=NAME /from=NAME
 /posthoc=TIMES: snapshots of averages whose length is chosen later
+/traffic=STEP: counts what is gathered in that step
 /break=VALUE: factor of one gradient of the second rank in the tenth step
 """
 
 import json
 import os
 import sys
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -67,6 +69,7 @@ from trainer.size import Size
 from trainer.strategies.ddp import DDP
 from trainer.strategies.fsdp import FSDP
 from trainer.strategies.single import Single
+from trainer.strategies.traffic import Traffic
 from trainer.strategies.zero import ZeRO
 from trainer.tasks.colorization import Colorization
 from trainer.tasks.denoising import Denoising
@@ -265,7 +268,7 @@ class Watch(pl.Callback):
 
     def __init__(self, options):
         self.options = options
-        self.seen = {"positions": [], "latents": [], "bytes": [], "memory": {}, "own": torch.empty(0)}
+        self.seen = {"positions": [], "latents": [], "bytes": [], "memory": {}, "rounded": [], "own": torch.empty(0)}
 
     def on_train_start(self, trainer, objective):
         self.phase_bytes, self.objective = dict.fromkeys(objective.phases, 0), objective
@@ -276,6 +279,7 @@ class Watch(pl.Callback):
                 engine.register_comm_hook((self, name), count)
         for name, loss in objective.phases.items():
             objective.phases[name] = partial(self.enter, name, loss)
+        trainer.strategy.full_params = partial(self.whole, trainer.strategy.full_params)
         step = trainer.strategy.optimizer_step
 
         def measured(optimizer, **arguments):
@@ -283,6 +287,14 @@ class Watch(pl.Callback):
             return step(optimizer, **arguments)
 
         trainer.strategy.optimizer_step = measured
+
+    @contextmanager
+    def whole(self, full_params, network):
+        """Notes for each network that is whole whether its weights are those of bf16 alone."""
+        with full_params(network):
+            weights = torch.cat([p.detach().flatten() for p in network.parameters()])
+            self.seen["rounded"].append(torch.equal(weights, weights.bfloat16().float()))
+            yield
 
     def enter(self, name, loss, batch):
         """The loss, which runs as a phase of `name`."""
@@ -295,11 +307,15 @@ class Watch(pl.Callback):
         return value, logs
 
     def on_train_batch_start(self, trainer, objective, batch, index):
+        self.traffic = Traffic().__enter__() if index == int(self.options.get("traffic", -1)) else None
         self.seen["positions"].append(batch.position.clone())
         stream = next(iter(objective.phases))
         self.seen["latents"].append(objective.normal(stream, batch, objective.latent_channels))
 
     def on_train_batch_end(self, trainer, objective, *_):
+        if self.traffic:
+            self.traffic.__exit__(None, None, None)
+            self.seen["gathered"] = self.traffic.bytes["all_gather"]
         self.seen["bytes"].append(dict(self.phase_bytes))
         self.phase_bytes = dict.fromkeys(self.phase_bytes, 0)
 

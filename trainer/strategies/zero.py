@@ -13,50 +13,57 @@ from torch.optim import Optimizer
 
 from trainer.errors import UserError
 from trainer.strategies.base import is_moment, num_bytes, parameters, placed
+from trainer.strategies.ddp import REDUCED
 from trainer.strategies.engine import load_deepspeed, settings
 from trainer.strategies.hold import LIMIT
-from trainer.strategies.meta import receive
 from trainer.strategies.parts import Part, fill
 from trainer.strategies.scale import Scale
-from trainer.strategies.sharded import Sharded, units
+from trainer.strategies.sharded import Sharded
+from trainer.strategies.stage3 import renew, span, split, without_hooks
 
 
 class ZeRO(Sharded):
     """Splits over the ranks the optimiser states (stage 1), also the gradients (2), also the weights (3).
 
     offload_optimizer: states and their update live in main memory. offload_parameters: so do the weights (stage 3).
+    gather_dtype: of weights on their way between ranks in stage 3, as of FSDP.
     DeepSpeed keeps a second fp32 copy of a rank's share of the weights, which it steps ("master" in `memory`).
     """
 
     waits = True
 
-    def __init__(self, stage: int, offload_optimizer: bool = False, offload_parameters: bool = False, **options: Any):
+    def __init__(
+        self,
+        stage: int,
+        offload_optimizer: bool = False,
+        offload_parameters: bool = False,
+        gather_dtype: str = "float32",
+        **options: Any,
+    ):
         if stage not in (1, 2, 3):
             raise UserError(f"strategy.stage={stage}: expected 1, 2 or 3")
         if offload_parameters and stage < 3:
             raise UserError(f"strategy.offload_parameters with stage {stage}: only strategy=zero3 splits parameters")
+        if gather_dtype not in REDUCED[: 1 if stage < 3 else 2]:
+            given = f"strategy.gather_dtype={gather_dtype} with stage {stage}"
+            raise UserError(f"{given}: expected float32, or with stage 3 bfloat16")
         super().__init__(**options)
         if self.compile and stage == 3:
             raise UserError("strategy.compile=true: stage 3 of DeepSpeed splits weights under a graph; take fsdp")
         self.stage, self.splits_weights = stage, stage == 3
         self.offload_optimizer = offload_optimizer
         self.offload_parameters = offload_parameters
+        self.rounds = gather_dtype == "bfloat16"
         self.engines: dict[int, Any] = {}  # under the id of the optimiser
         self.owned: dict[int, list[nn.Parameter]] = {}
 
     def shard(self, network: nn.Module) -> None:
         if self.stage < 3:
             return super().shard(network)
-        zero, config = load_deepspeed().zero, self.config(network)
-        split: list[Any] = []
-        for unit in [*units(network, 1_000_000), network]:
-            receive(unit, self.root_device)
-            whole = [parameter for parameter in unit.parameters() if not hasattr(parameter, "ds_tensor")]
-            if split:
-                split[0].convert_to_zero_parameters(param_list=whole)
-            elif whole:
-                zero.Init(module=unit, config_dict_or_path=config)
-                split = whole
+        split(network, self.root_device, self.config(network))
+        if self.rounds:
+            for each in network.parameters():
+                each.comm_dtype = torch.bfloat16  # type: ignore[attr-defined]  # in which DeepSpeed sends it
 
     def setup_optimizers(self, trainer: Any) -> None:
         super().setup_optimizers(trainer)
@@ -112,8 +119,10 @@ class ZeRO(Sharded):
             return
         import deepspeed
 
-        split = [p for p in network.parameters() if hasattr(p, "ds_tensor")]
-        with deepspeed.zero.GatheredParameters(split), without_hooks(network):
+        parts = [p for p in network.parameters() if hasattr(p, "ds_tensor")]
+        if self.rounds:
+            renew(parts)  # all others DeepSpeed gathers here as they rest
+        with deepspeed.zero.GatheredParameters(parts), without_hooks(network):
             yield
 
     def part(self, parameter: Any) -> Part:
@@ -206,26 +215,3 @@ class Share:
         group, offset, _ = zero.grad_position[zero.get_param_id(parameter)]
         start, count = span(parameter, rank)
         return cls(parameter, parameter.ds_shape, zero.fp32_partitioned_groups_flat[group], offset, start, count)
-
-
-def span(parameter: Any, rank: int) -> tuple[int, int]:
-    """First element and number of elements of a parameter that stage 3 keeps on a rank; the last piece is padded."""
-    size = parameter.partition_numel()
-    start = min(rank * size, parameter.ds_numel)
-    return start, min(size, parameter.ds_numel - start)
-
-
-@contextmanager
-def without_hooks(network: nn.Module) -> Iterator[None]:
-    """Nothing gathers, frees or compares notes with other ranks when a module of `network` runs."""
-    dicts = [hooks for module in network.modules() for hooks in (module._forward_pre_hooks, module._forward_hooks)]
-    before = [dict(hooks) for hooks in dicts]
-    for hooks in dicts:
-        for key in [k for k, hook in hooks.items() if getattr(hook, "__module__", "").startswith("deepspeed")]:
-            del hooks[key]
-    try:
-        yield
-    finally:
-        for hooks, all_of_them in zip(dicts, before, strict=True):  # in the order that they had
-            hooks.clear()
-            hooks.update(all_of_them)
