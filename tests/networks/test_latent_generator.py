@@ -41,7 +41,7 @@ def test_vq_takes_the_code_nearest_to_latents():
 def test_images_of_latents_are_reconstructions(bottleneck):
     tokenizer, condition = make(bottleneck), make_condition(3)
     image = torch.rand(3, 3, 16, 16) * 2 - 1
-    back, *_ = tokenizer(image, condition, torch.zeros(3, tokenizer.num_draws))
+    back, *_ = tokenizer(image, condition, torch.zeros(3, tokenizer.num_draws(image)))
     torch.testing.assert_close(tokenizer.images(tokenizer.latents(image), condition), back)
 
 

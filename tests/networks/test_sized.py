@@ -19,8 +19,11 @@ from trainer.networks import (
     unet,
 )  # fmt: skip
 from trainer.networks.autoencoder import Autoencoder
+from trainer.networks.matching import ImageEncoder
+from trainer.networks.quantizers import FSQ, VQ, Gaussian
 from trainer.networks.sized import canvases, check_canvas, drawing, fitted, maps_at, takes_any_size
 from trainer.networks.stylegan2 import noise_map, sizes_of_convs
+from trainer.networks.tokenizer import Decoder, Encoder, Tokenizer
 from trainer.size import Size
 from trainer.tasks.inpainting import Inpainting
 
@@ -40,6 +43,13 @@ def make(family, kind, resolution=32):
         if name.endswith(("out.weight", "narrow.weight", "strength")) and not parameter.any():
             nn.init.normal_(parameter, std=0.1)
     return network
+
+
+class Squares(nn.Module):
+    """Features at four scales, of images as they are."""
+
+    def see(self, images):
+        return [nn.functional.avg_pool2d(images, 1 << level) for level in range(4)]
 
 
 def latents(network, count):
@@ -89,6 +99,40 @@ def test_every_parameter_learns_from_another_size(family):
             found = parameter.grad is not None and parameter.grad.abs().sum() > 0
             of_smaller = family is progressive and "images." in name  # images are those of the largest maps
             assert found or of_smaller, name
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("bottleneck", [FSQ([5, 4]), VQ(16, 4), Gaussian(2)], ids=lambda each: type(each).__name__)
+def test_a_tokenizer_of_any_size(bottleneck, size):
+    torch.manual_seed(0)
+    widths = {"base_channels": 8, "max_channels": 16}
+    tokenizer = Tokenizer(Encoder(32, 8, **widths), bottleneck, Decoder(32, 8, TEXT, nn.Identity(), **widths))
+    assert takes_any_size(tokenizer)
+    for name, parameter in tokenizer.named_parameters():
+        if not parameter.any():  # as a reader of words begins
+            nn.init.normal_(parameter, std=0.1)
+    image, condition = torch.randn(3, 3, *size), make_condition(3)
+    normals = torch.randn(3, tokenizer.num_draws(image))
+    back, passed, _ = tokenizer(image, condition, normals)
+    assert back.shape == image.shape
+    alone = tokenizer(image[1:2], condition.rows(slice(1, 2)), normals[1:2])[0]
+    assert torch.allclose(alone, back[1:2], atol=1e-5)
+    (back.square().mean() + passed.cost.mean()).backward()
+    left = [name for name, p in tokenizer.named_parameters() if p.grad is None or not p.grad.any()]
+    assert left == [], "words are read at every level that reads them at its own size"
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_what_compares_reads_any_size(size):
+    image = torch.randn(2, 3, *size)
+    whole, regions = ImageEncoder(32, 6, base_channels=4, max_channels=8)(image)
+    assert whole.shape == (2, 6) and regions.shape == (2, 6, 4, 4)
+    judge = projected.Discriminator(32, TEXT, nn.Identity(), Squares, mixed_channels=4, head_channels=8, pixels=4)
+    assert takes_any_size(judge)
+    condition = make_condition(2)
+    logits = judge(image, condition)
+    assert logits.shape == (2, 5)
+    assert torch.allclose(logits[:, 4], judge(fitted(image, Size(32, 32)), condition)[:, 4], atol=1e-6)
 
 
 def test_what_it_draws_keeps_its_places():
@@ -144,7 +188,6 @@ def test_maps_are_halved_as_often():
 
 def test_what_has_one_size_says_so():
     assert not takes_any_size(nn.Linear(2, 2)) and not takes_any_size(nn.Identity())
-    assert not takes_any_size(projected.Discriminator(32, 24, nn.Identity(), lambda: None))
     whole = Autoencoder(make(dcgan, "Encoder"), make(dcgan, "Generator"))
     assert takes_any_size(whole)
     assert not takes_any_size(Autoencoder(make(dcgan, "Encoder"), nn.Linear(2, 2)))

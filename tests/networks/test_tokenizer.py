@@ -33,7 +33,7 @@ def make(bottleneck=BOTTLENECKS[0], resolution=16, size=4):
 def test_shapes(bottleneck, resolution, size):
     tokenizer, condition = make(bottleneck, resolution, size), make_condition(2)
     image = torch.rand(2, 3, resolution, resolution) * 2 - 1
-    back, passed, features = tokenizer(image, condition, torch.randn(2, tokenizer.num_draws))
+    back, passed, features = tokenizer(image, condition, torch.randn(2, tokenizer.num_draws(image)))
     assert back.shape == image.shape
     assert back.abs().max() <= 1
     assert features.shape[2:] == (size, size)
@@ -48,7 +48,8 @@ def test_shapes(bottleneck, resolution, size):
 @pytest.mark.parametrize("bottleneck", BOTTLENECKS)
 def test_every_parameter_gets_a_gradient(bottleneck):
     tokenizer = make(bottleneck)
-    image, normals = torch.randn(4, 3, 16, 16), torch.randn(4, tokenizer.num_draws)
+    image = torch.randn(4, 3, 16, 16)
+    normals = torch.randn(4, tokenizer.num_draws(image))
     back, passed, _ = tokenizer(image, make_condition(4), normals)
     (back.square().mean() + passed.cost.mean()).backward()
     assert not [n for n, p in tokenizer.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]

@@ -15,7 +15,7 @@ SMALL = [
 ]
 EXPERIMENTS = {
     "cgan": 1, "dcgan": 1, "progressive": 1, "stylegan2": 1, "r3gan": 1, "gat": 1, "cvae": 1, "stylevae": 1,
-    "vae_gan": 1, "inpainting": 0, "denoising": 0, "super_resolution": 0,
+    "vae_gan": 1, "inpainting": 0, "denoising": 0, "super_resolution": 0, "projected": 1,
 }  # fmt: skip
 
 
@@ -59,9 +59,49 @@ def test_what_is_drawn_is_as_large_as_what_is_learned(name, pictures, command, m
     assert len(seen) == 6 and len({*seen}) == 3 and any(a != b for a, b in pairwise(seen))
 
 
-def test_a_student_of_a_run_on_sizes_says_what_it_cannot(pictures, command):
+@pytest.mark.parametrize("name", ["vqvae", "vqgan", "fsq", "matching"])
+def test_what_draws_nothing_learns_of_all_sizes(name, pictures, command, monkeypatch):
+    from trainer.objectives.base import Objective
+
+    seen, steps = [], Objective.training_step
+
+    def step(self, batch, number):
+        steps(self, batch, number)
+        seen.append(Size(*batch.image.shape[2:]))
+        if name != "matching":
+            with torch.no_grad():
+                assert self.reconstruct(batch.image, batch.condition).shape == batch.image.shape
+        assert all(torch.isfinite(parameter).all() for parameter in self.parameters())
+
+    monkeypatch.setattr(Objective, "training_step", step)
+    off = ["callbacks.samples=null"] if name != "matching" else ["callbacks.retrieval=null"]
+    result = command(f"experiment={name}", *[each for each in SMALL if "samples" not in each], *off)
+    assert result.code == 0, result.err
+    assert len(seen) == 6 and len({*seen}) == 3
+
+
+@pytest.mark.parametrize("name", ["distill", "distill_data"])
+def test_a_student_draws_what_its_teacher_does(name, pictures, command, monkeypatch):
+    from trainer.objectives.distillation import Distillation
+
     assert command("experiment=dcgan", *SMALL[:-1], "run_dir=teacher").code == 0
-    own = ["teacher=teacher", "kimg=0.016", "run_dir=student", "logger.wandb=null", "objective.generator.patch=1"]
-    result = command("experiment=distill", *own)
+    taught, known = [], Distillation.taught
+
+    def teach(self, batch):
+        taught.append((known(self, batch), batch.image))
+        return taught[-1][0]
+
+    monkeypatch.setattr(Distillation, "taught", teach)
+    own = ["teacher=teacher", "kimg=0.048", "run_dir=student", "logger.wandb=null", "objective.pixel=1"]
+    own += ["objective.generator.patch=1"]
+    result = command(f"experiment={name}", *own, "callbacks.evaluation=null", "callbacks.samples=null")
+    assert result.code == 0, result.err
+    assert len({images.shape for images, _ in taught}) == 3
+    assert all(images.shape == real.shape for images, real in taught)
+
+
+def test_what_a_side_cannot_be_divided_by_is_told_at_the_start(pictures, command):
+    own = [*SMALL, "data.resolution=64"]
+    result = command("experiment=gat", *own, "objective.generator.patch=16", "objective.discriminator.patch=16")
     assert result.code == 2
-    assert "objective Distillation knows one size alone; set data.buckets=null" in result.err, result.err
+    assert "expected multiples of 16, which transformer.Generator divides sides by" in result.err, result.err

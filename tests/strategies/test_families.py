@@ -18,7 +18,7 @@ OBJECTIVES = (  # a row a day, under every strategy
     ("inpainting", "inpainting+split", "denoising", "source_dropout", "captioning"),
     ("super_resolution", "colorization", "restoration", "enhancement"),
     ("pix2pix", "pix2pix+split", "cyclegan", "cyclegan+split"),
-    ("captioning_vae", "textgan", "sizes"),
+    ("captioning_vae", "textgan", "sizes", "sizes_fsq", "sizes_matching"),
     ("progressive", "vae_gan", "vae_gan+split", "worded"),
     ("reward", "reward_tokens", "reward_maskgit"),
 )

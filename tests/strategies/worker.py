@@ -240,6 +240,8 @@ OBJECTIVES = {
 }
 OBJECTIVES["spare"] = partial(spare, OBJECTIVES["minimax"])
 OBJECTIVES["sizes"] = partial(sized, partial(OBJECTIVES["minimax"], **SPLIT))
+OBJECTIVES["sizes_fsq"] = partial(sized, OBJECTIVES["fsq"])
+OBJECTIVES["sizes_matching"] = partial(sized, OBJECTIVES["matching"])
 OBJECTIVES["uneven"] = partial(spare, OBJECTIVES["minimax"], images=4)  # of two ranks the first alone has them
 STRATEGIES = {
     "single": partial(Single, "cpu"),
@@ -376,7 +378,7 @@ def train(strategy, case, folder):
     resumed = folder / options["from"] if "from" in options else None
     steps = range(checkpoint.read(resumed)["global_step"] if resumed else 0, STEPS)
     drawn = paired_batch if name.startswith(("pix2pix", "cyclegan")) else random_batch
-    sizes = SIZES if name == "sizes" else [32 if name in ("attngan", "stages") else RESOLUTION]
+    sizes = SIZES if name.startswith("sizes") else [32 if name in ("attngan", "stages") else RESOLUTION]
     batches = [drawn(GLOBAL_BATCH, offset + GLOBAL_BATCH * i, sizes[i % len(sizes)]) for i in steps]
     batches = [batch[rank * size : (rank + 1) * size] for batch in batches]
     trainer.fit(objective, DataLoader(batches, batch_size=None), ckpt_path=resumed)

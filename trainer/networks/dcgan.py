@@ -75,7 +75,7 @@ class Generator(nn.Module):
         self.norms = nn.ModuleList(ModulatedNorm(width, style_channels) for width in widths)
         self.ups = nn.ModuleList(UPSAMPLING[upsampling](a, b) for a, b in pairwise(widths))
         self.image = nn.Conv2d(widths[-1], 3 * patch**2, kernel_size=3, padding=1)
-        self.patch = patch
+        self.patch = self.divisor = patch
 
     def forward(self, noise: Tensor, condition: Condition) -> Tensor:
         style = self.style(noise, self.text(condition))

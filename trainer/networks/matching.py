@@ -12,12 +12,15 @@ from torch import Tensor, nn
 from trainer.batch import Condition
 from trainer.networks.dcgan import Trunk
 from trainer.networks.layers import TextVector
+from trainer.networks.sized import fitted
 from trainer.size import Resolution
 
 
 class ImageEncoder(nn.Module):
     """Images (N, 3, H, W) to one vector each (N, D) and to their 4 x 4 regions (N, D, 4, 4), or the first of
-    `map_sizes`."""
+    `map_sizes`; maps of images of other sizes than `resolution` are brought to that."""
+
+    any_size = True
 
     def __init__(
         self, resolution: Resolution, embedding_channels: int, base_channels: int = 32, max_channels: int = 256
@@ -30,7 +33,7 @@ class ImageEncoder(nn.Module):
         self.whole = nn.Linear(self.trunk.out_channels * math.prod(self.trunk.size), embedding_channels)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.trunk(image)
+        x = fitted(self.trunk(image), self.trunk.size)
         return self.whole(x.flatten(1)), self.regions(x) + self.place
 
 
@@ -52,6 +55,7 @@ class TextEncoder(nn.Module):
 class Matcher(nn.Module):
     """Both encoders as one network: they share a phase, an optimiser and an engine."""
 
+    any_size = True  # captions have none
     image_encoder: Any
     text_encoder: Any
 

@@ -14,6 +14,8 @@ class Discriminator(nn.Module):
     Strided convolutions without norms, which would let images of a batch know of each other.
     """
 
+    any_size = True
+
     def __init__(self, num_downs: int = 2, base_channels: int = 32, max_channels: int = 256):
         super().__init__()
         widths = [min(max_channels, base_channels << i) for i in range(num_downs + 1)]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from trainer import noise
 from trainer.batch import Condition
 from trainer.networks.layers import START, TextVector
+from trainer.networks.sized import fitted
 from trainer.size import Resolution, Size
 
 SIZES = (16, 8, 4, 4)  # that the four maps are brought to, fine to coarse: heads know no backbone
@@ -27,10 +28,13 @@ class Discriminator(nn.Module):
     a trunk with spectral norm, and a head that reads the caption by projection (Miyato & Koyama 2018).
     backbone: a function that loads a network whose `see(images)` gives the maps. It is asked for them when the first
     image is judged, and neither it nor the projections are among the parameters or in a checkpoint.
-    pixels: width of a trunk of its own on the image, for what such features do not see; 0 for none.
+    pixels: width of a trunk of its own on the image, for what such features do not see; 0 for none. Images of other
+    sizes than `resolution` are brought to it there, and to a square for the backbone: stretched, real ones like drawn.
 
     `perceive` is the frozen part, so penalties are of what it returns and no gradient goes through the backbone twice.
     """
+
+    any_size = True
 
     def __init__(
         self,
@@ -65,7 +69,7 @@ class Discriminator(nn.Module):
         with torch.autocast(image.device.type, enabled=False):  # not every device resizes bf16 with antialiasing
             seen = self.mixed([each.float() for each in maps])
         if len(self.shapes) > len(SIZES):
-            seen.append(image.float())
+            seen.append(fitted(image.float(), Size(*self.shapes[-1][1:])))
         return torch.cat([each.flatten(1) for each in seen], 1)
 
     def mixed(self, maps: list[Tensor]) -> list[Tensor]:

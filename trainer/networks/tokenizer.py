@@ -35,9 +35,13 @@ def sizes_between(size: int, resolution: Resolution) -> list[Size]:
 class Encoder(nn.Module):
     """Images (N, 3, H, W) to a map (N, out_channels, *size), by residual blocks that halve it; size: its shorter side.
 
+    divisor: of the sides of images of other sizes, whose maps are halved as often.
+
     Each pixel of the map is brought to unit variance over its channels: a bottleneck that rounds would else begin with
     one code for all.
     """
+
+    any_size = True
 
     def __init__(self, resolution: Resolution, size: int, base_channels: int = 32, max_channels: int = 256):
         super().__init__()
@@ -46,6 +50,7 @@ class Encoder(nn.Module):
         self.image = nn.Conv2d(3, widths[0], kernel_size=3, padding=1)
         self.downs = nn.Sequential(*(DownBlock(a, b) for a, b in pairwise(widths)))
         self.size, self.out_channels = sizes[-1], widths[-1]
+        self.divisor = 1 << len(self.downs)
 
     def forward(self, image: Tensor) -> Tensor:
         x = F.leaky_relu(self.downs(self.image(image)), 0.2)
@@ -58,6 +63,8 @@ class Decoder(nn.Module):
     What the caption says need not be in the codes (TA-TiTok, Kim et al. 2025): pixels attend to its words at up to 16
     pixels, and its whole modulates every block. `text` as in `dcgan.Generator`. Resizing is nearest, then convolutions.
     """
+
+    any_size = True
 
     def __init__(
         self,
@@ -76,6 +83,7 @@ class Decoder(nn.Module):
         self.style = TextVector(text_channels, style_channels)
         self.ups = nn.ModuleList(UpBlock(a, b, style_channels) for a, b in pairwise(widths))
         self.attention = reading(sizes, widths, text_channels, {size, *READING})
+        self.sides = [str(min(each)) for each in sizes]  # by which maps of any other size are called, too
         self.norm = ModulatedNorm(widths[-1], style_channels)
         self.image = nn.Conv2d(widths[-1], 3, kernel_size=3, padding=1)
         self.size, self.in_channels = sizes[0], widths[0]
@@ -83,10 +91,10 @@ class Decoder(nn.Module):
     def forward(self, x: Tensor, condition: Condition) -> Tensor:
         condition = self.text(condition)
         style = F.silu(self.style(condition))
-        x = self.attention[str(min(self.size))](x, condition)
-        for up in self.ups:
+        x = self.attention[self.sides[0]](x, condition)
+        for up, side in zip(self.ups, self.sides[1:], strict=True):
             x = up(x, style)
-            if (side := str(min(x.shape[2:]))) in self.attention:
+            if side in self.attention:
                 x = self.attention[side](x, condition)
         return self.image(F.silu(self.norm(x, style))).tanh()
 
@@ -97,6 +105,7 @@ class Tokenizer(nn.Module):
     `num_codes` and `size`: of the map of codes, (N, *size) int64 below num_codes.
     """
 
+    any_size = True
     encoder: Any
     bottleneck: Any
     decoder: Any
@@ -109,10 +118,16 @@ class Tokenizer(nn.Module):
         if self.encoder.size != self.decoder.size:
             raise UserError(f"autoencoder: the encoder ends at size={self.encoder.size}, the decoder begins at another")
         self.size, self.num_codes = Size.of(self.encoder.size), int(self.bottleneck.num_codes)
-        self.num_draws = self.bottleneck.num_draws(*self.size)
+
+    def num_draws(self, image: Tensor) -> int:
+        """Normals that the bottleneck needs for each of images (N, 3, H, W)."""
+        return int(self.bottleneck.num_draws(*Size(*image.shape[2:]).over(self.encoder.divisor)))
 
     def forward(self, image: Tensor, condition: Condition, normals: Tensor) -> tuple[Tensor, Passed, Tensor]:
-        """Reconstruction (N, 3, H, W), what passed the bottleneck, and the map before it; normals (N, num_draws)."""
+        """Reconstruction (N, 3, H, W), what passed the bottleneck, and the map before it.
+
+        normals: (N, num_draws(image)).
+        """
         features = self.narrow(self.encoder(image))
         passed = self.bottleneck(features, normals)
         return self.decoder(self.widen(passed.latent), condition), passed, features

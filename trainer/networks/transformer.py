@@ -74,7 +74,7 @@ class Generator(nn.Module):
             raise UserError(f"levels={levels}: expected 1 to depth={depth}, as each is behind a block of its own")
         tokens, branches = tokens_of(resolution, patch), 3 * depth
         self.latent_channels, self.sizes, self.tokens = latent_channels, [Size.of(resolution)], tokens
-        self.patch = patch
+        self.patch = self.divisor = patch
         self.text = text
         self.style = Style(latent_channels, text_channels, style_channels)
         self.levels, self.channels, self.limit = levels, channels, limit
@@ -117,6 +117,7 @@ class Trunk(nn.Module):
     ):
         super().__init__()
         self.patch, self.tokens = patch, tokens_of(resolution, patch)
+        self.divisor = patch
         self.image = scaled(nn.Linear(in_channels * patch**2, width))
         self.position = nn.Parameter(torch.randn(math.prod(self.tokens), width) / 2)
         self.classes = nn.Parameter(torch.randn(num_classes, width)) if num_classes else None

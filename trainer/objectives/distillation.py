@@ -11,7 +11,9 @@ from torch import Tensor, nn, no_grad
 from trainer.batch import Batch
 from trainer.errors import UserError
 from trainer.losses.distillation import feature_distance, pixel_distance
+from trainer.networks.sized import canvases, takes_any_size
 from trainer.objectives.gan import GAN
+from trainer.objectives.sizes import of_one_size
 from trainer.runs.trained import Teacher
 
 
@@ -29,8 +31,6 @@ class Distillation(GAN):
     frozen, if theirs have its shape.
     augment, matching, r1, matcher and so on as in GAN, all of it within the adversarial term.
     """
-
-    any_size = False  # the teacher draws one
 
     def __init__(
         self,
@@ -61,6 +61,11 @@ class Distillation(GAN):
         super().setup(stage)
         self.teacher = Teacher(self.path)
         self.teacher.require(self.config)
+        if self.canvases is not None:  # batches of several sizes, which it draws as well
+            drawing = self.teacher.objective
+            if not takes_any_size(drawing.get_submodule(drawing.draws_with)):
+                raise of_one_size(f"teacher={self.path}", self.config["data"]["buckets"])
+            self.canvases += canvases(drawing.modules())
         own, of_teacher = ((c.get("text") or {}).get("caption_dropout", 0) for c in (self.config, self.teacher.config))
         if own and not of_teacher:
             raise UserError(f"text.caption_dropout={own}: the teacher draws nothing of an empty caption; leave it out")
@@ -92,7 +97,8 @@ class Distillation(GAN):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         if self.real == "teacher":
-            batch = replace(batch, image=torch.cat([self.taught(micro) for micro in self.split(batch)]))
+            with self.at_size_of(batch):
+                batch = replace(batch, image=torch.cat([self.taught(micro) for micro in self.split(batch)]))
         super().training_step(batch, batch_idx)
 
     def taught(self, batch: Batch) -> Tensor:

@@ -26,6 +26,7 @@ class DualEncoder(Objective):
     words: weight of the word-level terms.
     """
 
+    any_size = True
     averaged = ("matcher",)
     matcher: Any
 

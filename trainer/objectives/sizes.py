@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,11 +20,17 @@ class Sizes:
 
     def require_sizes(self: Any, sizes: list[Size]) -> None:
         """Prepares it for batches of these sizes; UserError where it, or a network that it trains, knows one alone."""
-        what = None if self.any_size else f"objective {type(self).__name__}"
-        what = what or next((f"the {name}" for name in self.phases if not takes_any_size(self.network(name))), None)
-        if what or getattr(self, "matcher", None):
-            given = [[*size] for size in sizes]
-            raise UserError(f"data.buckets={given}: {what or 'a matcher'} knows one size alone; set data.buckets=null")
+        if not self.any_size:
+            raise of_one_size(f"objective {type(self).__name__}", sizes)
+        for name in self.phases:
+            if not takes_any_size(self.network(name)):
+                raise of_one_size(f"the {name}", sizes)
+        for module in self.modules():
+            divisor = getattr(module, "divisor", 1)
+            if any(side % divisor for size in sizes for side in size):
+                given, kind = [[*size] for size in sizes], type(module)
+                name = f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}"
+                raise UserError(f"data.buckets={given}: expected multiples of {divisor}, which {name} divides sides by")
         self.canvases = canvases(self.modules())
         for network in self.canvases:
             for size in sizes:
@@ -34,3 +41,7 @@ class Sizes:
         if self.canvases is None:
             return nullcontext()
         return drawing(Size(*batch.image.shape[2:]), self.canvases)
+
+
+def of_one_size(what: str, sizes: Sequence[Sequence[int]]) -> UserError:
+    return UserError(f"data.buckets={[[*size] for size in sizes]}: {what} knows one size alone; set data.buckets=null")

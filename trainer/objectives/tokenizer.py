@@ -22,6 +22,7 @@ class Autoencoding(Objective):
     reconstruction: (reconstruction, image) -> (N,), a function of `trainer.losses.reconstruction`.
     """
 
+    any_size = True
     averaged = ("autoencoder",)
     autoencoder: Any
 
@@ -33,7 +34,7 @@ class Autoencoding(Objective):
 
     def reconstruct(self, image: Tensor, condition: Condition) -> Tensor:
         """What the codes, or the means, keep of images (N, 3, H, W) in [-1, 1], (N, 3, H, W) in [-1, 1]."""
-        return self.autoencoder(image, condition, image.new_zeros(len(image), self.autoencoder.num_draws))[0]
+        return self.autoencoder(image, condition, image.new_zeros(len(image), self.autoencoder.num_draws(image)))[0]
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         bottleneck = self.autoencoder.bottleneck
@@ -54,7 +55,7 @@ class Autoencoding(Objective):
 
     def passed(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Reconstruction (N, 3, H, W), cost of the bottleneck (N,), and logs; its statistics see the batch."""
-        normals = self.normal("autoencoder", batch, self.autoencoder.num_draws)
+        normals = self.normal("autoencoder", batch, self.autoencoder.num_draws(batch.image))
         reconstructed, passed, features = self.autoencoder(batch.image, batch.condition, normals)
         if passed.codes is not None:
             self.autoencoder.bottleneck.observe(features, passed.codes, normals)

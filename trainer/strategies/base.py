@@ -36,6 +36,7 @@ class PerNetwork:
     compile = checkpoint_activations = False
     compiled: Compiled | None = None
     sharded_checkpoints = False
+    splits_weights = False
     restore_checkpoint_after_setup = True  # weights and states go where the engines have put them
     optimizers: list[Optimizer]
     ahead: Ahead

@@ -19,8 +19,6 @@ ELEMENTWISE = ("Adadelta", "Adagrad", "Adam", "Adamax", "AdamW", "ASGD", "NAdam"
 class Sharded(Parallel):
     """Each rank keeps a share of the optimiser states, and of gradients and weights where the strategy says so."""
 
-    splits_weights = False
-
     def build(self, node: dict[str, Any], **built: Any) -> Any:
         """On ranks but the first its networks have no values, and take no memory, until `shard` brings their shares."""
         from hydra.utils import instantiate
