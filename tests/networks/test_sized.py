@@ -108,7 +108,7 @@ def test_a_tokenizer_of_any_size(bottleneck, size):
     widths = {"base_channels": 8, "max_channels": 16}
     tokenizer = Tokenizer(Encoder(32, 8, **widths), bottleneck, Decoder(32, 8, TEXT, nn.Identity(), **widths))
     assert takes_any_size(tokenizer)
-    for name, parameter in tokenizer.named_parameters():
+    for _, parameter in tokenizer.named_parameters():
         if not parameter.any():  # as a reader of words begins
             nn.init.normal_(parameter, std=0.1)
     image, condition = torch.randn(3, 3, *size), make_condition(3)

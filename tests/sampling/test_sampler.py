@@ -239,6 +239,39 @@ def test_few_images_of_a_compiled_network_wait_for_no_compiler_and_cost_what_the
     assert seen == [16], "of the twenty"
 
 
+class Long(Text):
+    """The same with many places beyond the words; "long" has more than 16 of these."""
+
+    def __call__(self, captions):
+        found = super().__call__(captions)
+        mask = nn.functional.pad(found.mask, (0, 40 - TOKENS))
+        if "long" in captions:
+            mask[captions.index("long"), :21] = True
+        return found._replace(tokens=nn.functional.pad(found.tokens, (0, 0, 0, 40 - TOKENS)), mask=mask)
+
+
+@pytest.mark.skipif(not runtime.has_cpp_compiler(), reason="needs a C++ compiler")
+def test_captions_of_a_compiled_network_are_cut(compiling):
+    layouts, drawing = [], compiling[0]().objective
+    plain = Sampler(Drawing(deepcopy(drawing.generator)).eval(), Long())
+    drawing.generator.register_forward_hook(lambda m, given, out: layouts.append(given[1].tokens))
+    short = [f"thing {number}" for number in range(47)]
+
+    def lengths(sampler, captions):
+        layouts.clear()
+        images = sampler(captions, range(len(captions)))
+        assert (images.int() - plain(captions, range(len(captions))).int()).abs().max() <= 1
+        assert all(tokens.is_contiguous() for tokens in layouts)
+        return [tokens.shape[1] for tokens in layouts]
+
+    assert lengths(Sampler(drawing, Long()), short[:16]) == [16]
+    assert lengths(Sampler(drawing, Long()), ["long", *short]) == [16, 16, 32], "those of as many words stand together"
+    assert lengths(Sampler(drawing, Long(), fixed=True), short[:16]) == [40]
+    kept = Sampler(drawing, Long())
+    kept.keep_bits()
+    assert lengths(kept, short[:16]) == [40]
+
+
 @pytest.mark.skipif(not runtime.has_cpp_compiler(), reason="needs a C++ compiler")
 def test_few_images_are_compiled_for_where_that_is_asked_for(compiling):
     sampler, seen = compiling

@@ -36,8 +36,9 @@ class Sampler:
     are one image in any company, on CPUs at any batch_size too: to the bit where `exact`, else to a grey level.
     fixed: the network sees full batches of exactly batch_size and nothing else is done, as always on a GPU. Another
     size chooses kernels that round otherwise (by 1e-6).
-    A compiled network sees full batches, too, since it is compiled for each size anew; but on a CPU, unless `fixed`, up
-    to half a batch is drawn by its layers as they are, which nobody waits for. As many as onnxruntime draws go there.
+    A compiled network sees full batches, too, since it is compiled for each size anew; but on a CPU, unless `fixed`,
+    captions are cut to a multiple of 16 tokens, and up to half a batch is drawn by its layers as they are, which nobody
+    waits for. As many as onnxruntime draws go there.
     conditioning: what is made of captions, and how they guide. UserError if this objective cannot be drawn so.
     """
 
@@ -61,6 +62,7 @@ class Sampler:
         self.batch_size = batch_size or (FULL if on_cpu and (program is None or program.max_batch < 64) else 64)
         self.fixed = fixed or not on_cpu or any(map(is_compiled, objective.modules()))
         self._asked_fixed = fixed
+        self._cuts = self.fixed and on_cpu and not fixed  # captions of a compiled network, to a multiple of `TOKENS`
         self._graphs = graphs_of(self.network) if on_cpu and not fixed else None
         self._draw = Conditioned(objective, self.network, text, conditioning, self.device)
         self._program = program if on_cpu and self._draw.plain else None
@@ -168,7 +170,7 @@ class Sampler:
 
     def keep_bits(self) -> None:
         """From now on, whatever it costs: small batches are drawn as full ones where there is no other way."""
-        self._same_bits.always, self._program, self._graphs = True, None, None
+        self._same_bits.always, self._program, self._graphs, self._cuts = True, None, None, False
         if program := beside(self.network):
             program.max_batch = min(program.max_batch, FULL - 1)
 
@@ -197,7 +199,7 @@ class Sampler:
         if len(latents) <= size:
             return self._batch(latents, condition, size, changing)
         lengths = (condition.mask.sum(1) + TOKENS - 1) // TOKENS
-        ordered = self.fixed or bool((lengths == lengths[0]).all())
+        ordered = (self.fixed and not self._cuts) or bool((lengths == lengths[0]).all())
         if not ordered:
             order = lengths.argsort(stable=True)
             latents, condition = latents[order], condition.rows(order)
@@ -213,6 +215,9 @@ class Sampler:
         if self._graphs and not changing and len(latents) <= size // 2:
             with self._graphs.off():
                 return as_pixels(self._same_bits(*rows))
+        if self._cuts:
+            cut = rows[1].cut(-(-rows[1].longest // TOKENS) * TOKENS)
+            rows = rows[0], cut.map(Tensor.contiguous)  # other strides would be compiled for anew
         images = self._draw(*pad_rows(*rows, size)) if changing or self.fixed else self._same_bits(*rows)
         return as_pixels(images[: len(latents)])
 
