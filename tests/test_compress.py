@@ -137,7 +137,7 @@ def test_gains_are_stated_over_the_best_that_loses_nothing(command, run, monkeyp
     given = [f"checkpoint={run}", "compression=[half,fold]", "metrics=[]", *FEW]
     done = command(*given, main=compress.main)
     assert done.code == 0, done.err
-    ways = ("", " + fold", " in onnxruntime")
+    ways = ("", " + fold", " + fold in onnxruntime")
     names = [*(f"as trained{way}" for way in ways), "half", "fold", "fold in onnxruntime"]
     proof = run / "compressed" / "half-fold"
     assert [stage["name"] for stage in json.loads((proof / "proof.json").read_text())["stages"]] == names
@@ -244,7 +244,7 @@ def test_a_text_encoder_from_a_run(command, run, tmp_path, monkeypatch):
     done = command(f"checkpoint={student}", "compression=[fold,int8_dynamic]", f"out={fast}", *FEW, main=compress.main)
     assert done.code == 0, done.err
     rows = [line.split("  ")[0] for line in done.out[done.out.index("\nteacher ") + 1 :].splitlines()]
-    ways = ["teacher", "teacher + fold", *["teacher in onnxruntime"] * with_onnx, "student", "fold", "int8_dynamic"]
+    ways = ["teacher", "teacher + fold", *["teacher + fold in onnxruntime"] * with_onnx, "student", "fold", "int8_dynamic"]
     assert rows[: len(ways)] == ways, done.out
     if with_onnx:
         assert rows[len(ways)] == "int8_dynamic in onnxruntime" or "int8_dynamic in onnxruntime: " in done.err

@@ -23,6 +23,17 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(((a - b).abs().max() / b.abs().max()).detach())
 
 
+@pytest.mark.parametrize("size", [8, 16, 20])
+def test_in_onnx_norms_are_sums_over_the_channels(size):
+    x, style = torch.randn(3, 12, size, size + 4).double(), torch.randn(3, 6).double()
+    norm = ModulatedNorm(12, 6).double()
+    assert distance(norm.for_onnx()(x, style), norm(x, style)) < 1e-9
+    x = x - x.mean(1, keepdim=True)
+    for centred in (True, False):
+        folded = FoldedNorm(12, 6, centred).double()
+        assert distance(folded.for_onnx()(x, style), folded(x.clone(), style)) < 1e-9
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (4, 4), (5, 3)])
 @pytest.mark.parametrize("exporting", [False, True])
 def test_subpixel_is_the_transposed_and_the_resized_convolution(shape, exporting, monkeypatch):
@@ -32,6 +43,19 @@ def test_subpixel_is_the_transposed_and_the_resized_convolution(shape, exporting
     assert distance(of_transposed(up)(x), up(x)) < 1e-12
     conv = nn.Conv2d(6, 5, 3, padding=1).double()
     assert distance(of_resized(conv)(x), conv(F.interpolate(x, scale_factor=2))) < 1e-12
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_in_onnx_it_is_a_transposed_convolution(bias):
+    x = torch.randn(2, 6, 5, 3, generator=torch.Generator().manual_seed(0)).double()
+    resized, transposed = nn.Conv2d(6, 5, 3, padding=1, bias=bias), nn.ConvTranspose2d(6, 5, 4, 2, 1)
+    for layer in (of_resized(resized), of_transposed(transposed)):
+        other = layer.for_onnx()
+        assert type(other) is nn.ConvTranspose2d and distance(other.double()(x), layer.double()(x)) < 1e-12
+    layer.conv.bias.data[0] += 1  # which no transposed convolution has
+    assert layer.for_onnx() is layer
+    layer.conv = nn.Sequential(layer.conv)
+    assert layer.for_onnx() is layer, "as of low rank, or in 8 bits"
 
 
 def test_what_is_no_subpixel_layer():

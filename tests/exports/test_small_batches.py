@@ -14,6 +14,7 @@ from torch import nn
 from tests.compression.conftest import TEXT, inputs, make, node_of  # noqa: F401
 from trainer import noise
 from trainer.batch import Condition
+from trainer.compression.fold import fold
 from trainer.errors import UserError
 from trainer.exports import onnx, small_batches
 from trainer.exports.drawing import Drawing
@@ -41,6 +42,20 @@ def batch(inputs):  # noqa: F811
 
 def rows(batch, count):
     return batch[0][:count], batch[1].rows(slice(count))
+
+
+def test_a_folded_network_is_written_in_few_calls(batch, cache):
+    import onnx as package
+
+    network = fold(make(node_of("dcgan")))
+    before = {name: id(module) for name, module in network.named_modules()}
+    small_batches.onnxruntime(network)
+    with torch.inference_mode():
+        network(*rows(batch, 1))
+    assert {name: id(module) for name, module in network.named_modules()} == before, "it stays as it was"
+    (path,) = cache.glob("*.onnx")
+    calls = [node.op_type for node in package.load(path).graph.node]
+    assert calls.count("ConvTranspose") == len(network.ups) and "ReduceL2" not in calls
 
 
 def test_few_images_are_drawn_by_it_and_many_by_the_network(batch, cache, monkeypatch):

@@ -15,10 +15,9 @@ from trainer.batch import Condition
 from trainer.compression.fold_modulated import FoldedModulatedConv
 from trainer.compression.subpixel import SubPixel, behind_resizing, is_subpixel, of_resized, of_transposed
 from trainer.networks import dcgan, residual
-from trainer.networks.layers import ModulatedNorm, TextVector
+from trainer.networks.layers import EPSILON, ModulatedNorm, NormAcross, TextVector
 from trainer.networks.modulation import ModulatedConv
 
-EPSILON = 1e-5  # of layer_norm
 NARROW = 16  # channels up to which a transposed convolution is slower than its sub-pixel form (measured)
 
 
@@ -121,6 +120,9 @@ class FoldedNorm(Folded):
         else:
             normed = F.layer_norm(pixels, x.shape[1:2], eps=EPSILON)
         return normed.permute(0, 3, 1, 2).mul_(scale).add_(shift)  # in place: new memory costs more than a pass over it
+
+    def for_onnx(self) -> nn.Module:
+        return NormAcross(self.style, one=0.0, centred=self.settings["centred"])
 
 
 class FoldedText(Folded):

@@ -35,6 +35,24 @@ class SubPixel(nn.Module):
         y = y.unfold(1, 2, 1).diagonal(0, 3, 6).unfold(2, 2, 1).diagonal(0, 3, 6)  # (N, H, W, C, a, b), a view
         return y.permute(0, 1, 4, 2, 5, 3).flatten(1, 2).flatten(2, 3).permute(0, 3, 1, 2)
 
+    def for_onnx(self) -> nn.Module:
+        """A transposed convolution: one call in onnxruntime, where this is thirty."""
+        if type(self.conv) is not nn.Conv2d:
+            return self
+        phases = self.conv.weight.detach().unflatten(0, (2, 2, -1))
+        biases = None if self.conv.bias is None else self.conv.bias.detach().unflatten(0, (4, -1))
+        if biases is not None and not (biases == biases[0]).all():
+            return self
+        channels, in_channels = phases.shape[2:4]
+        layer = nn.ConvTranspose2d(in_channels, channels, 4, stride=2, padding=1, bias=biases is not None).to(phases)
+        with torch.no_grad():
+            for a in (0, 1):
+                for b in (0, 1):
+                    layer.weight[:, :, 1 - a :: 2, 1 - b :: 2] = phases[a, b].transpose(0, 1).flip(2, 3)
+            if layer.bias is not None and biases is not None:
+                layer.bias.copy_(biases[0])
+        return layer
+
 
 def is_subpixel(layer: nn.Module) -> bool:
     """Whether `of_transposed` takes it."""

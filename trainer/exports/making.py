@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from functools import cached_property
 from importlib import import_module
 from itertools import chain
 from pathlib import Path
@@ -24,7 +25,7 @@ from torch.export import ExportedProgram
 from trainer import noise
 from trainer.batch import Condition
 from trainer.errors import UserError
-from trainer.exports.program import WITHOUT_TOKENS, FromFeatures, FromIds, exported, inputs, reason
+from trainer.exports.program import WITHOUT_TOKENS, FromFeatures, FromIds, exported, for_onnx, inputs, reason
 from trainer.exports.text import included
 from trainer.networks.worded import WordedGenerator
 from trainer.process.progress import EVERY_SECONDS, say
@@ -82,7 +83,8 @@ class Programs:
         self.example = inputs(*self.batches[1])
         try:
             with patience("export: tracing the generator"), quiet():
-                self.exported = exported(program.eval().requires_grad_(False), self.example, self.open_tokens)
+                self.program = program.eval().requires_grad_(False)
+                self.exported = exported(self.program, self.example, self.open_tokens)
         except Exception as error:  # as whatever an operator raises that knows no open number of images
             kind = type(generator).__name__
             raise UserError(f"{kind} makes no program ({reason(error)}): take formats=[safetensors]") from error
@@ -101,6 +103,10 @@ class Programs:
             return BOUND_OF_8_BITS
         rounds = self.encoder_node or any(isinstance(each, Encoder) for each in self.generator.modules())
         return BOUND_WITH_TEXT if rounds else BOUND
+
+    @cached_property
+    def for_onnx(self) -> ExportedProgram:
+        return exported(for_onnx(self.program), self.example, self.open_tokens)
 
     def make(self, format_name: str) -> None:
         """One more of the files; its entry or its line in `failed`."""
@@ -139,7 +145,7 @@ class Programs:
 
     def _write(self, write: Callable[[ExportedProgram, Path], None], path: Path) -> None:
         try:
-            write(self.exported, path)
+            write(self.for_onnx if path.name == PROGRAMS["onnx"] else self.exported, path)
         except UserError:
             raise
         except Exception as error:  # compilers and exporters raise what they like

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -59,6 +60,15 @@ def arrays(latent: Tensor, condition: Condition, length: int) -> dict[str, Any]:
     else:
         given = {"latent": latent.numpy(), "input_ids": tokens, "attention_mask": mask.astype(np.int64)}
     return given if condition.source is None else {**given, "source": condition.source.numpy()}
+
+
+def for_onnx(program: nn.Module) -> nn.Module:
+    """A copy in which each module that has another form for ONNX (`for_onnx`) has that."""
+    copied = copy.deepcopy(program)
+    for path, module in [*copied.named_modules()]:
+        if hasattr(module, "for_onnx"):
+            copied.set_submodule(path, module.for_onnx())
+    return copied
 
 
 def exported(program: nn.Module, example: dict[str, Tensor], open_tokens: bool) -> ExportedProgram:

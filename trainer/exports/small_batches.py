@@ -18,7 +18,7 @@ from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.exports import onnx
 from trainer.exports.making import patience, quiet
-from trainer.exports.program import MAX_IMAGES, FromFeatures, FromIds, arrays, exported, inputs, reason
+from trainer.exports.program import MAX_IMAGES, FromFeatures, FromIds, arrays, exported, for_onnx, inputs, reason
 from trainer.process import caches
 from trainer.process.distribution import install
 from trainer.process.progress import say
@@ -133,7 +133,7 @@ class SmallBatches:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:
                 with patience("onnxruntime: writing a program of the network"), quiet():
-                    onnx.write(exported(program.eval(), example, open_tokens), Path(folder, path.name))
+                    onnx.write(exported(for_onnx(program.eval()), example, open_tokens), Path(folder, path.name))
                 os.replace(Path(folder, path.name), path)
         caches.used(path)
         return onnx.Generator(str(path), latent.shape[1])
@@ -149,7 +149,7 @@ def fingerprint(network: nn.Module, example: dict[str, Tensor], open_tokens: boo
     """Of what a program is made of: weights, layers and their code, what it takes, and what writes it."""
     takes = {name: (each.dtype, each.shape[1:]) for name, each in example.items()}
     content = hashlib.sha256(f"{network} {takes} {open_tokens} {torch.__version__}".encode())
-    modules = {type(layer).__module__ for layer in network.modules()}
+    modules = {type(layer).__module__ for layer in network.modules()} | {for_onnx.__module__}
     for module in sorted(each for each in modules if each.partition(".")[0] != "torch"):
         file = getattr(sys.modules[module], "__file__", None)
         content.update(Path(file).read_bytes() if file else module.encode())

@@ -15,6 +15,7 @@ from trainer.errors import UserError
 from trainer.networks.sized import fitted
 from trainer.size import Resolution, Size
 
+EPSILON = 1e-5  # of layer_norm
 START = Size(4, 4)  # pixels of the smallest maps of a square at a power of two; elsewhere up to 7
 
 
@@ -131,6 +132,31 @@ class ModulatedNorm(nn.Module):
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         scale, shift = self.style(style)[:, :, None, None].chunk(2, 1)
         return torch.addcmul(shift, normed(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), 1 + scale)
+
+    def for_onnx(self) -> nn.Module:
+        return NormAcross(self.style, one=1.0)
+
+
+class NormAcross(nn.Module):
+    """`ModulatedNorm` in sums over the channels of maps as they lie, with which onnxruntime takes less than half of the
+    time of two transpositions and its norm where maps are large.
+
+    style: its linear layer. one: what is added to the scale. centred: of maps whose channels have mean 0 already.
+    """
+
+    def __init__(self, style: nn.Module, one: float, centred: bool = False):
+        super().__init__()
+        self.style, self.one, self.centred = style, one, centred
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        scale, shift = self.style(style)[:, :, None, None].chunk(2, 1)
+        if self.one:
+            scale = scale + self.one
+        if not self.centred and min(x.shape[2:]) < 16:
+            return normed(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) * scale + shift
+        if not self.centred:
+            x = x - x.mean(1, keepdim=True)
+        return x * ((x * x).mean(1, keepdim=True) + EPSILON).rsqrt() * scale + shift
 
 
 class WordAttention(nn.Module):

@@ -22,10 +22,12 @@ def exact(passes: Mapping[str, Any]) -> dict[str, Any]:
 
 def baselines(bench: Bench, name: str, first: Candidate, passes: Mapping[str, Any]) -> dict[str, Network]:
     """Ways to draw with the network of the first stage, `name`, without a loss: by those of the `passes` that have
-    none, and in onnxruntime."""
+    none, and, folded where that is among these, in onnxruntime."""
     free = {each: node for each, node in exact(passes).items() if node["_target_"] != ONNXRUNTIME}
     folded = {f"{name} + {' + '.join(free)}": drawn(bench.steps(first, free.items())[-1].ready())} if free else {}
-    return folded | in_onnxruntime(bench, name, first)
+    weights = {each: node for each, node in free.items() if each == "fold"}
+    last = bench.steps(first, weights.items())[-1] if weights else first
+    return folded | in_onnxruntime(bench, " + ".join([name, *weights]), last)
 
 
 def in_onnxruntime(bench: Bench, name: str, candidate: Candidate) -> dict[str, Network]:
