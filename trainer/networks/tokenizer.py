@@ -35,10 +35,8 @@ def sizes_between(size: int, resolution: Resolution) -> list[Size]:
 class Encoder(nn.Module):
     """Images (N, 3, H, W) to a map (N, out_channels, *size), by residual blocks that halve it; size: its shorter side.
 
-    divisor: of the sides of images of other sizes, whose maps are halved as often.
-
     Each pixel of the map is brought to unit variance over its channels: a bottleneck that rounds would else begin with
-    one code for all.
+    one code for all. divisor: of the sides of images of other sizes, whose maps are halved as often.
     """
 
     any_size = True

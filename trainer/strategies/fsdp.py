@@ -39,6 +39,8 @@ class FSDP(Sharded):
     offload_parameters: what a rank keeps of weights, gradients and states rests in main memory and is stepped there.
     """
 
+    splits_weights = True
+
     def __init__(
         self,
         unit_parameters: int = 1_000_000,
@@ -59,8 +61,6 @@ class FSDP(Sharded):
         self.offload_parameters = offload_parameters
         self.rests = CPUOffloadPolicy() if offload_parameters else OffloadPolicy()
 
-    splits_weights = True
-
     def configure_ddp(self) -> None:
         if self.offload_parameters and self.root_device.type == "cpu":
             raise UserError("strategy.offload_* moves state from a GPU to main memory, and there is no GPU: leave it")
@@ -77,8 +77,8 @@ class FSDP(Sharded):
         policy = MixedPrecisionPolicy(reduce_dtype=reduced)
         mesh = self.mesh if self.replicas > 1 else self.mesh["shards"]
         for unit in [*units(network, self.unit_parameters), network]:
-            # None, the default, would leave the root gathered: a player that is frozen meanwhile then goes stale
             receive(unit, self.root_device)
+            # None, the default, would leave the root gathered: a player that is frozen meanwhile then goes stale
             fully_shard(unit, mesh=mesh, reshard_after_forward=True, mp_policy=policy, offload_policy=self.rests)
             if self.gathers:
                 unit.set_custom_all_gather(self.gathers)  # type: ignore[operator]
