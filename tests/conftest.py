@@ -131,12 +131,15 @@ class Trainer:
     def fit(self, objective, datamodule, ckpt_path):
         print(f"{self.word} start={datamodule.start} checkpoint={ckpt_path} root={self.root}")
 
-class Single:
-    pass
-
 class Part:
     def __init__(self, every: int = 1, signal: int = 0):
         self.signal = signal
+    def build(self, node):  # as a strategy
+        from hydra.utils import instantiate
+        return instantiate(node, _convert_="all")
+
+class Single(Part):
+    pass
 '''
 
 STAND_IN_CONF = {

@@ -247,8 +247,7 @@ def test_a_run_on_sizes_goes_on_bit_for_bit_and_draws_any(tmp_path, pictures, co
         (["data.buckets=[[16,33]]"], "data.buckets=[[16, 33]]: expected sizes as [[48,80],[64,64],[80,48]]"),
         (["data.buckets=[]"], "data.buckets=[]: expected sizes as"),
         (["data.buckets=[[16,16,16]]"], "resolution=[16, 16, 16]: expected a number of pixels, or two as"),
-        (["vqgan"], "objective VQGAN knows one size alone; set data.buckets=null"),
-        (["projected"], "the discriminator knows one size alone; set data.buckets=null"),
+        (["captioning"], "objective Captioning knows one size alone; set data.buckets=null"),
     ],
 )
 def test_what_cannot_be_is_one_line(tmp_path, pictures, command, monkeypatch, changes, line):

@@ -4,7 +4,9 @@ from itertools import pairwise
 
 import pytest
 import torch
+from conftest_objectives import make_gan
 
+from trainer.errors import UserError
 from trainer.size import Size
 
 SMALL = [
@@ -98,6 +100,14 @@ def test_a_student_draws_what_its_teacher_does(name, pictures, command, monkeypa
     assert result.code == 0, result.err
     assert len({images.shape for images, _ in taught}) == 3
     assert all(images.shape == real.shape for images, real in taught)
+
+
+def test_a_network_of_one_size_is_named():
+    gan = make_gan()
+    gan.require_sizes([Size(16, 24)])
+    gan.discriminator = torch.nn.Linear(2, 2)
+    with pytest.raises(UserError, match=r"data.buckets=\[\[16, 24\]\]: the discriminator knows one size alone"):
+        gan.require_sizes([Size(16, 24)])
 
 
 def test_what_a_side_cannot_be_divided_by_is_told_at_the_start(pictures, command):
