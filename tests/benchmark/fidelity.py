@@ -42,7 +42,7 @@ RANKS = (1, 2, 4)
 PAIRS = 24  # of steps: one together, one apart
 WARM_UP = 6
 ARGUMENTS = ["experiment=cgan", "strategy=ddp", "objective.penalty_interval=1"]
-IMAGES = 8  # on each rank
+IMAGES = 32  # on each rank
 
 
 class Turns(pl.Callback):
