@@ -116,6 +116,9 @@ def work(folder: str) -> None:
         found = gather(fit(cfg, Turns()).rows)
         if os.environ.get("RANK", "0") == "0":
             Path(folder, "rows.json").write_text(json.dumps(found))
+        if dist.is_initialized():  # else threads of a rank that ends first may end it by abort
+            dist.barrier()
+            dist.destroy_process_group()
 
     verb.benchmark = measure
     sys.argv[1:] = [*ARGUMENTS, f"data.batch_size={IMAGES * int(os.environ.get('WORLD_SIZE', 1))}"]
