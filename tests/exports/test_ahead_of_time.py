@@ -50,7 +50,7 @@ class Darker:
     def __init__(self, network):
         self.network = network
 
-    def arrays(self, given):
+    def arrays(self, given, output="images"):
         latent, *condition = map(torch.from_numpy, given.values())
         return (self.network._call_impl(latent, Condition(*condition)) - 1e-3).numpy()
 

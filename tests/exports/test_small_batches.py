@@ -15,9 +15,11 @@ from tests.compression.conftest import TEXT, inputs, make, node_of  # noqa: F401
 from trainer import noise
 from trainer.batch import Condition
 from trainer.compression.fold import fold
+from trainer.compression.subpixel import of_transposed
 from trainer.errors import UserError
 from trainer.exports import onnx, small_batches
 from trainer.exports.drawing import Drawing
+from trainer.exports.program import Transposed, for_onnx
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.runtime import compiled, is_compiled
 from trainer.sampling.sampler import Sampler, as_pixels
@@ -55,7 +57,49 @@ def test_a_folded_network_is_written_in_few_calls(batch, cache):
     assert {name: id(module) for name, module in network.named_modules()} == before, "it stays as it was"
     (path,) = cache.glob("*.onnx")
     calls = [node.op_type for node in package.load(path).graph.node]
-    assert calls.count("ConvTranspose") == len(network.ups) and "ReduceL2" not in calls
+    assert calls.count("ConvTranspose") == len(network.ups) + 1 and not {"Conv", "ReduceL2"} & {*calls}
+
+
+LAYERS = {
+    "of 3 by 3 places": (nn.Conv2d(16, 3, 3, padding=1), True),
+    "of 7 by 7": (nn.Conv2d(8, 1, 7, padding=3), True),
+    "of other sides": (nn.Conv2d(8, 4, (3, 5), padding=(0, 2), bias=False), True),
+    "of single pixels": (nn.Conv2d(8, 2, 1), True),
+    "wide": (nn.Conv2d(8, 5, 3, padding=1), False),
+    "strided": (nn.Conv2d(8, 3, 4, stride=2, padding=1), False),
+    "dilated": (nn.Conv2d(8, 3, 3, dilation=2), False),
+    "grouped": (nn.Conv2d(4, 4, 3, groups=4), False),
+    "mirrored": (nn.Conv2d(8, 3, 3, padding=1, padding_mode="reflect"), False),
+    "padded as it likes": (nn.Conv2d(8, 3, 3, padding="same"), False),
+    "padded by more than it sees": (nn.Conv2d(8, 3, 3, padding=3), False),
+    "of a class of its own": (type("Other", (nn.Conv2d,), {})(8, 3, 3), False),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_narrow_convolution_is_written_as_a_transposed_one(name):
+    layer, changes = LAYERS[name]
+    network = nn.Sequential(layer)
+    x = torch.randn(2, layer.in_channels, 9, 7).double()
+    changed = for_onnx(network).double()
+    assert (type(changed[0]) is Transposed) == changes
+    assert (changed(x) - network.double()(x)).abs().max() < 1e-12
+    assert network[0] is layer, "it stays as it was"
+
+
+def test_what_has_another_form_keeps_what_is_inside_it():
+    network = nn.Sequential(of_transposed(nn.ConvTranspose2d(8, 1, 4, stride=2, padding=1)))
+    assert type(for_onnx(network)[0]) is nn.ConvTranspose2d
+    network[0].conv.bias.data[0] += 1
+    assert type(for_onnx(network)[0].conv) is nn.Conv2d
+
+
+@pytest.mark.parametrize("network", ["dcgan", "residual"])
+def test_pixels_of_a_program_are_those_of_its_images(network, batch):
+    call = small_batches.onnxruntime(make(node_of(network)), 16)._compiled_call_impl
+    images, pixels = call.small(*batch), call.pixels(*batch)
+    assert pixels.dtype == torch.uint8 and pixels.unique().numel() > 20
+    assert torch.equal(pixels, as_pixels(images))
 
 
 def test_few_images_are_drawn_by_it_and_many_by_the_network(batch, cache, monkeypatch):
@@ -78,9 +122,9 @@ def test_few_images_are_drawn_by_it_and_many_by_the_network(batch, cache, monkey
 
 
 def record(run, ran):
-    def recorded(self, given):
+    def recorded(self, given, output="images"):
         ran.append(len(given["latent"]))
-        return run(self, given)
+        return run(self, given, output)
 
     return recorded
 
@@ -145,7 +189,7 @@ def test_other_code_of_a_layer_is_another_program(batch, tmp_path, monkeypatch):
 def test_what_cannot_be_exported_is_drawn_by_the_network(batch, monkeypatch, capsys):
     plain, network = make(node_of("dcgan")), small_batches.onnxruntime(make(node_of("dcgan")), 4)
     asked = []
-    monkeypatch.setattr(onnx, "write", lambda *_: asked.append(1) or 1 / 0)
+    monkeypatch.setattr(onnx, "write", lambda *_, **__: asked.append(1) or 1 / 0)
     for _ in range(3):
         assert torch.equal(network(*rows(batch, 2)), plain(*rows(batch, 2)))
     told = capsys.readouterr().err.splitlines()  # before it, where the machine is busy, that it may take a minute
@@ -202,7 +246,7 @@ def test_a_sampler_keeps_to_a_grey_level_and_to_bits_where_asked(inputs, cache):
 
 def test_captions_are_cut_to_what_they_hold(batch, cache, monkeypatch):
     network, seen = make(node_of("dcgan")), []
-    monkeypatch.setattr(onnx.Generator, "arrays", lambda self, given: seen.append(given) or run(self, given))
+    monkeypatch.setattr(onnx.Generator, "arrays", lambda self, given, *_: seen.append(given) or run(self, given))
     mask = torch.zeros_like(batch[1].mask)
     mask[:, :2] = True
     mask[1, 3] = True  # the longest of the first two, with a hole
@@ -230,8 +274,8 @@ def test_large_batches_by_it_are_the_same_to_a_grey_level_and_to_the_bit_where_a
     plain.keep_bits()
     captions, seeds = ["a", "b"] * 10, range(20)
     network, drawn = fast.network, []
-    arrays = network._compiled_call_impl._arrays
-    network._compiled_call_impl._arrays = lambda *given: drawn.append(len(given[0])) or arrays(*given)
+    small = network._compiled_call_impl.small
+    network._compiled_call_impl.small = lambda *given: drawn.append(len(given[0])) or small(*given)
     images, expected = fast(captions, seeds), plain(captions, seeds)
     assert max(drawn) > 16
     assert (images.int() - expected.int()).abs().max() <= 1

@@ -18,6 +18,9 @@ def test_ids_are_those_that_the_frozen_encoder_reads(tmp_path):
     assert torch.equal(found.mask, frozen(CAPTIONS).mask)
     assert found.tokens.shape == (3, 12) and found.pooled.shape == (3, 0)
     assert pieces.vocabulary == 30522
+    for row, caption in enumerate(CAPTIONS):
+        alone = pieces([caption])
+        assert torch.equal(alone.tokens, found.tokens[[row]]) and torch.equal(alone.mask, found.mask[[row]])
     kept = pieces.prepare(CAPTIONS)
     assert len(kept) == 3
     assert torch.equal(kept[[2, 0]].tokens, found.tokens[[2, 0]])

@@ -33,7 +33,8 @@ def require(*packages: str) -> None:
             raise UserError(f"{package} is not installed, and ONNX needs it: {install('export')}")
 
 
-def write(exported: ExportedProgram, path: Path, output: str = "images") -> None:
+def write(exported: ExportedProgram, path: Path, output: str = "images", pixels: bool = False) -> None:
+    """pixels: with a second output of that name, `output` in [-1, 1] as uint8."""
     require(*PACKAGES)
     names = list(exported.graph_signature.user_inputs)
     shapes = {node.name: node.meta["val"].shape for node in exported.graph.nodes if node.op == "placeholder"}
@@ -43,6 +44,8 @@ def write(exported: ExportedProgram, path: Path, output: str = "images") -> None
         dynamic_shapes=axes, verbose=False,
     )  # fmt: skip
     name_dimensions(program.model.graph, axes)
+    if pixels:
+        add_pixels(program.model.graph)
     store_halves(program.model.graph)
     forget_sources(program.model)
     program.save(path)
@@ -60,6 +63,22 @@ def name_dimensions(graph: Any, axes: Sequence[dict[int, str]]) -> None:
         for i, size in enumerate(value.shape or ()):
             if not isinstance(size, int) and size.value:
                 value.shape[i] = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), size.value)
+
+
+def add_pixels(graph: Any) -> None:
+    """A second output: the first as uint8, to the nearest level."""
+    import onnx_ir
+
+    value, shape = graph.outputs[0], graph.outputs[0].shape
+    for call, number in (("Add", 1.0), ("Mul", 127.5), ("QuantizeLinear", 1.0)):
+        constant = onnx_ir.tensor(np.array(number, np.float32), name=f"pixels.{call}")
+        kept = onnx_ir.Value(name=constant.name, const_value=constant, shape=onnx_ir.Shape(()), type=value.type)
+        graph.register_initializer(kept)
+        made = onnx_ir.Value(name=f"pixels.after.{call}", shape=shape, type=value.type)
+        graph.append(onnx_ir.node(call, [value, kept], outputs=[made]))
+        value = made
+    value.name, value.type = "pixels", onnx_ir.TensorType(onnx_ir.DataType.UINT8)
+    graph.outputs.append(value)
 
 
 def store_halves(graph: Any) -> None:
@@ -126,6 +145,6 @@ class Generator(Runtime):
     def run(self, given: dict[str, Tensor]) -> Tensor:
         return torch.from_numpy(self.arrays({name: each.cpu().numpy() for name, each in given.items()}))
 
-    def arrays(self, given: dict[str, Any]) -> Any:
+    def arrays(self, given: dict[str, Any], output: str = "images") -> Any:
         """The same of numpy's arrays."""
-        return self.session.run(["images"], given)[0]
+        return self.session.run([output], given)[0]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, TypeGuard
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
@@ -15,6 +15,7 @@ from trainer.batch import Condition
 from trainer.size import Resolution
 
 MAX_IMAGES = 4096  # at once
+NARROW = 4  # channels; onnxruntime computes a convolution's in blocks of 8 or 16, and throws away what is too much
 WITHOUT_TOKENS = ("latent", "pooled", "source")
 
 
@@ -32,7 +33,7 @@ class FromFeatures(nn.Module):
 
 
 class FromIds(nn.Module):
-    """(latent (N, Z), input_ids and attention_mask (N, L) int64[, source]) to images (N, 3, H, W) in [-1, 1]."""
+    """(latent (N, Z), input_ids (N, L) int64, attention_mask (N, L) int64 or bool[, source]) to images (N, 3, H, W)."""
 
     def __init__(self, generator: nn.Module):
         super().__init__()
@@ -41,7 +42,8 @@ class FromIds(nn.Module):
     def forward(
         self, latent: Tensor, input_ids: Tensor, attention_mask: Tensor, source: Tensor | None = None
     ) -> Tensor:
-        return self.generator(latent, Condition(input_ids, attention_mask > 0, latent[:, :0], source))
+        mask = attention_mask if attention_mask.dtype == torch.bool else attention_mask > 0
+        return self.generator(latent, Condition(input_ids, mask, latent[:, :0], source))
 
 
 def inputs(latent: Tensor, condition: Condition) -> dict[str, Tensor]:
@@ -53,21 +55,52 @@ def inputs(latent: Tensor, condition: Condition) -> dict[str, Tensor]:
 
 
 def arrays(latent: Tensor, condition: Condition, length: int) -> dict[str, Any]:
-    """`inputs` on a CPU as numpy has them, of the first `length` tokens."""
+    """`inputs` on a CPU as numpy has them, of the first `length` tokens, but any mask is bool."""
     tokens, mask = condition.tokens.numpy()[:, :length], condition.mask.numpy()[:, :length]
     if condition.tokens.is_floating_point():
         given = {"latent": latent.numpy(), "tokens": tokens, "mask": mask, "pooled": condition.pooled.numpy()}
     else:
-        given = {"latent": latent.numpy(), "input_ids": tokens, "attention_mask": mask.astype(np.int64)}
+        given = {"latent": latent.numpy(), "input_ids": tokens, "attention_mask": mask}
     return given if condition.source is None else {**given, "source": condition.source.numpy()}
 
 
+class Transposed(nn.Module):
+    """A convolution at stride 1 as the transposed one that it is, of weights turned round: (N, C, H, W) to pixels.
+
+    onnxruntime makes of that one product and sums of it: 2.3 to 3.3 times as fast for 3 channels of 3 x 3 places.
+    """
+
+    def __init__(self, conv: nn.Conv2d):
+        super().__init__()
+        self.weight = nn.Parameter(conv.weight.detach().transpose(0, 1).flip(2, 3).contiguous())
+        self.bias = conv.bias
+        padding: Any = conv.padding
+        self.padding = tuple(size - 1 - pad for size, pad in zip(conv.kernel_size, padding, strict=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv_transpose2d(x, self.weight, self.bias, padding=self.padding)
+
+
+def is_narrow(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """A plain convolution to so few channels that onnxruntime is quicker by its transposed form."""
+    if type(module) is not nn.Conv2d or module.out_channels > NARROW or isinstance(module.padding, str):
+        return False
+    plain = module.padding_mode == "zeros" and {*module.stride, *module.dilation, module.groups} == {1}
+    return plain and all(pad < size for pad, size in zip(module.padding, module.kernel_size, strict=True))
+
+
 def for_onnx(program: nn.Module) -> nn.Module:
-    """A copy in which each module that has another form for ONNX (`for_onnx`) has that."""
+    """A copy in which each module that has another form for ONNX (`for_onnx`), or is a narrow convolution, has that."""
     copied = copy.deepcopy(program)
+    done: list[str] = []
     for path, module in [*copied.named_modules()]:
+        if path.startswith(tuple(done)):
+            continue
         if hasattr(module, "for_onnx"):
             copied.set_submodule(path, module.for_onnx())
+            done.append(f"{path}.")
+        elif is_narrow(module):
+            copied.set_submodule(path, Transposed(module))
     return copied
 
 

@@ -10,7 +10,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -72,28 +71,8 @@ class SmallBatches:
         drawn: Tensor = self.otherwise(latent, condition) if images is None else images
         return drawn
 
-    def small(self, latent: Tensor, condition: Condition) -> Tensor | None:
+    def small(self, latent: Tensor, condition: Condition, output: str = "images") -> Tensor | None:
         """Of a batch of any size, drawn in onnxruntime; None where that cannot be."""
-        images = self._arrays(latent, condition)
-        return None if images is None else torch.from_numpy(images)
-
-    def pixels(self, latent: Tensor, condition: Condition) -> Tensor | None:
-        """The same as uint8, to the nearest level."""
-        images = self._arrays(latent, condition)
-        if images is None:
-            return None
-        images += 1
-        images *= 127.5
-        np.rint(images, out=images)
-        return torch.from_numpy(images.clip(0, 255, out=images).astype(np.uint8))
-
-    @property
-    def draws(self) -> bool:
-        """Whether a program was found for captions seen so far."""
-        return any(self.programs.values())
-
-    def _arrays(self, latent: Tensor, condition: Condition) -> Any:
-        """Images as numpy has them, which calls the program with less ado than PyTorch."""
         length = condition.mask.shape[1]
         if length > self.longest and length not in self.programs:
             with torch.inference_mode(False), torch.no_grad(), unpatched(self.network):
@@ -102,7 +81,16 @@ class SmallBatches:
             program, held = self.programs[length], length
         else:  # a program that is open in tokens takes the time of those that it sees
             program, held = self.programs[self.longest], condition.longest
-        return None if program is None else program.arrays(arrays(latent, condition, held))
+        return None if program is None else torch.from_numpy(program.arrays(arrays(latent, condition, held), output))
+
+    def pixels(self, latent: Tensor, condition: Condition) -> Tensor | None:
+        """The same as uint8, to the nearest level."""
+        return self.small(latent, condition, "pixels")
+
+    @property
+    def draws(self) -> bool:
+        """Whether a program was found for captions seen so far."""
+        return any(self.programs.values())
 
     def _learn(self, latent: Tensor, condition: Condition) -> onnx.Generator | None:
         """A program for up to as many tokens as these, for as many alone, or none."""
@@ -127,13 +115,16 @@ class SmallBatches:
     def _made(self, latent: Tensor, condition: Condition, open_tokens: bool) -> onnx.Generator:
         two = [0, *range(len(latent))][: max(2, len(latent))]
         example = inputs(latent[two], condition.rows(two))
+        if "attention_mask" in example:
+            example["attention_mask"] = condition.mask[two]  # as it is
         path = caches.root() / "onnxruntime" / f"{fingerprint(self.network, example, open_tokens)}.onnx"
         if not path.exists():
             program = (FromFeatures if "tokens" in example else FromIds)(self.network)
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:
                 with patience("onnxruntime: writing a program of the network"), quiet():
-                    onnx.write(exported(for_onnx(program.eval()), example, open_tokens), Path(folder, path.name))
+                    written = exported(for_onnx(program.eval()), example, open_tokens)
+                    onnx.write(written, Path(folder, path.name), pixels=True)
                 os.replace(Path(folder, path.name), path)
         caches.used(path)
         return onnx.Generator(str(path), latent.shape[1])
@@ -149,7 +140,7 @@ def fingerprint(network: nn.Module, example: dict[str, Tensor], open_tokens: boo
     """Of what a program is made of: weights, layers and their code, what it takes, and what writes it."""
     takes = {name: (each.dtype, each.shape[1:]) for name, each in example.items()}
     content = hashlib.sha256(f"{network} {takes} {open_tokens} {torch.__version__}".encode())
-    modules = {type(layer).__module__ for layer in network.modules()} | {for_onnx.__module__}
+    modules = {type(layer).__module__ for layer in network.modules()} | {for_onnx.__module__, onnx.__name__}
     for module in sorted(each for each in modules if each.partition(".")[0] != "torch"):
         file = getattr(sys.modules[module], "__file__", None)
         content.update(Path(file).read_bytes() if file else module.encode())

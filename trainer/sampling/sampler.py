@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -140,7 +139,9 @@ class Sampler:
         known = {caption: self._conditions.pop(caption) for caption in distinct if caption in self._conditions}
         if missing := [caption for caption in distinct if caption not in known]:
             encoded = self.conditioning(self.text, missing)
-            known |= {caption: encoded.rows(slice(row, row + 1)) for row, caption in enumerate(missing)}
+            alone = len(missing) == 1
+            rows = (slice(row, row + 1) for row in range(len(missing)))
+            known |= zip(missing, [encoded] if alone else map(encoded.rows, rows), strict=True)
         self._conditions |= known
         while len(self._conditions) > REMEMBERED:
             del self._conditions[next(iter(self._conditions))]
@@ -224,18 +225,13 @@ class Sampler:
     def _by_program(self, latents: Tensor, condition: Condition) -> Tensor | None:
         """Pixels as another runtime draws so many, without what PyTorch needs around it; None where it does not."""
         program, count = self._program, latents.shape[0]
-        if program is None or count > min(program.max_batch, self.batch_size) or self._is_changing:
+        if program is None or self.network.training or count > program.max_batch or count > self.batch_size:
             return None
         if self._asked_fixed and count < self.batch_size:
             return None
         with self.objective.ema_weights():
             images: Tensor | None = program.pixels(latents, condition)
         return images
-
-    @property
-    def _is_changing(self) -> bool:
-        """Whether what draws is in a training."""
-        return any(map(attrgetter("training"), self._modules))
 
 
 def as_pixels(images: Tensor) -> Tensor:

@@ -46,7 +46,8 @@ class Tokens:
         self._tokenizer = read_tokenizer(Path(path).read_bytes())
 
     def __call__(self, captions: Sequence[str]) -> Condition:
-        encoded = self._tokenizer.encode_batch(list(captions))
+        encode, alone = self._tokenizer.encode, len(captions) == 1  # threads would only hold it up
+        encoded = [encode(captions[0])] if alone else self._tokenizer.encode_batch(list(captions))
         if cut := sum(bool(each.overflowing) for each in encoded):
             say(f"text: {cut} of {len(encoded)} captions cut to text.max_tokens={self.max_tokens}")
         return condition_of(encoded)
