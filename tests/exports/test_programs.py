@@ -23,6 +23,7 @@ from trainer.exports import aot_inductor, onnx, torch_export
 from trainer.exports.making import BOUND, BOUND_WITH_TEXT, CAPTIONS
 from trainer.exports.program import FromFeatures, exported, inputs
 from trainer.runs import checkpoint
+from trainer.sampling import pipeline
 
 OURS = {"trainer"}
 RUN_ONNX = """
@@ -120,6 +121,69 @@ def test_one_image_is_one_row_of_a_program(exports_of_ids, name):
         image = pipe(["a red apple"], seeds=[0]).pixels
         assert (image.int() - expected[:1].int()).abs().max() <= 1
     assert seen[-1] == (1, TOKENS)
+
+
+@pytest.fixture
+def sessions(monkeypatch):
+    """onnxruntime as one that holds every provider; with which, and which of their options, each session was opened."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    opened, real = [], onnxruntime.InferenceSession
+
+    def session(path, options, given):
+        opened.append(dict(given))
+        return real(path, options, ["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [*onnx.PROVIDERS.values()])
+    return opened
+
+
+@pytest.mark.parametrize(
+    ("device", "wanted"),
+    [
+        (None, ["CUDA", "CPU"]),
+        ("cpu", ["CPU"]),
+        ("openvino", ["OpenVINO", "CPU"]),
+        ("tensorrt", ["Tensorrt", "CUDA", "CPU"]),
+    ],
+)
+def test_a_program_draws_by_the_provider_that_is_asked_for(
+    exports_of_ids, sessions, device, wanted, monkeypatch, capsys
+):
+    monkeypatch.setattr(pipeline, "usable_device", lambda name: torch.device("cpu"))
+    pipe = load(exports_of_ids / "model.onnx", device)
+    assert [*sessions[-1]] == [f"{each}ExecutionProvider" for each in wanted]
+    assert pipe("a red apple", seeds=[0]).pixels.float().std() > 0
+    options = sessions[-1][f"{wanted[0]}ExecutionProvider"]
+    if device == "openvino":
+        assert options["precision"] == "FP32" and options["num_of_threads"] == str(torch.get_num_threads())
+    if device == "tensorrt":  # engines are built once
+        assert options["trt_engine_cache_enable"] == "1" and Path(options["trt_engine_cache_path"]).is_dir()
+    silent = device not in ("openvino", "tensorrt")  # that session has but its CPU
+    assert (f"{device} could not be started" in capsys.readouterr().err) != silent
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "says"),
+    [
+        ("model.onnx", "openvino", "openvino: onnxruntime on this machine has cpu: python -m pip install onnxruntime"),
+        ("model.pt2", "openvino", "device=openvino: expected cpu, cuda or cuda:NUMBER, or of a model.onnx tensorrt or"),
+        ("model.onnx", "npu", "device=npu: expected cpu, cuda or cuda:NUMBER, or of a model.onnx tensorrt or openvino"),
+    ],
+)
+def test_a_provider_that_is_not_there_is_one_line(exports_of_ids, name, device, says, monkeypatch):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(UserError, match=says):
+        load(exports_of_ids / name, device)
+
+
+def test_openvino_draws_the_same(exports_of_ids):
+    """Where the package is onnxruntime-openvino."""
+    if "openvino" not in onnx.providers():
+        pytest.skip("this onnxruntime has no OpenVINO")
+    drawn = [load(exports_of_ids / "model.onnx", device)(list(CAPTIONS)).pixels.int() for device in ("cpu", "openvino")]
+    assert (drawn[0] - drawn[1]).abs().max() <= 1
 
 
 def test_the_axes_of_a_program_have_names(exports, exports_of_ids):

@@ -268,6 +268,18 @@ def run(self, given):
     return self.session.run(["images"], given)[0]
 
 
+def test_a_provider_that_is_missing_is_told_and_its_program_drawn_by_another(batch, monkeypatch, capsys):
+    monkeypatch.setattr(onnx, "providers", lambda: ["cuda", "cpu"])
+    network = small_batches.onnxruntime(make(node_of("dcgan")), 4, "openvino")
+    told = "onnxruntime: that of this machine has no openvino, only cuda, cpu: cpu draws"
+    assert capsys.readouterr().err.splitlines() == [told]
+    with torch.inference_mode():
+        assert (network(*rows(batch, 2)) - make(node_of("dcgan"))(*rows(batch, 2))).abs().max() < BOUND
+    assert network._compiled_call_impl.draws
+    with pytest.raises(UserError, match=r"passes.onnxruntime.provider=tensorrt: expected cpu or openvino"):
+        small_batches.onnxruntime(network, 4, "tensorrt")
+
+
 def test_large_batches_by_it_are_the_same_to_a_grey_level_and_to_the_bit_where_asked(cache):
     fast = Sampler(Drawing(small_batches.onnxruntime(make(node_of("dcgan")), 64)).eval(), encode)
     plain = Sampler(Drawing(make(node_of("dcgan"))).eval(), encode)

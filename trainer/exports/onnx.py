@@ -16,14 +16,25 @@ from torch.export import ExportedProgram
 
 from trainer.errors import UserError
 from trainer.exports.program import Runtime, reason
+from trainer.process import caches
 from trainer.process.distribution import install
+from trainer.process.progress import say
 from trainer.size import Resolution
 
 OPSET = 18
 AXES = ("N", "L")  # images and tokens, by position
 PACKAGES = ("onnx", "onnxscript", "onnx_ir", "onnxruntime")
 LARGE = 1024  # numbers of a weight that is worth a node
-PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # the first that is there
+# what onnxruntime computes by, where its package holds that; each leaves what it does not know to those behind it
+PROVIDERS = {
+    "tensorrt": "TensorrtExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "cpu": "CPUExecutionProvider",
+}
+ON_GPU = ("tensorrt", "cuda")
+ASKED_FOR = ("tensorrt", "openvino")  # by name alone: engines take minutes, and which is sooner on a CPU is to be seen
+PACKAGES_OF = {"tensorrt": "onnxruntime-gpu tensorrt", "cuda": "onnxruntime-gpu", "openvino": "onnxruntime-openvino"}
 
 
 def require(*packages: str) -> None:
@@ -125,22 +136,70 @@ def forget_sources(model: Any) -> None:
     ClearMetadataAndDocStringPass()(model)
 
 
-class Generator(Runtime):
-    """Draws with a model.onnx, on a GPU where onnxruntime has one, else on as many threads as PyTorch would take."""
+def providers() -> list[str]:
+    """Names of those that the onnxruntime of this machine holds, [] without one."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return []
+    import onnxruntime
 
-    def __init__(self, path: str, latent_channels: int, task: Any = None, resolution: Resolution = 0):
+    there = onnxruntime.get_available_providers()
+    return [name for name, provider in PROVIDERS.items() if provider in there]
+
+
+def options(provider: str) -> dict[str, str]:
+    """Of a provider: results in float32, as many threads as PyTorch would take, engines that are built once."""
+    if provider == "openvino":
+        return {"device_type": "CPU", "precision": "FP32", "num_of_threads": str(torch.get_num_threads())}
+    if provider == "tensorrt":
+        folder = caches.root() / "tensorrt"
+        folder.mkdir(parents=True, exist_ok=True)
+        return {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder)}
+    return {}
+
+
+class Generator(Runtime):
+    """Draws with a model.onnx, on a GPU where onnxruntime has one, else on as many threads as PyTorch would take.
+
+    provider: of `PROVIDERS`, by which it does. UserError where onnxruntime was made without it.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        latent_channels: int,
+        task: Any = None,
+        resolution: Resolution = 0,
+        provider: str | None = None,
+    ):
         super().__init__(latent_channels, task, resolution)
         require("onnxruntime")
+        self.path, self.provider = path, ""
+        self.use(provider)
+
+    def use(self, provider: str | None) -> None:
+        """Draws by that provider from now on."""
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3
-        providers = [each for each in PROVIDERS if each in onnxruntime.get_available_providers()]
+        there = providers()
+        if provider and provider not in there:
+            package = PACKAGES_OF.get(provider)
+            remedy = f"python -m pip install {package} in the place of onnxruntime" if package else "say cpu"
+            raise UserError(f"{provider}: onnxruntime on this machine has {', '.join(there)}: {remedy}")
+        chosen = provider or next(name for name in there if name not in ASKED_FOR)
+        behind = [name for name in ("cuda", "cpu") if name in there and (name == "cpu" or chosen in ON_GPU)]
+        if chosen == self.provider:
+            return
+        by = [(PROVIDERS[name], options(name)) for name in dict.fromkeys((chosen, *behind))]
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = torch.get_num_threads()
+        settings.log_severity_level = 3
         try:
-            self.session = onnxruntime.InferenceSession(path, options, providers)
+            self.session = onnxruntime.InferenceSession(self.path, settings, by)
         except Exception as error:  # onnxruntime has a class of its own for each kind, of no common parent
-            raise UserError(f"{path} is no ONNX program that onnxruntime reads: {reason(error)}") from error
+            raise UserError(f"{self.path} is no ONNX program that onnxruntime reads: {reason(error)}") from error
+        self.provider, found = chosen, self.session.get_providers()
+        if provider and PROVIDERS[provider] not in found:
+            say(f"onnxruntime: {provider} could not be started, see its packages: {found[0]} draws")
 
     def run(self, given: dict[str, Tensor]) -> Tensor:
         return torch.from_numpy(self.arrays({name: each.cpu().numpy() for name, each in given.items()}))

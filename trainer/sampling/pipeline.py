@@ -16,12 +16,14 @@ from torch import Tensor
 from trainer.batch import Condition
 from trainer.errors import UserError
 from trainer.runs import allowlist, checkpoint
-from trainer.runs.export_files import is_program
+from trainer.runs.export_files import PROGRAMS, is_program
 from trainer.sampling import runtime, sources
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.grids import grid
 from trainer.sampling.interpolation import paths
 from trainer.sampling.sampler import Sampler
+
+PROVIDED = {"tensorrt": "cuda", "openvino": "cpu", "cpu": "cpu"}  # what onnxruntime draws by -> where its inputs are
 
 
 @dataclass
@@ -183,15 +185,19 @@ def load(
     it after loading.
     allow: packages of your own that the run is made of; from then on this process builds what checkpoints name of them.
     draws_only: without what trained beside the network that draws, which is there sooner: for who reconstructs nothing.
+    device: "tensorrt" or "openvino", too, of a model.onnx, where onnxruntime holds that.
     UserError if there is no such run, its checkpoint cannot be read, it is a program that cannot be compiled again, or
     the device is not there.
     """
-    device = usable_device(device)
+    provider = device if Path(path).name == PROGRAMS["onnx"] and device in PROVIDED else None
+    device = usable_device(PROVIDED.get(str(provider), device))
     allowlist.allow(allow)
     if compiled and is_program(Path(path)):
         raise UserError(f"compile=true: {path} is a program already; leave it out, or give the run")
     objective = checkpoint.load(path, device, as_saved, draws_only)
     text = instantiate(objective.config["text"]["encoder"], _convert_="all")
+    if provider:
+        objective.get_submodule(objective.draws_with).use(provider)
     if compiled:
         runtime.compiled(objective.get_submodule(objective.draws_with))
     return Pipeline(objective.source, Sampler(objective, text, batch_size, fixed))
@@ -202,7 +208,8 @@ def usable_device(device: str | torch.device | None) -> torch.device:
     try:
         found = torch.device("cuda" if device == "gpu" else device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
-        raise UserError(f"device={device}: expected cpu, cuda or cuda:NUMBER") from error
+        names = "cpu, cuda or cuda:NUMBER, or of a model.onnx tensorrt or openvino"
+        raise UserError(f"device={device}: expected {names}") from error
     if found.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device={device}: this machine has no usable GPU; leave device out or say cpu")
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from trainer.batch import Condition
-from trainer.compression.search import batches
+from trainer.compression.search import batches, candidate
 from trainer.compression.search.candidate import AOT, ONNXRUNTIME, Bench, Candidate
 from trainer.errors import UserError
+from trainer.exports import small_batches
 from trainer.exports.ahead_of_time import AheadOfTime
 from trainer.exports.small_batches import SmallBatches
 
@@ -68,6 +69,38 @@ def test_it_stays_where_it_pays_or_was_asked_for(found, given, can_be, kept, mon
     after = bench.apply(Candidate(network()), "onnxruntime", node)
     assert [node["max_batch"] for node in after.runtime] == kept
     assert after.passes == ("onnxruntime",)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "kept"),
+    [
+        ({"cpu": 4, "openvino": 8}, ("openvino", 8)),
+        ({"cpu": 4, "openvino": 4}, ("openvino", 4)),  # beside cpu, which drew by then
+        ({"cpu": 16, "openvino": 4}, ("cpu", 16)),
+        ({"cpu": 4, "openvino": 0}, ("cpu", 4)),
+        ({"cpu": 0, "openvino": 2}, ("openvino", 2)),
+        ({"cpu": 0, "openvino": 0}, None),
+    ],
+)
+def test_of_two_providers_the_one_that_is_quicker_for_all(sizes, kept, monkeypatch, tmp_path):
+    beside = []
+
+    def largest(name, network, other, inputs):
+        beside.append(network)
+        return sizes["openvino" if "openvino" in name else "cpu"]
+
+    monkeypatch.setattr(SmallBatches, "small", lambda self, latent, condition: latent)
+    monkeypatch.setattr(batches, "largest", largest)
+    monkeypatch.setattr(candidate, "providers", lambda: ["cuda", "openvino", "cpu"])
+    monkeypatch.setattr(small_batches.onnx, "providers", lambda: ["cuda", "openvino", "cpu"])
+    bench = Bench(tmp_path, [inputs(4)], tmp_path)
+    node = {"_target_": ONNXRUNTIME, "_partial_": True, "max_batch": None, "provider": None}
+    after = bench.apply(Candidate(network()), "onnxruntime", node)
+    assert [(node["provider"], node["max_batch"]) for node in after.runtime] == ([kept] if kept else [])
+    assert (beside[0] is not beside[1]) == bool(sizes["cpu"]), "the second has to be quicker than the first"
+    beside.clear()
+    bench.apply(Candidate(network()), "onnxruntime", {**node, "provider": "openvino"})
+    assert len(beside) == 1
 
 
 def test_it_comes_last(tmp_path):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ from trainer.batch import Condition
 from trainer.compression.comparison.drawn import by_sampler
 from trainer.compression.comparison.latency import Network, Speed, measure
 from trainer.errors import UserError
-from trainer.exports.program import MAX_IMAGES
+from trainer.exports.program import MAX_IMAGES, arrays
 from trainer.exports.small_batches import SmallBatches
 from trainer.report import table as report
 from trainer.runs.export_files import is_program
@@ -29,7 +31,7 @@ def compare(pipe: Pipeline, batch_sizes: Sequence[int], rounds: int, compile: bo
     """The speed of each way to draw with the network of a run, plain PyTorch first. Latents and conditions to uint8.
 
     Of an exported program its own call comes first. UserError: it cannot be compiled again. With the pass onnxruntime
-    there is a row of that alone, at all batch sizes.
+    there is a row of that alone, a bare call of its program, at all batch sizes.
 
     Plain PyTorch is the eager network with its weights as a state dict leaves them, under inference mode. "captions and
     seeds" makes latents and conditions as well, of captions that were encoded before.
@@ -54,14 +56,6 @@ def compare(pipe: Pipeline, batch_sizes: Sequence[int], rounds: int, compile: bo
         "of captions and seeds": whole,
         "mode=latency": by_sampler(pipe.objective, fixed=True),
     }
-    if isinstance(pipe.objective.get_submodule(pipe.objective.draws_with)._compiled_call_impl, SmallBatches):
-        batches = SmallBatches(copy.deepcopy(network), MAX_IMAGES)
-
-        def alone(latents: Tensor, condition: Condition) -> Tensor:
-            images = batches.pixels(latents, condition)
-            return as_pixels(network(latents, condition)) if images is None else images
-
-        ways[ONNXRUNTIME] = alone
     if compile:
         fast = copy.deepcopy(pipe.objective)
         compiled(fast.get_submodule(fast.draws_with))
@@ -72,7 +66,30 @@ def compare(pipe: Pipeline, batch_sizes: Sequence[int], rounds: int, compile: bo
         source = examples(network, torch.arange(size))
         return pipe.latents(range(size)).to(device), pipe.condition(captions(size))._replace(source=source).to(device)
 
+    if isinstance(pipe.objective.get_submodule(pipe.objective.draws_with)._compiled_call_impl, SmallBatches):
+        batches = SmallBatches(copy.deepcopy(network), MAX_IMAGES, pixels=False)
+        if batches.small(*inputs(1)) is not None:
+            ways[ONNXRUNTIME] = bare(batches)
     return measure(ways, inputs, batch_sizes, rounds)
+
+
+def bare(batches: SmallBatches) -> Network:
+    """What one writes who has a model.onnx: a call of onnxruntime, its arrays ready, and pixels by numpy."""
+    ready: dict[int, Any] = {}
+
+    def draw(latents: Tensor, condition: Condition) -> Tensor:
+        if len(latents) not in ready:
+            program, length = batches.program(latents, condition)
+            assert program is not None
+            ready[len(latents)] = program.session, arrays(latents, condition, length)
+        session, given = ready[len(latents)]
+        images = session.run(["images"], given)[0]
+        images += 1
+        images *= 127.5
+        np.rint(images, out=images)
+        return torch.from_numpy(images.clip(0, 255, out=images).astype(np.uint8))
+
+    return draw
 
 
 def captions(count: int) -> list[str]:
