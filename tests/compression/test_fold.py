@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trainer.compression.fold import FoldedNorm, FoldedText, FoldedUpBlock, fold
+from trainer.compression.fold import FoldedBlock, FoldedNorm, FoldedText, FoldedUpBlock, fold
 from trainer.compression.prune import prune
 from trainer.compression.subpixel import SubPixel, is_subpixel, of_resized, of_transposed
+from trainer.networks.enlarging import Enlarge
 from trainer.networks.layers import ModulatedNorm, TextVector
 from trainer.networks.residual import UpBlock
 from trainer.networks.worded import WordedGenerator
@@ -94,7 +95,7 @@ def test_behind_a_text_encoder_it_is_folded_as_on_its_own(generator, inputs):
 
 
 @pytest.mark.parametrize("resolution", [16, [52, 72]])  # by way of 6, 13 and 26 rows
-@pytest.mark.parametrize("family", ["dcgan", "dcgan-nearest", "residual", "r3gan", "stylegan2"])
+@pytest.mark.parametrize("family", ["dcgan", "dcgan-nearest", "progressive", "residual", "r3gan", "stylegan2"])
 def test_a_pruned_network_folds(family, resolution, inputs, saved):
     node = node_of(family, resolution)
     network = make(node)
@@ -120,3 +121,24 @@ def test_residual_blocks_work_at_the_smaller_size():
     folded = fold(make(node_of("residual", 32)))
     assert all(type(up) is FoldedUpBlock for up in folded.ups)
     assert [up.norm2.settings["centred"] for up in folded.ups] == [True] * 3
+
+
+@pytest.mark.parametrize("resolution", [16, [52, 72]])
+@pytest.mark.parametrize("level", [2.0, 1.4, 0.5, 0.0])
+def test_progressive_works_at_the_smaller_size_at_any_level(resolution, level, inputs, saved):
+    node = node_of("progressive", resolution, level=level)
+    network = make(node)
+    folded = fold(network, inputs)
+    assert all(type(block) is FoldedBlock for block in folded.blocks)
+    assert not any(type(module) in (ModulatedNorm, TextVector) for module in folded.modules())
+    back = saved(node, network, folded)
+    for batch in inputs:
+        assert 0 < distance(folded(*batch), network(*batch)) < BOUND
+        assert torch.equal(back(*batch), folded(*batch))
+
+
+def test_what_enlarges_is_one_convolution_wherever_it_is():
+    network = nn.Sequential(nn.Sequential(Enlarge(6, 5)), nn.Tanh()).eval().requires_grad_(False).double()
+    x = torch.randn(2, 6, 5, 3, generator=torch.Generator().manual_seed(0)).double()
+    folded = fold(network)
+    assert type(folded[0][0]) is SubPixel and distance(folded(x), network(x)) < 1e-12

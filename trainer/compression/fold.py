@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from trainer.batch import Condition
 from trainer.compression.fold_modulated import FoldedModulatedConv
 from trainer.compression.subpixel import SubPixel, behind_resizing, is_subpixel, of_resized, of_transposed
-from trainer.networks import dcgan, residual
+from trainer.networks import dcgan, progressive, residual
 from trainer.networks.layers import EPSILON, ModulatedNorm, NormAcross, TextVector
 from trainer.networks.modulation import ModulatedConv
 
@@ -31,6 +31,8 @@ def fold(network: nn.Module, inputs: Sequence[tuple[Tensor, Condition]] = ()) ->
         for module in list(network.modules()):  # of its own, or behind a text encoder
             if isinstance(module, dcgan.Generator):
                 fold_dcgan(module)
+            elif isinstance(module, progressive.Generator):
+                fold_progressive(module)
         for path, module in list(network.named_modules()):
             if (
                 type(module) is residual.UpBlock
@@ -47,6 +49,8 @@ def fold(network: nn.Module, inputs: Sequence[tuple[Tensor, Condition]] = ()) ->
                 network.set_submodule(path, FoldedModulatedConv.of(module))
             elif is_subpixel(module) and module.out_channels <= NARROW:
                 network.set_submodule(path, of_transposed(module))
+            elif (conv := behind_resizing(module)) is not None:
+                network.set_submodule(path, of_resized(conv))
     return network
 
 
@@ -59,6 +63,17 @@ def fold_dcgan(network: dcgan.Generator) -> None:
     for index, (maker, norm) in enumerate(zip([network.start, *network.ups], network.norms, strict=True)):
         if is_plain(norm) and center_outputs(maker, first if maker is network.start else 1):
             network.norms[index] = FoldedNorm.of(norm, centred=True)
+
+
+def fold_progressive(network: progressive.Generator) -> None:
+    """In place, likewise."""
+    if is_plain(network.norm) and center_outputs(network.start, math.prod(network.sizes[0])):
+        network.norm = FoldedNorm.of(network.norm, centred=True)
+    for index, block in enumerate(network.blocks):
+        if type(block) is not progressive.Block or not (is_plain(block.norm1) and is_plain(block.norm2)):
+            continue
+        if type(block.conv1) is type(block.conv2) is nn.Conv2d:
+            network.blocks[index] = FoldedBlock.of(block)
 
 
 def is_plain(module: nn.Module) -> TypeGuard[ModulatedNorm]:
@@ -74,7 +89,7 @@ def center_outputs(layer: nn.Module, places: int = 1) -> bool:
     """
     if type(layer) is SubPixel and type(layer.conv) is nn.Conv2d:
         layer, places = layer.conv, 4  # the phases
-    elif type(layer) is not nn.Linear and type(layer) is not nn.ConvTranspose2d:
+    elif not (type(layer) is nn.Linear or type(layer) is nn.Conv2d or type(layer) is nn.ConvTranspose2d):
         return False
     out_dim = 1 if type(layer) is nn.ConvTranspose2d else 0
     for tensor, dim in ((layer.weight, out_dim), (layer.bias, 0)):
@@ -192,3 +207,33 @@ class FoldedUpBlock(Folded):
         x = self.conv2(F.silu(self.norm2(x, style)))
         places = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # (N, C, H, 2, W, 2)
         return (places + skip[:, :, :, None, :, None]).flatten(4).flatten(2, 3)
+
+
+class FoldedBlock(Folded):
+    """`progressive.Block` whose first convolution works before resizing, with norms of what has mean 0 already."""
+
+    def __init__(self, in_channels: int, hidden_channels: int, out_channels: int, style_channels: int):
+        super().__init__()
+        self.settings = {
+            "in_channels": in_channels, "hidden_channels": hidden_channels,
+            "out_channels": out_channels, "style_channels": style_channels,
+        }  # fmt: skip
+        self.conv1 = SubPixel(in_channels, hidden_channels)
+        self.conv2 = nn.Conv2d(hidden_channels, out_channels, kernel_size=3, padding=1)
+        self.norm1, self.norm2 = (
+            FoldedNorm(channels, style_channels, centred=True) for channels in (hidden_channels, out_channels)
+        )
+
+    @classmethod
+    def of(cls, block: progressive.Block) -> FoldedBlock:
+        out_channels, hidden_channels = block.conv2.weight.shape[:2]
+        self = cls(block.conv1.weight.shape[1], hidden_channels, out_channels, block.norm1.style.in_features)
+        self.conv1, self.conv2 = of_resized(block.conv1), block.conv2
+        center_outputs(self.conv1)
+        center_outputs(self.conv2)
+        self.norm1, self.norm2 = (FoldedNorm.of(norm, centred=True) for norm in (block.norm1, block.norm2))
+        return self.train(block.training)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        x = F.leaky_relu(self.norm1(self.conv1(x), style), 0.2)
+        return F.leaky_relu(self.norm2(self.conv2(x), style), 0.2)

@@ -77,7 +77,7 @@ class Generator(nn.Module):
         self.text = text
         self.style = Style(latent_channels, text_channels, style_channels)
         self.start = nn.Linear(style_channels, widths[0] * math.prod(sizes[0]))
-        self.norm = ModulatedNorm(widths[0], style_channels)
+        self.norm: nn.Module = ModulatedNorm(widths[0], style_channels)
         self.blocks = nn.ModuleList(Block(a, b, style_channels) for a, b in pairwise(widths))
         self.images = nn.ModuleList(nn.Conv2d(width, 3, kernel_size=1) for width in widths)
 
