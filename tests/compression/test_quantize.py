@@ -12,12 +12,12 @@ from trainer.batch import Condition
 from trainer.compression import quantized
 from trainer.compression.fold import fold
 from trainer.compression.quantize import closest, decibels, in_8_bits, quantize, within
-from trainer.compression.quantized import QuantizedConv2d, QuantizedLinear, has_int8_kernels
+from trainer.compression.quantized import QuantizedConv2d, QuantizedEmbedding, QuantizedLinear, has_int8_kernels
 from trainer.compression.subpixel import of_transposed
 from trainer.errors import UserError
 from trainer.networks import transformer
 
-from .conftest import make, node_of
+from .conftest import TEXT, make, node_of
 
 # PSNR in dB against float on networks of random weights, whose images are noise of the full range
 LEVELS = {("int8", "float"): 43, ("fp8", "float"): 31, ("int8", "static"): 36, ("int8", "dynamic"): 38}
@@ -201,3 +201,21 @@ def test_of_two_layers_the_one_stays_that_moves_images_more_for_its_size():
 def test_nearer_than_any_layer_is_refused(inputs):
     with pytest.raises(UserError, match=r"psnr=150: in 8 bits no layer leaves images so near; expected up to \d\d"):
         quantize(make(node_of("dcgan")), inputs, psnr=150)
+
+
+def test_words_have_a_scale_each(inputs, saved):
+    text = {"_target_": "trainer.text.scratch.TextTransformer", "width": TEXT, "channels": 24, "num_layers": 1}
+    text |= {"num_heads": 2, "vocabulary": 500, "max_tokens": 8}
+    node = {"_target_": "trainer.networks.worded.WordedGenerator", "text": text, "generator": node_of("dcgan")}
+    network = make(node)
+    network.text.words.weight[7] *= 100
+    ids = torch.arange(24).view(4, 6) * 20
+    batch = inputs[0][0][:4], Condition(ids, ids >= 0, torch.empty(4, 0))
+    small = quantize(network, [batch], "int8", "float")
+    words, old = small.text.words, network.text.words.weight
+    assert type(words) is QuantizedEmbedding and words.weight.dtype == torch.int8
+    assert ((words(ids) - old[ids]).abs() <= old[ids].abs().amax(-1, keepdim=True) / 127 / 2 * 1.001).all()
+    assert psnr(small(*batch), network(*batch)) > LEVELS["int8", "float"]
+    back = saved(node, network, small)
+    assert torch.equal(back(*batch), small(*batch)) and type(back.text.words) is QuantizedEmbedding
+    assert type(quantize(network, [batch], "int8", "float", ["text"]).text.words) is nn.Embedding

@@ -15,7 +15,9 @@ from trainer.compression.quantized import (
     ACTIVATIONS,
     FORMATS,
     LEVELS,
+    Quantized,
     QuantizedConv2d,
+    QuantizedEmbedding,
     QuantizedLinear,
     has_int8_kernels,
 )
@@ -36,7 +38,7 @@ def quantize(
     skip: Sequence[str] = (),
     psnr: float | None = None,
 ) -> nn.Module:
-    """The network with its convolutions and linear layers in 8 bits, as `quantized.Quantized` describes them.
+    """The network with its convolutions, linear layers and words in 8 bits, as `quantized.Quantized` describes them.
 
     inputs: batches that activations are measured on. weights: "int8" or "fp8". activations: "float" stores 8 bits and
     computes in float; "static" and "dynamic" compute convolutions in int8. skip: names of parts that stay as
@@ -90,7 +92,7 @@ def quantizable_layers(network: nn.Module, skip: Sequence[str]) -> list[tuple[st
 def is_quantizable(layer: nn.Module) -> bool:
     if isinstance(layer, nn.Conv2d):
         return layer.padding_mode == "zeros" and isinstance(layer.padding, tuple)
-    return isinstance(layer, nn.Linear)
+    return isinstance(layer, nn.Linear) or type(layer) is nn.Embedding
 
 
 def within(
@@ -128,10 +130,12 @@ def decibels(error: float) -> float:
     return 10 * log10(4 / max(error, 1e-12))
 
 
-def in_8_bits(layer: nn.Module, weights: str, activations: str) -> QuantizedConv2d | QuantizedLinear:
-    small: QuantizedConv2d | QuantizedLinear
+def in_8_bits(layer: nn.Module, weights: str, activations: str) -> Quantized:
+    small: Quantized
     if isinstance(layer, nn.Conv2d):
         small = QuantizedConv2d.like(layer, weights, activations)
+    elif isinstance(layer, nn.Embedding):
+        small = QuantizedEmbedding.like(layer, weights)
     else:
         small = QuantizedLinear.like(layer, weights)  # type: ignore[arg-type]
     small.to(layer.weight.device)  # type: ignore[arg-type]

@@ -103,6 +103,28 @@ class QuantizedLinear(Quantized):
         return F.linear(x, self.weight_to_compute(), self.bias)
 
 
+class QuantizedEmbedding(Quantized):
+    """(...) ids -> (..., D), as torch.nn.Embedding, with a scale for each row; only rows that are read become float."""
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, weights: str):
+        super().__init__((num_embeddings, embedding_dim), bias=False, weights=weights)
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.settings = {"num_embeddings": num_embeddings, "embedding_dim": embedding_dim, "weights": weights}
+
+    @classmethod
+    def like(cls, layer: nn.Embedding, weights: str) -> QuantizedEmbedding:
+        return cls(layer.num_embeddings, layer.embedding_dim, weights)
+
+    def node(self) -> dict[str, Any]:
+        return {"_target_": f"{__name__}.QuantizedEmbedding", **self.settings}
+
+    def prepare(self) -> None:
+        pass
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.weight[ids].to(self.scale.dtype) * self.scale[ids][..., None]
+
+
 class QuantizedConv2d(Quantized):
     """(N, in, H, W) -> (N, out, H', W'), as torch.nn.Conv2d with padding by zeros.
 
