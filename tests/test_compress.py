@@ -58,6 +58,13 @@ def vae(tmp_path_factory):
     return trained_by(folder, "experiment=cvae", *TINY, *NARROW_VAE, f"data.cache_dir={folder / 'cache'}")
 
 
+@pytest.fixture(scope="module")
+def progressive(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("progressive")
+    own = ["experiment=progressive", "data=shapes_single", "objective.phase_kimg=0.002", *TINY, *NARROW]
+    return trained_by(folder, *own, f"data.cache_dir={folder / 'cache'}")
+
+
 @pytest.fixture
 def run(request, tmp_path):
     return shutil.copytree(request.getfixturevalue(request.param), tmp_path / request.param)
@@ -129,6 +136,18 @@ def test_fine_tuning_goes_on_with_the_pruned_generator(command, run):
     assert not torch.equal(*moved)
     last = load(out).objective.generator.image.weight
     assert torch.equal(last, moved[1]), "the averaged weights of the fine-tuned run"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", ["progressive"], indirect=True)
+def test_fine_tuning_of_what_has_grown_does_not_grow_it_again(command, run):
+    """As its first sizes are not drawn, and keep widths that pruning takes from what they read."""
+    passes = ["compression=[prune,finetune,fold]", "passes.finetune.kimg=0.032", "passes.prune.multiple_of=1"]
+    done = command(f"checkpoint={run}", *passes, "metrics=[]", *FEW, main=compress.main)
+    assert done.code == 0, done.err
+    tuned = load(run / "compressed/prune-finetune-fold/finetune/00-after-prune/run").objective
+    assert tuned.level(0) == tuned.generator.most == tuned.generator.level
+    assert tuned.images_seen == 32
 
 
 @pytest.mark.parametrize("run", ["gan"], indirect=True)

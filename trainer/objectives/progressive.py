@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trainer.errors import UserError
+from trainer.networks.progressive import parts_of
 from trainer.objectives.gan import GAN
 
 
@@ -46,6 +47,11 @@ class Progressive(GAN):
         self._images_seen = images
         if hasattr(self, "phase_kimg"):
             self.generator.level = self.discriminator.features.level = self.level(images)
+
+    @property
+    def grown(self) -> dict[str, Any]:
+        """Settings with which a training of these networks begins where they are, and does not grow them again."""
+        return {"start_size": min(self.generator.sizes[parts_of(self.generator.level)[0]])}
 
     @property
     def drawn_with(self) -> dict[str, Any]:

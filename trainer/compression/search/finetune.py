@@ -70,7 +70,8 @@ def finetune(run: str | Path, network: nn.Module, kimg: float, folder: Path) -> 
         raise UserError(f"{start}: {error.strerror}; free space or choose another out=FOLDER") from error
 
     say(f"fine-tuning for {kimg:g} kimg in {folder / 'run'}")
-    train([f"init={quoted(str(start))}", f"run_dir={quoted(str(folder / 'run'))}", f"kimg={kimg}", *QUIET])
+    grown = [f"objective.{key}={value}" for key, value in getattr(objective, "grown", {}).items()]
+    train([f"init={quoted(str(start))}", f"run_dir={quoted(str(folder / 'run'))}", f"kimg={kimg}", *grown, *QUIET])
     tuned = checkpoint.load(folder / "run", next(network.parameters()).device)
     return tuned.get_submodule(tuned.draws_with)
 
