@@ -1,5 +1,6 @@
 """What grows is a function of the images seen; fades mix what two sizes say; a resume within one changes no bit."""
 
+import math
 from functools import partial
 
 import pytest
@@ -20,6 +21,14 @@ def test_level_follows_the_images():
         assert gan.generator.level == gan.discriminator.features.level == pytest.approx(level)
     small = make_progressive(start_size=4, phase_kimg=0.01)
     assert [small.level(images) for images in (0, 10, 15, 20, 30, 35, 40)] == pytest.approx([0, 0, 0.5, 1, 1, 1.5, 2])
+
+
+@pytest.mark.parametrize(("images", "size"), [(0, 8), (40, 8), (50, 16), (1000, 16)])
+def test_where_another_training_goes_on(images, size):
+    gan = make_progressive(phase_kimg=0.04)
+    gan.images_seen = images
+    assert gan.grown == {"start_size": size}
+    assert make_progressive(phase_kimg=0.04, **gan.grown).level(0) == math.ceil(gan.generator.level)
 
 
 def images_of(gan, batch, level):
