@@ -174,8 +174,8 @@ class FoldedText(Folded):
         return self.out(torch.cat([read.flatten(1), pooled], 1))
 
 
-class FoldedUpBlock(Folded):
-    """`residual.UpBlock` whose first convolution works before resizing, its constant factor within the weights."""
+class FoldedPair(Folded):
+    """Two convolutions of a block, the first of which works before resizing."""
 
     def __init__(self, in_channels: int, hidden_channels: int, out_channels: int, style_channels: int):
         super().__init__()
@@ -183,10 +183,17 @@ class FoldedUpBlock(Folded):
             "in_channels": in_channels, "hidden_channels": hidden_channels,
             "out_channels": out_channels, "style_channels": style_channels,
         }  # fmt: skip
-        self.norm1: nn.Module = ModulatedNorm(in_channels, style_channels)
-        self.norm2: nn.Module = FoldedNorm(hidden_channels, style_channels, centred=True)
         self.conv1 = SubPixel(in_channels, hidden_channels)
         self.conv2 = nn.Conv2d(hidden_channels, out_channels, kernel_size=3, padding=1)
+
+
+class FoldedUpBlock(FoldedPair):
+    """`residual.UpBlock` whose first convolution works before resizing, its constant factor within the weights."""
+
+    def __init__(self, in_channels: int, hidden_channels: int, out_channels: int, style_channels: int):
+        super().__init__(in_channels, hidden_channels, out_channels, style_channels)
+        self.norm1: nn.Module = ModulatedNorm(in_channels, style_channels)
+        self.norm2: nn.Module = FoldedNorm(hidden_channels, style_channels, centred=True)
         self.skip = nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False)
 
     @classmethod
@@ -209,17 +216,11 @@ class FoldedUpBlock(Folded):
         return (places + skip[:, :, :, None, :, None]).flatten(4).flatten(2, 3)
 
 
-class FoldedBlock(Folded):
+class FoldedBlock(FoldedPair):
     """`progressive.Block` whose first convolution works before resizing, with norms of what has mean 0 already."""
 
     def __init__(self, in_channels: int, hidden_channels: int, out_channels: int, style_channels: int):
-        super().__init__()
-        self.settings = {
-            "in_channels": in_channels, "hidden_channels": hidden_channels,
-            "out_channels": out_channels, "style_channels": style_channels,
-        }  # fmt: skip
-        self.conv1 = SubPixel(in_channels, hidden_channels)
-        self.conv2 = nn.Conv2d(hidden_channels, out_channels, kernel_size=3, padding=1)
+        super().__init__(in_channels, hidden_channels, out_channels, style_channels)
         self.norm1, self.norm2 = (
             FoldedNorm(channels, style_channels, centred=True) for channels in (hidden_channels, out_channels)
         )
