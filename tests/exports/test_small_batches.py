@@ -94,6 +94,18 @@ def test_what_has_another_form_keeps_what_is_inside_it():
     assert type(for_onnx(network)[0].conv) is nn.Conv2d
 
 
+def test_one_condition_is_read_once_and_another_anew(batch, monkeypatch):
+    plain, network = make(node_of("dcgan")), small_batches.onnxruntime(make(node_of("dcgan")), 4)
+    read, arrays = [], small_batches.arrays
+    monkeypatch.setattr(small_batches, "arrays", lambda *given: read.append(1) or arrays(*given))
+    one, other = (batch[1].rows(slice(i, i + 1)) for i in (0, 1))
+    with torch.inference_mode():
+        for count, (seed, condition) in enumerate([(0, one), (1, one), (2, other), (3, one), (4, one)], 1):
+            latent = batch[0][seed : seed + 1]
+            assert (network(latent, condition) - plain(latent, condition)).abs().max() < BOUND, count
+    assert len(read) == 1 + 3, "once more where the program is compared"
+
+
 @pytest.mark.parametrize("network", ["dcgan", "residual"])
 def test_pixels_of_a_program_are_those_of_its_images(network, batch):
     call = small_batches.onnxruntime(make(node_of(network)), 16)._compiled_call_impl

@@ -71,6 +71,7 @@ class SmallBatches:
         self.of_any_size = getattr(call, "of_any_size", call is None)  # else what is not small is compiled for each
         self.programs: dict[int, onnx.Generator | None] = {}  # by number of tokens
         self.longest = 0  # tokens of the longest captions for which one program takes any number of them
+        self._read: tuple[Condition, onnx.Generator | None, dict[str, Any]] | None = None  # the last: seeds may differ
 
     def __call__(self, latent: Tensor, condition: Condition) -> Tensor:
         if torch.compiler.is_exporting():
@@ -83,8 +84,12 @@ class SmallBatches:
 
     def small(self, latent: Tensor, condition: Condition, output: str = "images") -> Tensor | None:
         """Of a batch of any size, drawn in onnxruntime; None where that cannot be."""
-        program, length = self.program(latent, condition)
-        return None if program is None else torch.from_numpy(program.arrays(arrays(latent, condition, length), output))
+        read = self._read
+        if read is None or read[0] is not condition:
+            program, length = self.program(latent, condition)
+            self._read = read = condition, program, arrays(latent, condition, length)
+        _, program, given = read
+        return None if program is None else torch.from_numpy(program.arrays(given | {"latent": latent.numpy()}, output))
 
     def program(self, latent: Tensor, condition: Condition) -> tuple[onnx.Generator | None, int]:
         """What draws it, and of how many tokens; None where nothing can."""
