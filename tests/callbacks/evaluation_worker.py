@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "objectives"))
@@ -54,6 +55,9 @@ def main():
     trainer.fit(make_gan(optimizer=partial(torch.optim.SGD, lr=0.0)), Data(out / f"cache-{ranks}"))
     value = trainer.callback_metrics["val/fd_effnet"].item()
     (out / f"rank{trainer.global_rank}-of-{ranks}.json").write_text(json.dumps(value))
+    if ranks > 1:  # else threads of a rank that ends first may end it by abort
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
