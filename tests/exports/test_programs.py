@@ -150,7 +150,7 @@ def sessions(monkeypatch):
 def test_a_program_draws_by_the_provider_that_is_asked_for(
     exports_of_ids, sessions, device, wanted, monkeypatch, capsys
 ):
-    monkeypatch.setattr(pipeline, "usable_device", lambda name: torch.device("cpu"))
+    monkeypatch.setattr(pipeline, "usable_device", lambda *_: torch.device("cpu"))
     pipe = load(exports_of_ids / "model.onnx", device)
     assert [*sessions[-1]] == [f"{each}ExecutionProvider" for each in wanted]
     assert pipe("a red apple", seeds=[0]).pixels.float().std() > 0
@@ -167,6 +167,7 @@ def test_a_program_draws_by_the_provider_that_is_asked_for(
     ("name", "device", "says"),
     [
         ("model.onnx", "openvino", "openvino: onnxruntime on this machine has cpu: python -m pip install onnxruntime"),
+        ("model.onnx", "tensorrt", "device=tensorrt: this machine has no usable GPU; leave device out or say cpu"),
         ("model.pt2", "openvino", "device=openvino: expected cpu, cuda or cuda:NUMBER, or of a model.onnx tensorrt or"),
         ("model.onnx", "npu", "device=npu: expected cpu, cuda or cuda:NUMBER, or of a model.onnx tensorrt or openvino"),
     ],
@@ -174,6 +175,7 @@ def test_a_program_draws_by_the_provider_that_is_asked_for(
 def test_a_provider_that_is_not_there_is_one_line(exports_of_ids, name, device, says, monkeypatch):
     onnxruntime = pytest.importorskip("onnxruntime")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=says):
         load(exports_of_ids / name, device)
 
@@ -181,7 +183,7 @@ def test_a_provider_that_is_not_there_is_one_line(exports_of_ids, name, device, 
 def test_openvino_draws_the_same(exports_of_ids):
     """Where the package is onnxruntime-openvino."""
     if "openvino" not in onnx.providers():
-        pytest.skip("this onnxruntime has no OpenVINO")
+        pytest.skip("needs onnxruntime-openvino in the place of onnxruntime")
     drawn = [load(exports_of_ids / "model.onnx", device)(list(CAPTIONS)).pixels.int() for device in ("cpu", "openvino")]
     assert (drawn[0] - drawn[1]).abs().max() <= 1
 

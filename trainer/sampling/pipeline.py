@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,8 +189,9 @@ def load(
     UserError if there is no such run, its checkpoint cannot be read, it is a program that cannot be compiled again, or
     the device is not there.
     """
-    provider = device if Path(path).name == PROGRAMS["onnx"] and device in PROVIDED else None
-    device = usable_device(PROVIDED.get(str(provider), device))
+    names = PROVIDED if Path(path).name == PROGRAMS["onnx"] else {}
+    provider = device if device in names else None
+    device = usable_device(device, names)
     allowlist.allow(allow)
     if compiled and is_program(Path(path)):
         raise UserError(f"compile=true: {path} is a program already; leave it out, or give the run")
@@ -203,13 +204,17 @@ def load(
     return Pipeline(objective.source, Sampler(objective, text, batch_size, fixed))
 
 
-def usable_device(device: str | torch.device | None) -> torch.device:
-    """The device of that name, gpu being cuda; without one the GPU if there is one. UserError if it is not there."""
+def usable_device(device: str | torch.device | None, names: Mapping[Any, str] | None = None) -> torch.device:
+    """The device of that name, gpu being cuda; without one the GPU if there is one. UserError if it is not there.
+
+    names: further ones, and which devices they are.
+    """
+    asked = {"gpu": "cuda", **(names or {})}.get(device, device)
     try:
-        found = torch.device("cuda" if device == "gpu" else device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        found = torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
-        names = "cpu, cuda or cuda:NUMBER, or of a model.onnx tensorrt or openvino"
-        raise UserError(f"device={device}: expected {names}") from error
+        known = "cpu, cuda or cuda:NUMBER, or of a model.onnx tensorrt or openvino"
+        raise UserError(f"device={device}: expected {known}") from error
     if found.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device={device}: this machine has no usable GPU; leave device out or say cpu")
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():

@@ -139,9 +139,8 @@ class Sampler:
         known = {caption: self._conditions.pop(caption) for caption in distinct if caption in self._conditions}
         if missing := [caption for caption in distinct if caption not in known]:
             encoded = self.conditioning(self.text, missing)
-            alone = len(missing) == 1
-            rows = (slice(row, row + 1) for row in range(len(missing)))
-            known |= zip(missing, [encoded] if alone else map(encoded.rows, rows), strict=True)
+            rows = [encoded.rows(slice(row, row + 1)) for row in range(len(missing))] if missing[1:] else [encoded]
+            known |= zip(missing, rows, strict=True)
         self._conditions |= known
         while len(self._conditions) > REMEMBERED:
             del self._conditions[next(iter(self._conditions))]
